@@ -1,0 +1,55 @@
+"""clzoo: a zoo of contrastively pretrained image encoders.
+
+    >>> import clzoo
+    >>> encoder = clzoo.load("cacr-resnet50-in1k")
+    >>> vectors = encoder.embed(["a.jpg", "b.jpg"])  # (2, 2048), L2-normalised
+
+Public names are imported on first use, so that `import clzoo` costs milliseconds and no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from clzoo.errors import ClzooError
+
+if TYPE_CHECKING:
+    from clzoo.embed import embed_folder, open_store
+    from clzoo.encoder import Encoder
+    from clzoo.index import build_index, search
+    from clzoo.zoo import list_models, load, push
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Encoder": "clzoo.encoder",
+    "load": "clzoo.zoo",
+    "list_models": "clzoo.zoo",
+    "push": "clzoo.zoo",
+    "embed_folder": "clzoo.embed",
+    "open_store": "clzoo.embed",
+    "build_index": "clzoo.index",
+    "search": "clzoo.index",
+}
+
+__all__ = [
+    "ClzooError",
+    "Encoder",
+    "__version__",
+    "build_index",
+    "embed_folder",
+    "list_models",
+    "load",
+    "open_store",
+    "push",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'clzoo' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,5 @@
+"""`python -m clzoo` is the command `clzoo`."""
+
+from clzoo.cli import main
+
+main()

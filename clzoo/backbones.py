@@ -1,0 +1,46 @@
+"""timm architectures by name, plus the small-image stem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from torch import nn
+
+from clzoo.errors import ClzooError
+
+
+def create_backbone(
+    architecture: str, *, model_args: dict[str, Any], global_pool: str, stem_stride: int | None
+) -> nn.Module:
+    """A timm network without classifier, randomly initialised: (B, 3, H, W) -> (B, num_features).
+
+    Args:
+        architecture: timm's name, as in `timm.list_models()`.
+        model_args: passed to `timm.create_model`; {"num_heads": 12} makes MoCo v3's ViT-Small.
+        global_pool: "avg" for ResNets, "token" for ViTs whose feature is the class token.
+        stem_stride: None keeps timm's stem; 1 or 2 puts one 3x3 convolution of that stride in its place and removes
+            the max-pool: the usual stem for 32 px images (SimCLR, appendix B.9). ResNets only.
+
+    Raises:
+        ClzooError: timm does not know the architecture, or the stem does not fit it.
+    """
+    if not timm.is_model(architecture):
+        close = timm.list_models(f"*{architecture}*")[:5] or timm.list_models("resnet*")[:5]
+        raise ClzooError(f"timm {timm.__version__} has no architecture {architecture!r}. Near it: {', '.join(close)}.")
+    module = timm.create_model(architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args)
+    if stem_stride is not None:
+        _use_small_image_stem(module, architecture, stem_stride)
+    return module
+
+
+def _use_small_image_stem(module: nn.Module, architecture: str, stride: int) -> None:
+    if not isinstance(module, timm.models.resnet.ResNet):
+        raise ClzooError(f"the small-image stem fits ResNets, not {architecture}. Remove stem_stride from the recipe.")
+    if stride not in (1, 2):
+        raise ClzooError(f"stem_stride must be 1 or 2, found {stride}.")
+    width = module.bn1.num_features
+    conv = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # timm's own initialisation
+    module.conv1 = conv
+    module.maxpool = nn.Identity()

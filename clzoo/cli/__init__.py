@@ -1,0 +1,78 @@
+"""The command `clzoo`: one small file per command, imported when that command is used."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+import clzoo
+from clzoo.errors import ClzooError
+
+_COMMANDS = {
+    "list": "The models of the zoo.",
+    "info": "Everything recorded about one model.",
+    "verify": "Check a model's hashes and its probe.",
+    "cached": "What the local cache holds.",
+    "convert": "Turn a foreign checkpoint into a clzoo folder.",
+    "push": "Upload a model folder to the Hugging Face Hub.",
+    "embed": "Embed a folder of images, and index it.",
+    "store": "Export or compact an embedding store.",
+    "search": "Find the nearest images of an indexed folder.",
+    "pretrain": "Train an encoder from a recipe.",
+    "publish": "Make a hub entry of a finished run.",
+}
+
+
+class _Commands(click.Group):
+    """Lists commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"clzoo.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(clzoo.__version__, prog_name="clzoo")
+def cli() -> None:
+    """A zoo of contrastively pretrained image encoders.
+
+    Exit codes: 0 done, 1 an error of input or data, 2 wrong usage, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: turns every outcome into an exit code, and shows a traceback only with --debug."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if debug := "--debug" in arguments:  # anywhere on the line: nobody remembers where a global option goes
+        arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        cli.main(args=arguments, prog_name="clzoo", standalone_mode=False)
+    except click.ClickException as error:  # wrong usage
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        what = (
+            ""
+            if isinstance(error, ClzooError)
+            else f"unexpected {type(error).__name__} (for a traceback add --debug): "
+        )
+        click.echo(f"error: {what}{error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,51 @@
+"""What the commands share: logging to the terminal, `--quiet`, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+
+def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--quiet`: warnings and errors only. Without it the `clzoo` logger writes to standard error."""
+
+    def set_up_logging(_: click.Context, __: click.Parameter, quiet: bool) -> bool:
+        logger = logging.getLogger("clzoo")
+        logger.handlers = [_TerminalHandler()]
+        logger.setLevel(logging.WARNING if quiet else logging.INFO)
+        return quiet
+
+    return click.option(
+        "--quiet", is_flag=True, help="Print warnings and errors only.", callback=set_up_logging, is_eager=True
+    )(function)
+
+
+class _TerminalHandler(logging.Handler):
+    """Writes where standard error is at that moment (tests and progress bars replace it)."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        click.echo(prefix + record.getMessage(), err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """An aligned table on standard output; plain text when it is piped."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(("-" if cell is None else str(cell)) for cell in row))
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 400  # never wrap or cut a name in a pipe
+    console.print(table)

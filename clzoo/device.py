@@ -1,0 +1,41 @@
+"""Which device a model runs on. Never a silent fall-back."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from clzoo.errors import ClzooError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("clzoo")
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a usable device; "auto" logs which one it took.
+
+    Raises:
+        ClzooError: the asked device is not usable here.
+    """
+    import torch
+
+    if str(device) == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        log.info("device: %s (chosen by device='auto')", kind)
+        return torch.device(kind)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ClzooError(f"unknown device {device!r}; expected auto, cpu, cuda, cuda:N or mps.") from error
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (resolved.index or 0) >= count:
+            raise ClzooError(
+                f"device {str(device)!r} was asked for, but torch {torch.__version__} sees {count} CUDA device(s). "
+                "Type: nvidia-smi; or ask for --device cpu."
+            )
+    if resolved.type == "mps" and not torch.backends.mps.is_available():
+        raise ClzooError("device 'mps' was asked for, but torch sees no Apple GPU here. Ask for --device cpu.")
+    return resolved
