@@ -34,7 +34,7 @@ def create_backbone(
     return module
 
 
-def _use_small_image_stem(module: nn.Module, architecture: str, stride: int) -> None:
+def _use_small_image_stem(module: Any, architecture: str, stride: int) -> None:
     if not isinstance(module, timm.models.resnet.ResNet):
         raise ClzooError(f"the small-image stem fits ResNets, not {architecture}. Remove stem_stride from the recipe.")
     if stride not in (1, 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from clzoo.config import ModelConfig
 from clzoo.data.images import decode_image
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
 from clzoo.transform import normalize, resize_and_crop
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
@@ -63,6 +65,16 @@ class Encoder:
         """Length of one pooled feature."""
         return self.config.num_features
 
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Canonical hash of the module's tensors (clzoo.proof), computed once: which weights these really are."""
+        return weights_sha256(self.module.state_dict())
+
+    def probe(self) -> list[float]:
+        """First 16 values of the unnormalised feature of the probe image: with the hash, the proof of weights."""
+        vector = self.embed(probe_image(), normalize=False)
+        return [float(value) for value in vector[:PROBE_LENGTH]]
+
     def transform(self, image: ImageLike) -> torch.Tensor:
         """One image -> the network's normalised input, float32 (3, H, W)."""
         pixels = torch.from_numpy(self.pixels(image).copy())
@@ -97,7 +109,7 @@ class Encoder:
             if features == "pooled":
                 return self.module(inputs).float()
             if features == "patch":
-                maps = self.module.forward_features(inputs)  # type: ignore[operator]
+                maps = self.module.forward_features(inputs)
                 return (
                     maps[:, getattr(self.module, "num_prefix_tokens", 0) :].float() if maps.ndim == 3 else maps.float()
                 )
@@ -149,7 +161,7 @@ class Encoder:
         return save_entry(self, Path(folder))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Save to a temporary folder and push it in one commit; options as in `clzoo.push`. Returns the commit's URL."""
+        """Save to a temporary folder and push it in one commit; options as in `clzoo.push`. Returns its URL."""
         from clzoo.zoo.pushing import push_encoder
 
         return push_encoder(self, repo_id, **options)
@@ -210,8 +222,8 @@ def _tensor_to_pil(image: torch.Tensor) -> Image.Image:
     low, high = image.min().item(), image.max().item()
     if not (low >= 0 and high <= 1):  # also catches NaN
         raise ClzooError(
-            f"a tensor's values must lie in [0, 1], found [{low:.3g}, {high:.3g}]: divide by 255, and do not normalise it "
-            "yourself (the encoder does)."
+            f"a tensor's values must lie in [0, 1], found [{low:.3g}, {high:.3g}]: divide by 255, and do not "
+            "normalise it yourself (the encoder does)."
         )
     # Rounded to 8 bits, so that every kind of input takes the same road through Pillow's antialiased resize.
     return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
