@@ -68,6 +68,7 @@ class ModelConfig:
     weights_sha256: str | None = None  # clzoo.zoo.proof: over the converted tensors; None: never downloaded
     probe: tuple[float, ...] | None = None  # first 16 features of the probe image; None: never downloaded
     published: dict[str, float] = field(default_factory=dict)  # e.g. {"linear": 74.7, "knn": 69.4}, top-1 in percent
+    published_source: str = ""  # who published them, where it is not the source's repository
 
     @property
     def timm_builds_it(self) -> bool:

@@ -102,7 +102,7 @@ class Encoder:
         Returns:
             float32 features on the encoder's device, not normalised.
         """
-        autocast = self._autocast_dtype(dtype)
+        autocast = _AUTOCAST[self.compute_dtype(dtype)]
         self.module.eval()  # a user may have called .train() on the module
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
         with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
@@ -114,6 +114,22 @@ class Encoder:
                     maps[:, getattr(self.module, "num_prefix_tokens", 0) :].float() if maps.ndim == 3 else maps.float()
                 )
         raise ClzooError(f"features must be 'pooled' or 'patch', found {features!r}.")
+
+    def compute_dtype(self, dtype: str = "auto") -> str:
+        """The type that `encode(dtype=...)` computes in: "fp32", "bf16" or "fp16".
+
+        Raises:
+            ClzooError: an unknown type, or one that this device only emulates.
+        """
+        if dtype == "auto":
+            return "bf16" if self.device.type == "cuda" else "fp32"
+        if dtype not in _AUTOCAST:
+            raise ClzooError(f"dtype must be auto, fp32, bf16 or fp16, found {dtype!r}.")
+        if dtype != "fp32" and self.device.type == "cpu":
+            raise ClzooError(
+                f"dtype {dtype} on a CPU is emulated and unusably slow. Ask for --dtype fp32, or for a GPU."
+            )
+        return dtype
 
     def embed(
         self,
@@ -172,17 +188,6 @@ class Encoder:
         from clzoo.zoo import load
 
         return load(name_or_path, **options)
-
-    def _autocast_dtype(self, dtype: str) -> torch.dtype | None:
-        if dtype == "auto":
-            return torch.bfloat16 if self.device.type == "cuda" else None
-        if dtype not in _AUTOCAST:
-            raise ClzooError(f"dtype must be auto, fp32, bf16 or fp16, found {dtype!r}.")
-        if dtype != "fp32" and self.device.type == "cpu":
-            raise ClzooError(
-                f"dtype {dtype} on a CPU is emulated and unusably slow. Ask for --dtype fp32, or for a GPU."
-            )
-        return _AUTOCAST[dtype]
 
     def _pixels_or_named_error(self, image: ImageLike, position: int) -> np.ndarray:
         try:

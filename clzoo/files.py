@@ -25,7 +25,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # The suffix stays last: some writers (numpy.save, PIL) choose or add an ending by it.
     temporary = path.parent / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(mode)  # safetensors leaves a file that nobody but its owner may read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from clzoo.config import Preprocessing
+from clzoo.data.images import MAX_PIXELS
+from clzoo.errors import UnreadableImageError
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -15,10 +17,15 @@ def resize_and_crop(image: Image.Image, p: Preprocessing) -> np.ndarray:
     """RGB image -> uint8 (size, size, 3): shorter side to `p.resize` with antialiasing, then the centre.
 
     Rounds as torchvision's Resize and CenterCrop on PIL images do, so that timm's transform gives the same pixels.
+
+    Raises:
+        UnreadableImageError: an image so narrow that resizing it would exhaust memory.
     """
     width, height = image.size
     short = min(width, height)
     target = (int(p.resize * width / short), int(p.resize * height / short))
+    if target[0] * target[1] > MAX_PIXELS:
+        raise UnreadableImageError(f"{width}x{height} pixels is too narrow to resize its shorter side to {p.resize}")
     if image.size != target:
         image = image.resize(target, _FILTERS[p.interpolation])
     left = round((target[0] - p.size) / 2)

@@ -1,0 +1,19 @@
+"""What every loss does first with its embeddings."""
+
+import torch
+import torch.nn.functional as F
+
+from clzoo.errors import ClzooError
+
+
+def unit(z: torch.Tensor) -> torch.Tensor:
+    """L2-normalised over the last dimension, in float32 or (for float64 input) float64."""
+    return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+
+
+def check_views(z: torch.Tensor, *, views: int | None = None) -> None:
+    """Refuse anything but (V, N, D) with at least two views of at least two images."""
+    right = z.ndim == 3 and z.shape[0] >= 2 and z.shape[1] >= 2 and (views is None or z.shape[0] == views)
+    if not right:
+        expected = f"({views or 'V >= 2'}, N >= 2, D)"
+        raise ClzooError(f"the loss expects embeddings of shape {expected}, found {tuple(z.shape)}: one row per view.")

@@ -1,0 +1,55 @@
+"""Checkpoints of a run: written atomically, with a checksum, the last two kept."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path, read_json, sha256_of, write_json
+
+log = logging.getLogger("clzoo")
+
+KEEP = 2
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Write `checkpoint-<step>.pt`, then the `.json` with its checksum that makes it count; drop older ones."""
+    path = folder / f"checkpoint-{step:08d}.pt"
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+    write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256_of(path)})
+    for old in _records(folder)[:-KEEP]:
+        old.unlink()
+        old.with_suffix(".pt").unlink(missing_ok=True)
+
+
+def load_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """State of the newest whole checkpoint, or None where there is none. A damaged one is named and passed over.
+
+    Raises:
+        ClzooError: there are checkpoints, but none is whole.
+    """
+    records = _records(folder)
+    for record in reversed(records):
+        path = record.with_suffix(".pt")
+        if path.is_file() and sha256_of(path) == read_json(record)["sha256"]:
+            try:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+                return state
+            except (pickle.UnpicklingError, RuntimeError) as error:
+                log.warning("%s cannot be read (%s)", path, error)
+                continue
+        log.warning("%s is damaged (its checksum differs); trying the one before", path)
+    if records:
+        raise ClzooError(f"{folder} has {len(records)} checkpoints and none is whole. Start anew with another --out.")
+    return None
+
+
+def _records(folder: Path) -> list[Path]:
+    """Sorted by step."""
+    return sorted(folder.glob("checkpoint-*.json"))

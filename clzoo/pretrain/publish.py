@@ -1,0 +1,110 @@
+"""From a finished run to a hub entry: weights, config, recipe, measurements, card."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+from clzoo.data.resident import ImageSet, find_split, load_image_folder
+from clzoo.device import resolve_device
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.evaluation.controls import model_knn, pixel_knn, random_knn
+from clzoo.evaluation.knn import PROTOCOL
+from clzoo.files import read_json
+from clzoo.pretrain.checkpoint import load_checkpoint
+from clzoo.pretrain.loop import build_method
+from clzoo.pretrain.recipe import Recipe, load_recipe
+from clzoo.pretrain.run_folder import describe
+from clzoo.zoo.saving import save_entry
+
+log = logging.getLogger("clzoo")
+
+CONTROL_SEEDS = (0, 1, 2)
+
+
+def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto", title: str | None = None) -> Path:
+    """Make the hub entry `out` of a finished run, and measure it beside its controls.
+
+    Args:
+        name: zoo name, <method>-<backbone>-<data>.
+        data: the folder the run trained on, with `train` and `test` (or `val`): the k-NN uses both.
+        title: what the card calls the data, where it differs from the recipe's title ("CIFAR-10 (JPEG copy)").
+
+    Raises:
+        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, no test split.
+    """
+    recipe = load_recipe(run / "recipe.yaml")
+    state = read_json(run / "state.json")
+    if not state["finished"]:
+        raise ClzooError(
+            f"{run} stopped at step {state['step']} of {state['steps']}. Finish it first: "
+            f"clzoo pretrain {run / 'recipe.yaml'} --data {data} --out {run}"
+        )
+    if name.count("-") != 2 or not name.startswith(f"{recipe.method.name}-"):
+        raise ClzooError(
+            f"{name!r} does not fit the run; zoo names are <method>-<backbone>-<data>, "
+            f"here for example {recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}."
+        )
+    train, test = _splits(data, recipe)
+    if (found := describe(train)) != read_json(run / "data.json"):
+        raise ClzooError(f"{data} is not what {run} trained on: {read_json(run / 'data.json')}, found {found}.")
+
+    encoder = encoder_of(run, recipe, name, device)
+    metrics = {
+        "results": _measure(encoder, train, test, title or recipe.data.title),
+        "training": {
+            "recipe": "recipe.yaml",
+            "data": title or recipe.data.title,
+            "seed": recipe.seed,
+            "epochs": recipe.schedule.epochs,
+            "images_seen": state["images_seen"],
+            "encoder_forwards": state["encoder_forwards"],
+            "minutes": state["minutes"],
+            "hardware": state["hardware"],
+            "versions": state["versions"],
+        },
+    }
+    return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
+
+
+def encoder_of(run: Path, recipe: Recipe, name: str, device: str = "auto") -> Encoder:
+    """The backbone of a run's newest checkpoint."""
+    state = load_checkpoint(run)
+    if state is None:
+        raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
+    method = build_method(recipe)
+    method.load_state_dict(state["method"])
+    backbone: Any = method.backbone
+    config = dataclasses.replace(recipe.model_config_of(backbone.num_features), name=name)
+    return Encoder(backbone, config, resolve_device(device))
+
+
+def _splits(data: Path, recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    train, test = find_split(data, "train"), find_split(data, "test", "val")
+    if train is None or test is None:
+        raise ClzooError(
+            f"{data} needs the folders train and test (or val) for the k-NN; found no {'test' if train else 'train'}."
+        )
+    return load_image_folder(train, recipe.data.size), load_image_folder(test, recipe.data.size)
+
+
+def _measure(encoder: Encoder, train: ImageSet, test: ImageSet, title: str) -> list[dict[str, Any]]:
+    if train.classes != test.classes:
+        raise ClzooError(f"train and test differ in their classes: {sorted(set(train.classes) ^ set(test.classes))}.")
+    common = {"protocol": PROTOCOL, "dataset": title, "split": "test", "metric": "top-1"}
+    log.info("measuring %s of the model, of three untrained networks, and of raw pixels", PROTOCOL)
+    random_mean, random_std = random_knn(encoder.config, train, test, CONTROL_SEEDS)
+    return [
+        {**common, "of": "this model", "value": round(model_knn(encoder, train, test), 2)},
+        {
+            **common,
+            "of": "random initialisation",
+            "value": round(random_mean, 2),
+            "std": round(random_std, 2),
+            "seeds": list(CONTROL_SEEDS),
+        },
+        {**common, "of": "raw pixels", "value": round(pixel_knn(train, test), 2)},
+    ]

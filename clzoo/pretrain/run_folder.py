@@ -1,0 +1,62 @@
+"""A run folder: recipe.yaml, data.json, state.json, log.jsonl, checkpoints. One recipe, one data set, one run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from clzoo.data.resident import ImageSet
+from clzoo.errors import ClzooError
+from clzoo.files import read_json, write_json, write_text
+from clzoo.hardware import describe_hardware, describe_versions
+from clzoo.pretrain.recipe import Recipe
+
+
+def claim(out: Path, recipe: Recipe, images: ImageSet) -> None:
+    """Make `out` the folder of this run, or check that it already is.
+
+    Raises:
+        ClzooError: the folder belongs to another recipe or other data, or is no run folder.
+    """
+    text, fingerprint = recipe.to_yaml(), describe(images)
+    if (out / "recipe.yaml").is_file():
+        if (out / "recipe.yaml").read_text(encoding="utf-8") != text:
+            raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
+        if (found := read_json(out / "data.json")) != fingerprint:
+            raise ClzooError(f"{out} was trained on other data: {found}, now {fingerprint}. Choose another --out.")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ClzooError(f"{out} is not empty and is no run folder. Choose another --out.")
+    write_json(out / "data.json", fingerprint)
+    write_text(out / "recipe.yaml", text)  # last: it makes the folder a run folder
+
+
+def describe(images: ImageSet) -> dict[str, Any]:
+    """What the data were: counts, and a hash over the decoded pixels and labels."""
+    digest = hashlib.sha256(images.pixels.tobytes())
+    digest.update(images.labels.tobytes())
+    return {
+        "images": len(images),
+        "classes": len(images.classes),
+        "skipped": len(images.skipped),
+        "sha256": digest.hexdigest(),
+    }
+
+
+def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds: float, device: str) -> None:
+    """How far the run is, for people and for `clzoo publish`."""
+    images_seen = step * recipe.schedule.batch_size
+    write_json(
+        out / "state.json",
+        {
+            "step": step,
+            "steps": total_steps,
+            "finished": step == total_steps,
+            "minutes": round(seconds / 60, 2),
+            "images_seen": images_seen,
+            "encoder_forwards": images_seen * recipe.method.views,
+            "hardware": describe_hardware(device),
+            "versions": describe_versions(),
+        },
+    )
