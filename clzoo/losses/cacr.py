@@ -5,13 +5,17 @@ attracted; the closer a negative is, the more it is repelled. With D(u, v) = |u 
 
     pi+(x+|x) ~ exp(+t_pos D(x, x+))        pi-(x-|x) ~ exp(-t_neg D(x, x-))
     L = alpha E_pi+[D(x, x+)]  -  beta E_pi-[D(x, x-)]
+
+Three published forms: `cacr` within a batch, `cacr_queue` and `cacr_momentum` with a momentum encoder.
 """
 
 from itertools import combinations, permutations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
+from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import check_views, unit
 
 
@@ -53,6 +57,78 @@ def cacr(
     return attraction + beta * torch.stack(repulsion).mean()
 
 
+def cacr_queue(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    queue: torch.Tensor,
+    *,
+    t_pos: float,
+    t_neg: float,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    detach_weights: bool = True,
+) -> torch.Tensor:
+    """CACR with momentum keys and a queue (form B of the published method; ImageNet).
+
+    Positives of q_i^v are the keys of the other views of image i, weighted without gradient. Its negatives are the
+    queue and the other queries of the same view, under one softmax.
+
+    Args:
+        q: (V, N, D) queries of all views.
+        k: (V, N, D) momentum keys of the same views; pass them without gradient.
+        queue: (K, D) past keys.
+        detach_weights: no gradient through the weights of the negatives. The released code detaches those of the
+            queue only; one switch for both is our choice.
+
+    Raises:
+        ClzooError: q is not (V >= 2, N >= 2, D).
+    """
+    check_views(q)
+    q, k, queue = unit(q), unit(k), unit(queue)
+    distance = 2 - 2 * torch.einsum("vnd,und->nvu", q, k)  # (N, V, V)
+    same_view = torch.eye(len(q), dtype=torch.bool, device=q.device)
+    weights = (t_pos * distance).masked_fill(same_view, float("-inf")).softmax(dim=2).detach()
+    attraction = (weights * distance).sum(dim=2).mean()
+    itself = torch.arange(q.shape[1], device=q.device)
+
+    def repulsion(others: torch.Tensor) -> torch.Tensor:
+        def block(rows: torch.Tensor, itself: torch.Tensor) -> torch.Tensor:
+            distance = 2 - 2 * rows @ torch.cat([others, queue]).T  # (b, N + K)
+            logits = (-t_neg * distance).scatter(1, itself[:, None], float("-inf"))
+            weights = logits.softmax(dim=1)
+            weights = weights.detach() if detach_weights else weights
+            return -(weights * distance).sum(dim=1)
+
+        return in_row_blocks(block, others, itself, columns=len(others) + len(queue)).mean()
+
+    return alpha * attraction + beta * torch.stack([repulsion(view) for view in q]).mean()
+
+
+def cacr_momentum(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
+    """CACR with momentum keys of the batch (form C of the published method; the released ImageNet models).
+
+    For one target view, l_iv = 2T * cross-entropy of q_i^v over all keys, and the farther positive weighs more:
+
+        p_iv = softmax_v(|q_i^v - k_i|^2 / T), no gradient;      L = sum_v mean_i p_iv l_iv
+
+    With one query view p = 1: averaged over the two targets of a two-view batch this is 0.5 x MoCo v3's loss exactly.
+
+    Args:
+        q: (V, N, D) queries of all views but the target's own.
+        k: (M, D) the target view's keys, gathered over processes; pass them without gradient.
+        target: (N,) row of each image's own key.
+    """
+    q, k = unit(q), unit(k)
+    distance = 2 - 2 * (q * k[target]).sum(dim=2)  # (V, N)
+    weights = (distance / temperature).softmax(dim=0).detach()
+
+    def block(rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(rows @ k.T / temperature, target, reduction="none")
+
+    terms = [in_row_blocks(block, view, target, columns=len(k)) for view in q]
+    return (weights * 2 * temperature * torch.stack(terms)).sum(dim=0).mean()
+
+
 def _attraction(z: torch.Tensor, t_pos: float, detach_weights: bool) -> torch.Tensor:
     """Mean over views and images of sum_u w+ D+, the softmax over the other views u of the same image."""
     distance = 2 - 2 * torch.einsum("vnd,und->nvu", z, z)  # (N, V, V)
@@ -66,10 +142,13 @@ def _repulsion(
     queries: torch.Tensor, others: torch.Tensor, t_neg: float, cost: str, t: float, detach_weights: bool
 ) -> torch.Tensor:
     """For one pair of views: row i of `queries` against the rows j != i of `others`, both (N, D)."""
-    distance = 2 - 2 * queries @ others.T  # (N, N)
-    same_image = torch.eye(len(queries), dtype=torch.bool, device=queries.device)
-    weights = (-t_neg * distance).masked_fill(same_image, float("-inf")).softmax(dim=1)
-    weights = weights.detach() if detach_weights else weights
-    if cost == "rbf":  # the logarithm is taken outside the mean over the batch
-        return (weights * torch.exp(-t * distance)).sum(dim=1).mean().log()
-    return -(weights * distance).sum(dim=1).mean()
+
+    def block(rows: torch.Tensor, itself: torch.Tensor) -> torch.Tensor:
+        distance = 2 - 2 * rows @ others.T  # (b, N)
+        weights = (-t_neg * distance).scatter(1, itself[:, None], float("-inf")).softmax(dim=1)
+        weights = weights.detach() if detach_weights else weights
+        return (weights * (torch.exp(-t * distance) if cost == "rbf" else -distance)).sum(dim=1)
+
+    itself = torch.arange(len(queries), device=queries.device)
+    value = in_row_blocks(block, queries, itself, columns=len(others)).mean()
+    return value.log() if cost == "rbf" else value  # the logarithm is taken outside the mean over the batch

@@ -6,7 +6,7 @@ from torch.autograd import gradcheck
 from vectors import waves
 
 from clzoo.errors import ClzooError
-from clzoo.losses import cacr
+from clzoo.losses import cacr, cacr_momentum, cacr_queue, info_nce_keys
 
 
 @pytest.mark.parametrize(
@@ -99,3 +99,44 @@ def test_half_precision_is_raised_to_float32():
 def test_other_shapes_are_refused_and_named(shape):
     with pytest.raises(ClzooError, match=r"found \("):
         cacr(torch.ones(shape), t_pos=1, t_neg=1)
+
+
+@pytest.mark.parametrize(("detach", "gradient_norm"), [(True, 0.4150249962), (False, 0.3881908307)])
+def test_the_queue_form_has_the_recorded_values_and_gradient(detach, gradient_norm):
+    x = waves(list(range(7)))
+    q = x[:3].clone().requires_grad_()
+    settings = {"t_pos": 1, "t_neg": 2, "detach_weights": detach}
+    assert cacr_queue(q, x[3:6], x[6], beta=0, **settings).item() == pytest.approx(2.5974680783, abs=1e-9)
+    assert cacr_queue(q, x[3:6], x[6], alpha=0, **settings).item() == pytest.approx(-0.1548491055, abs=1e-9)
+    cacr_queue(q, x[3:6], x[6], **settings).backward()
+    assert q.grad.norm().item() == pytest.approx(gradient_norm, abs=1e-7)
+
+
+def test_the_queue_form_has_the_gradient_of_its_value_where_the_weights_flow():
+    x = waves(list(range(7)))
+    # alpha=0: the weights of the attraction never carry gradient, so its derivative is not that of its value.
+    assert gradcheck(
+        lambda q: cacr_queue(q, x[3:6], x[6], t_pos=1, t_neg=2, alpha=0, detach_weights=False),
+        x[:3].clone().requires_grad_(),
+    )
+
+
+@pytest.mark.parametrize(("temperature", "value"), [(1.0, 1.9684136344), (0.2, 0.3429236314)])
+def test_the_momentum_form_has_the_recorded_values(temperature, value):
+    x = waves([0, 1, 2])
+    assert cacr_momentum(x[:2], x[2], torch.arange(4), temperature).item() == pytest.approx(value, abs=1e-9)
+
+
+def test_the_momentum_form_of_one_query_view_is_moco_v3s_term():
+    x = waves([0, 1])
+    target = torch.tensor([2, 0, 3, 1])
+    expected = 2 * 0.2 * info_nce_keys(x[0], x[1], target, 0.2)
+    assert cacr_momentum(x[:1], x[1], target, 0.2).item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_the_momentum_forms_cross_entropy_is_a_distance_plus_a_log_sum():
+    q, k = (x / x.norm(dim=1, keepdim=True) for x in waves([0, 1]))
+    temperature = 0.7
+    distance = torch.cdist(q, k).square()
+    expected = distance.diagonal() + 2 * temperature * (-distance / (2 * temperature)).logsumexp(dim=1)
+    assert cacr_momentum(q[None], k, torch.arange(4), temperature).item() == pytest.approx(expected.mean().item())

@@ -1,0 +1,117 @@
+"""Mining of Potential Samples (Dong et al., arXiv 2311.00358): a re-implementation from the abstract.
+
+Known from the abstract: mined positives beside the augmented view under soft and hard weighting, and negatives that are
+neither too hard nor too easy. Every formula below is our choice.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+
+from clzoo.errors import ClzooError
+from clzoo.losses.blocks import in_row_blocks
+from clzoo.losses.embeddings import unit
+
+Positives = Literal["aug_only", "hard", "soft", "both"]
+Negatives = Literal["near_positive", "band", "all", "hcl"]
+
+
+def potential_samples(
+    z: torch.Tensor,
+    key: torch.Tensor,
+    queue: torch.Tensor,
+    *,
+    temperature: float = 0.2,
+    k: int = 5,
+    positives: Positives = "both",
+    negatives: Negatives = "near_positive",
+    rho: float = 0.5,
+    eta: float = 0.5,
+    tau_w: float = 0.1,
+    a: float = 12.5,
+    b: float = 0.5,
+    beta: float = 1.0,
+    band: tuple[float, float] = (0.05, 0.5),
+    mined_mass: float = 1.0,
+) -> torch.Tensor:
+    """MoCo's loss with mined positives M (weights omega) and weighted negatives N = queue without M (weights v).
+
+        mean_i sum_{p in {key} u M} omega_p * -log[ e^{z.p/T} / ( e^{z.p/T} + sum_{n in N} v_n e^{z.n/T} ) ]
+
+    No gradient reaches M, omega or v. `positives="aug_only", negatives="all"` is exactly MoCo v2.
+
+    Args:
+        z: (N, D) embeddings with gradient.
+        key: (N, D) momentum embeddings of the other view.
+        queue: (K, D) past keys, K > k.
+        k: mined positives per image: the queue entries nearest to the key.
+        positives: weights of the positives: "hard" 1 - rho on the key and rho/k on each mined one; "soft" a softmax of
+            their similarities to the key over tau_w; "both" eta soft + (1 - eta) hard; "aug_only" mines none.
+        negatives: "near_positive" v ~ exp(-a (s_n - s_p + b)^2); "hcl" v ~ exp(beta s_n / T), both with mean 1; "all"
+            v = 1; "band" v = 1 but for the hardest `band[0]` and the easiest `band[1]` share, which get 0.
+        mined_mass: m in omega <- (1 - m)(1, 0, ...) + m omega; a run ramps it from 0 to 1.
+
+    Raises:
+        ClzooError: a queue that is not longer than k.
+    """
+    z, key, queue = unit(z), unit(key).detach(), unit(queue).detach()
+    mined = 0 if positives == "aug_only" else k
+    if len(queue) <= mined:
+        raise ClzooError(f"the queue holds {len(queue)} entries; mining k={k} positives needs a longer one.")
+
+    def block(z: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        scores, neighbours = (key @ queue.T).topk(mined, dim=1)  # (b, k): M, searched with the key
+        s_key = (z * key).sum(dim=1, keepdim=True)  # (b, 1)
+        s_queue = z @ queue.T  # (b, K)
+        omega = _positive_weights(scores, positives, rho, eta, tau_w, mined_mass)  # (b, 1 + k)
+        log_v = _log_negative_weights(
+            s_queue.detach(), s_key.detach(), neighbours, negatives, a=a, b=b, beta=beta / temperature, band=band
+        )  # (b, K), -inf on M
+        repulsion = (log_v + s_queue / temperature).logsumexp(dim=1, keepdim=True)  # (b, 1)
+        attraction = torch.cat([s_key, s_queue.gather(1, neighbours)], dim=1) / temperature  # (b, 1 + k)
+        return (omega * (torch.logaddexp(attraction, repulsion) - attraction)).sum(dim=1)
+
+    return in_row_blocks(block, z, key, columns=len(queue)).mean()
+
+
+def _positive_weights(
+    scores: torch.Tensor, mode: Positives, rho: float, eta: float, tau_w: float, mass: float
+) -> torch.Tensor:
+    """omega (b, 1 + k) of the key and the mined positives with similarities `scores` (b, k); rows sum to 1."""
+    ones = scores.new_ones(len(scores), 1)  # also where nothing is mined and `scores` is (b, 0)
+    alone = torch.cat([ones, torch.zeros_like(scores)], dim=1)
+    if mode == "aug_only":
+        return alone
+    hard = torch.cat([(1 - rho) * ones, (rho / scores.shape[1]) * torch.ones_like(scores)], dim=1)
+    soft = (torch.cat([ones, scores], dim=1) / tau_w).softmax(dim=1)
+    omega = {"hard": hard, "soft": soft, "both": (1 - eta) * hard + eta * soft}[mode]
+    return (1 - mass) * alone + mass * omega
+
+
+def _log_negative_weights(
+    s_queue: torch.Tensor,
+    s_key: torch.Tensor,
+    neighbours: torch.Tensor,
+    mode: Negatives,
+    *,
+    a: float,
+    b: float,
+    beta: float,
+    band: tuple[float, float],
+) -> torch.Tensor:
+    """log v (b, K), -inf on the mined positives; v has mean 1 over N, but for "band", which is not rescaled."""
+    outside = torch.full(neighbours.shape, float("-inf"), dtype=s_queue.dtype, device=s_queue.device)
+    count = s_queue.shape[1] - neighbours.shape[1]  # |N|
+    if mode == "all":
+        return torch.zeros_like(s_queue).scatter(1, neighbours, outside)
+    if mode == "band":
+        ranked = s_queue.scatter(1, neighbours, outside).argsort(dim=1, descending=True)  # M comes last
+        first = min(int(band[0] * count), count - 1)
+        last = max(first + 1, count - int(band[1] * count))  # at least one negative stays
+        return torch.full_like(s_queue, float("-inf")).scatter(1, ranked[:, first:last], 0.0)
+    exponent = -a * (s_queue - s_key + b).square() if mode == "near_positive" else beta * s_queue
+    exponent = exponent.scatter(1, neighbours, outside)
+    return exponent.log_softmax(dim=1) + math.log(count)

@@ -1,0 +1,47 @@
+"""What holds for every command alike."""
+
+import subprocess
+import sys
+
+import pytest
+
+from clzoo.cli import _COMMANDS
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "clzoo", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", list(_COMMANDS))
+def test_every_command_of_the_list_exists_and_explains_itself(name):
+    result = run(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"Usage: clzoo {name}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["list"], 0),
+        (["info", "no-such-model"], 1),
+        (["info"], 2),
+        (["list", "--no-such-option"], 2),
+        (["no-such-command"], 2),
+        (["pretrain", "no_such_recipe"], 1),
+    ],
+)
+def test_exit_codes_tell_done_from_bad_input_from_wrong_usage(arguments, code):
+    result = run(*arguments)
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_traceback_is_shown_only_with_debug():
+    assert "Traceback" not in run("pretrain", "no_such_recipe").stderr
+    assert "Traceback" in run("pretrain", "no_such_recipe", "--debug").stderr
+
+
+def test_missing_data_is_an_error_with_the_exact_command():
+    result = run("pretrain", "cacr_cifar10")
+    assert result.returncode == 1
+    assert "clzoo pretrain cacr_cifar10 --data DIR" in result.stderr
