@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from clzoo.errors import ClzooError
+from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo.embed import embed_folder, open_store
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from clzoo.zoo import list_models, load, push
 
 __version__ = "0.1.0"
+
+show_notices()
 
 _HOME = {
     "Encoder": "clzoo.encoder",

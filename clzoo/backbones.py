@@ -28,14 +28,17 @@ def create_backbone(
     if not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture}*")[:5] or timm.list_models("resnet*")[:5]
         raise ClzooError(f"timm {timm.__version__} has no architecture {architecture!r}. Near it: {', '.join(close)}.")
-    module = timm.create_model(architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args)
+    module: nn.Module = timm.create_model(
+        architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args
+    )
     if stem_stride is not None:
         _use_small_image_stem(module, architecture, stem_stride)
     return module
 
 
 def _use_small_image_stem(module: Any, architecture: str, stride: int) -> None:
-    if not isinstance(module, timm.models.resnet.ResNet):
+    is_resnet = isinstance(module, timm.models.resnet.ResNet)
+    if not is_resnet:
         raise ClzooError(f"the small-image stem fits ResNets, not {architecture}. Remove stem_stride from the recipe.")
     if stride not in (1, 2):
         raise ClzooError(f"stem_stride must be 1 or 2, found {stride}.")

@@ -65,7 +65,7 @@ class ModelConfig:
     license_note: str = ""
     recipe: str | None = None
     source: Source | None = None
-    weights_sha256: str | None = None  # clzoo.zoo.proof: over the converted tensors; None: never downloaded
+    weights_sha256: str | None = None  # clzoo.proof: over the converted tensors; None: never downloaded
     probe: tuple[float, ...] | None = None  # first 16 features of the probe image; None: never downloaded
     published: dict[str, float] = field(default_factory=dict)  # e.g. {"linear": 74.7, "knn": 69.4}, top-1 in percent
     published_source: str = ""  # who published them, where it is not the source's repository
@@ -79,7 +79,7 @@ class ModelConfig:
         """The content of `config.json`."""
         p = self.preprocessing
         # What timm's create_model needs to know of the classifier it is asked to leave out.
-        is_vit = self.architecture.startswith("vit")
+        is_vit = self.architecture.startswith("vit") or self.global_pool == "token"  # "deit_...", "test_vit"
         first_conv, classifier = ("patch_embed.proj", "head") if is_vit else ("conv1", "fc")
         ours = dataclasses.asdict(self)
         for key in ("architecture", "num_features", "global_pool", "model_args", "preprocessing"):

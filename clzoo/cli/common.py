@@ -42,10 +42,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
     for row in rows:
         table.add_row(*(("-" if cell is None else str(cell)) for cell in row))
-    console = Console(soft_wrap=False)
+    console = Console(soft_wrap=False, markup=False, emoji=False, highlight=False)  # file names are not markup
     if not console.is_terminal:
         console.width = 400  # never wrap or cut a name in a pipe
     console.print(table)

@@ -1,0 +1,86 @@
+"""clzoo embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clzoo.cli.common import print_json, quiet_option
+from clzoo.embed import DEFAULT_MODEL
+
+
+@click.command("embed")
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Zoo name, hf-hub:ORG/REPO, folder or file.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The store.  [default: SRC-embeddings]")
+@click.option("--index", type=click.Choice(["faiss"]), help="Index the store too, so that it can be searched.")
+@click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images in one forward pass.  [default: by device]")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one per core]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    help="To compute.",
+)
+@click.option("--store-dtype", default="fp16", show_default=True, type=click.Choice(["fp16", "fp32"]), help="On disk.")
+@click.option("--normalize/--no-normalize", default=True, show_default=True, help="Divide by the L2 norm.")
+@click.option(
+    "--labels/--no-labels", default=None, help="Keep the first sub-folder as label.  [default: as the store has it]"
+)
+@click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be embedded.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@quiet_option
+def command(
+    source: Path,
+    model: str,
+    out: Path | None,
+    index: str | None,
+    factory: str | None,
+    batch_size: int | None,
+    workers: int | None,
+    device: str,
+    dtype: str,
+    store_dtype: str,
+    normalize: bool,
+    labels: bool | None,
+    strict: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Embed the images of SRC: a folder (with its sub-folders), a text file of paths, or a .tar shard.
+
+    Run again, it embeds only what is new or changed, drops what was deleted, and continues after an interruption. Files
+    that cannot be decoded are listed with their reasons in DIR/errors.parquet.
+    """
+    if factory is not None and index is None:
+        raise click.UsageError("--factory needs --index faiss.")
+    from clzoo.embed import embed_folder
+
+    summary = embed_folder(
+        source,
+        model,
+        out,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        store_dtype=store_dtype,
+        normalize=normalize,
+        labels=labels,
+        progress=not quiet,
+    )
+    counts = summary.to_json()
+    if index is not None:
+        from clzoo.index import refresh_index
+
+        counts["index"] = refresh_index(summary.store, factory=factory).description
+    if as_json:
+        print_json(counts)
+    elif not quiet:
+        click.echo(str(summary))
+    if strict:
+        summary.require_all()

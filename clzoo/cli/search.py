@@ -1,0 +1,48 @@
+"""clzoo search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clzoo.cli.common import print_json, print_table, quiet_option
+
+
+@click.command("search")
+@click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("queries", metavar="QUERY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours per query.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
+@quiet_option
+def command(store: Path, queries: tuple[Path, ...], k: int, as_json: bool, page: Path | None, quiet: bool) -> None:
+    """Find the images of DIR nearest to each QUERY, an image or a folder of images.
+
+    DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity.
+    """
+    from clzoo.index import open_index, query_images, search, write_page
+
+    index = open_index(store)
+    images = [image for query in queries for image in query_images(query)]
+    results = search(index, images, k)
+    if as_json:
+        print_json(
+            {
+                "model": index.description["model"],
+                "root": str(index.store.root),
+                "results": [
+                    {"query": str(image), "hits": [hit.as_json() for hit in hits]}
+                    for image, hits in zip(images, results, strict=True)
+                ],
+            }
+        )
+    elif page is None:
+        for image, hits in zip(images, results, strict=True):
+            click.echo(f"{image}")
+            rows = [(rank, f"{hit.score:.4f}", hit.path, hit.label) for rank, hit in enumerate(hits, start=1)]
+            print_table(("rank", "score", "path", "label"), rows)
+            click.echo()
+    if page is not None:
+        write_page(page, index, images, results)
+        click.echo(f"wrote {page}", err=as_json)

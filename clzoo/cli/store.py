@@ -1,0 +1,55 @@
+"""clzoo store."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from clzoo.cli.common import print_json, print_table, quiet_option
+
+
+@click.group("store")
+def command() -> None:
+    """Look into, export or compact an embedding store."""
+
+
+@command.command("info")
+@click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@quiet_option
+def info(store: Path, as_json: bool, quiet: bool) -> None:
+    """Which model made a store, and what it holds."""
+    from clzoo.embed import open_store
+
+    manifest = dataclasses.asdict(open_store(store).manifest)
+    if as_json:
+        print_json(manifest)
+    else:
+        manifest["segments"] = len(manifest["segments"])
+        print_table(("", ""), list(manifest.items()))
+
+
+@command.command("export")
+@click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--format", required=True, type=click.Choice(["csv", "parquet", "npz"]), help="Of the file.")
+@click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="The file.  [default: DIR.FORMAT]")
+@quiet_option
+def export(store: Path, format: str, out: Path | None, quiet: bool) -> None:
+    """Write all rows of a store to one CSV, Parquet or NumPy file, as float32."""
+    from clzoo.embed import export_store, open_store
+
+    opened = open_store(store)
+    written = export_store(opened, out or Path(f"{store.resolve().name}.{format}"), format)
+    click.echo(f"wrote {written}: {len(opened)} rows")
+
+
+@command.command("compact")
+@click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
+@quiet_option
+def compact(store: Path, quiet: bool) -> None:
+    """Rewrite a store to one segment in path order, without the rows of deleted files."""
+    from clzoo.embed import compact_store
+
+    compact_store(store)

@@ -1,0 +1,303 @@
+"""Where images to be embedded come from: a folder, a text file of paths, or `.tar` shards.
+
+`list_images` walks a source once and returns what is there, sorted by path, without decoding anything. Whatever looks
+like an image and cannot be one (a broken link, a pipe, a folder that may not be read) is listed as a failure with its
+reason; whatever does not look like an image is counted by suffix. Nothing is passed over in silence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tarfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+
+from clzoo.data.images import SUFFIXES
+from clzoo.errors import ClzooError, UnreadableImageError
+
+REPEATED = "repeated lines"
+"""Key of `Listing.ignored` for lines of a text file that name the same image again."""
+
+
+class Item(NamedTuple):
+    """One image of a source.
+
+    `size` is of the image in bytes. `mtime_ns` is the file's own; for an image inside a shard the shard's, because
+    shards are often written with constant member times: a rewritten shard is embedded anew.
+    """
+
+    path: str  # POSIX, relative to the source's root; `shard.tar/member` inside a shard
+    size: int
+    mtime_ns: int
+    file: str  # to open
+    offset: int | None  # of the image's first byte inside a shard; None: the file is the image
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            UnreadableImageError: the reason alone.
+        """
+        try:
+            with open(self.file, "rb") as file:  # noqa: PTH123 (a Path per image costs more than it tells)
+                if self.offset is None:
+                    return file.read()
+                file.seek(self.offset)
+                return file.read(self.size)
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+class Failure(NamedTuple):
+    """A path that could not be embedded, and why."""
+
+    path: str
+    size: int | None
+    mtime_ns: int | None
+    reason: str
+
+
+@dataclass
+class Listing:
+    """What a source holds: images in path order, their ids (int64 (N,)), failures, and what was ignored by suffix."""
+
+    root: Path
+    items: list[Item] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+
+def list_images(source: str | Path) -> Listing:
+    """List the images of a source, sorted by path.
+
+    Args:
+        source: a folder, searched recursively (links to folders are followed; `.tar` files in it are shards); or one
+            `.tar` file; or a text file with one path a line, relative to the text file's own folder.
+
+    Raises:
+        ClzooError: the source is missing, of another kind, or without a single image; two paths share one id.
+    """
+    source = Path(source)
+    kind = _kind_of(source)
+    listing = Listing(root=(source if kind == "folder" else source.parent).resolve())
+    if kind == "folder":
+        _add_folder(listing, source)
+    elif kind == "shard":
+        _add_shard(listing, str(source), source.name)
+    else:
+        _add_lines(listing, source)
+    if not listing.items and not listing.failures:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in listing.ignored.most_common(5)) or "nothing"
+        raise ClzooError(
+            f"{source} holds no images: found {found}; expected names that end in {' '.join(sorted(SUFFIXES))}."
+        )
+    listing.items.sort()
+    listing.failures.sort(key=lambda failure: failure.path)
+    listing.ids = item_ids([item.path for item in listing.items])
+    return listing
+
+
+def item_ids(paths: list[str]) -> np.ndarray:
+    """Stable ids, int64 (N,): the first 63 bits of SHA-256 of each path.
+
+    Raises:
+        ClzooError: two paths share one id (both are named).
+    """
+    ids = np.fromiter(map(_item_id, paths), np.int64, len(paths))
+    order = np.argsort(ids, kind="stable")
+    (same,) = np.nonzero(np.diff(ids[order]) == 0)
+    if len(same):
+        first, second = order[same[0]], order[same[0] + 1]
+        raise ClzooError(
+            f"{paths[first]} and {paths[second]} have the same id {ids[first]}: rename one of them "
+            "(an id is the first 63 bits of the path's SHA-256)."
+        )
+    return ids
+
+
+def label_of(path: str) -> str | None:
+    """The first sub-folder of an item's path, inside its shard if it has one; None at the top and for absolute paths.
+
+    >>> label_of("cats/tabby/1.jpg"), label_of("train-000.tar/cats/1.jpg"), label_of("1.jpg")
+    ('cats', 'cats', None)
+    """
+    parts = PurePosixPath(path).parts
+    for position, part in enumerate(parts[:-1]):
+        if part.lower().endswith(".tar"):
+            parts = parts[position + 1 :]
+            break
+    return parts[0] if len(parts) > 1 and not path.startswith("/") else None
+
+
+def read_image(root: Path, path: str) -> bytes:
+    """The encoded image at an item's path, which may lie inside a shard.
+
+    Raises:
+        UnreadableImageError: it is not there (any more); the message is the reason alone.
+    """
+    whole = root / path
+    shard = next((parent for parent in whole.parents if parent.suffix.lower() == ".tar" and parent.is_file()), None)
+    try:
+        if shard is None:
+            return whole.read_bytes()
+        with tarfile.open(shard, "r:") as archive:
+            member = archive.extractfile(whole.relative_to(shard).as_posix())
+            if member is None:
+                raise UnreadableImageError("not a regular member of the shard")
+            return member.read()
+    except KeyError as error:
+        raise UnreadableImageError(f"no longer a member of {shard}") from error
+    except (OSError, tarfile.TarError) as error:
+        raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def _kind_of(source: Path) -> str:
+    if source.is_dir():
+        return "folder"
+    if not source.exists():
+        raise ClzooError(f"{source} does not exist; expected a folder of images, a text file of paths or a .tar file.")
+    suffix = source.suffix.lower()
+    if suffix == ".tar":
+        return "shard"
+    if suffix in SUFFIXES:
+        raise ClzooError(f"{source} is one image; expected a folder, a text file of paths or a .tar file.")
+    if suffix in (".gz", ".tgz", ".bz2", ".xz", ".txz", ".zst", ".zip", ".7z"):
+        raise ClzooError(f"{source} is compressed; shards are plain .tar. Unpack it: tar -xf {source}")
+    return "lines"
+
+
+def _item_id(path: str) -> int:
+    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (called for every file of millions)
+
+
+def _ignore(listing: Listing, name: str) -> None:
+    suffix = _printable(PurePosixPath(name).suffix.lower())
+    listing.ignored[suffix or "no suffix"] += 1
+
+
+def _add_folder(listing: Listing, folder: Path) -> None:
+    """Walk without recursion: folders may lie deeper than Python's stack."""
+    Entered = tuple[int, int]  # noqa: N806 (device, inode)
+    pending: list[tuple[str, str, tuple[Entered, ...]]] = [(str(folder), "", ())]
+    while pending:
+        place, prefix, parents = pending.pop()
+        try:
+            status = os.stat(place)  # noqa: PTH116
+            here = (status.st_dev, status.st_ino)
+            # Where the platform has no inodes, the operating system's own limit on links ends a loop.
+            if here in parents and status.st_ino:
+                listing.failures.append(Failure(_printable(prefix.rstrip("/")), None, None, "a symlink loop"))
+                continue
+            with os.scandir(place) as entries:
+                for entry in entries:
+                    path = prefix + entry.name
+                    if _is_folder(entry):
+                        pending.append((entry.path, path + "/", (*parents, here)))
+                    else:
+                        _add_file(listing, entry.path, path)
+        except OSError as error:
+            if not prefix:
+                raise ClzooError(f"{folder} cannot be read: {error.strerror or error}.") from error
+            listing.failures.append(Failure(_printable(prefix.rstrip("/")), None, None, error.strerror or str(error)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself; _add_file finds the reason
+        return False
+
+
+def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = False) -> None:
+    """Add one file that is not a folder: an image, a shard, or something to ignore."""
+    is_shard = path.lower().endswith(".tar")
+    if not (is_shard or any_suffix or _is_image(path)):
+        _ignore(listing, path)
+        return
+    if _printable(path) != path:
+        listing.failures.append(Failure(_printable(path), None, None, "the file name is not UTF-8; rename it"))
+        return
+    try:
+        status = os.stat(file)  # noqa: PTH116
+    except OSError as error:  # a broken link, a symlink loop, gone meanwhile
+        listing.failures.append(Failure(path, None, None, error.strerror or str(error)))
+        return
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+        listing.failures.append(Failure(path, None, status.st_mtime_ns, "not a regular file"))
+    elif is_shard:
+        _add_shard(listing, file, path)
+    else:
+        listing.items.append(Item(path, status.st_size, status.st_mtime_ns, file, None))
+
+
+def _add_shard(listing: Listing, file: str, path: str) -> None:
+    """Add the image members of an uncompressed tar; of members with one name the last counts, as tar unpacks them."""
+    members: dict[str, Item] = {}
+    size, mtime_ns = None, None
+    try:
+        status = os.stat(file)  # noqa: PTH116
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+        with tarfile.open(file, "r:") as archive:
+            for member in archive:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+                _add_member(listing, members, member, f"{path}/{member.name.removeprefix('./')}", file, mtime_ns)
+    except (OSError, tarfile.TarError) as error:
+        reason = f"damaged shard: {getattr(error, 'strerror', None) or error}"
+        listing.failures.append(Failure(path, size, mtime_ns, reason))
+    listing.items.extend(members.values())
+
+
+def _add_member(
+    listing: Listing, members: dict[str, Item], member: tarfile.TarInfo, path: str, file: str, mtime_ns: int
+) -> None:
+    if member.isdir():
+        return
+    if not _is_image(member.name):
+        _ignore(listing, member.name)
+    elif not member.isreg() or member.issparse():
+        listing.failures.append(Failure(_printable(path), None, mtime_ns, "not a regular member of the shard"))
+    elif _printable(path) != path:
+        listing.failures.append(Failure(_printable(path), None, mtime_ns, "the member's name is not UTF-8; rename it"))
+    else:
+        members[path] = Item(path, member.size, mtime_ns, file, member.offset_data)
+
+
+def _add_lines(listing: Listing, source: Path) -> None:
+    try:
+        lines: Iterable[str] = source.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ClzooError(f"{source} is not UTF-8 text; expected one image path a line.") from error
+    except OSError as error:
+        raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
+    folder = source.parent.resolve()
+    seen: set[str] = set()
+    for line in lines:
+        if not line.strip():
+            continue
+        file = Path(os.path.normpath(folder / line.strip()))
+        path = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+        if path in seen:
+            listing.ignored[REPEATED] += 1
+            continue
+        seen.add(path)
+        if file.is_dir():
+            listing.failures.append(Failure(path, None, None, "a folder; a text file names images"))
+        else:
+            _add_file(listing, str(file), path, any_suffix=True)
+
+
+def _printable(path: str) -> str:
+    """The path as valid Unicode; bytes of a name that are no UTF-8 become \\xNN."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")

@@ -1,0 +1,80 @@
+"""Writing a store's rows to one file in another format."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clzoo.embed.store import Store
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path
+
+FORMATS = ("csv", "parquet", "npz")
+"""csv: path, label, embedding_0 ...; parquet: the items and a fixed-size list of floats; npz: arrays, at once."""
+
+_ROWS = 8192  # at a time
+
+
+def export_store(store: Store, path: str | Path, format: str | None = None) -> Path:
+    """Write the rows of a store, in row order, to one file; float32 whatever the store's own type.
+
+    Args:
+        store: an open store.
+        path: the file to write; it appears whole or not at all.
+        format: "csv" (columns path, label, embedding_0 ... embedding_<dim-1>), "parquet" (id, path, size, mtime_ns,
+            label, embedding as FixedSizeList<float>), or "npz" (arrays id, path, label, embedding; needs the memory
+            for all vectors); None: by the file's suffix.
+
+    Returns:
+        The file written.
+
+    Raises:
+        ClzooError: an unknown format.
+    """
+    path = Path(path)
+    format = format or path.suffix.removeprefix(".").lower()
+    if format not in FORMATS:
+        raise ClzooError(f"{path}: the format is {format!r}, expected one of {', '.join(FORMATS)}.")
+    write = {"csv": _write_csv, "parquet": _write_parquet, "npz": _write_npz}[format]
+    with atomic_path(path) as temporary:
+        write(store, temporary)
+    return path
+
+
+def _write_csv(store: Store, path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", *(f"embedding_{i}" for i in range(store.dim))])
+        row = 0
+        for _, vectors in store.batches(_ROWS):
+            for vector in vectors:
+                # repr of a float32 is the shortest text that reads back to the same value.
+                writer.writerow([store.paths[row], store.labels[row] or "", *map(str, vector)])
+                row += 1
+
+
+def _write_parquet(store: Store, path: Path) -> None:
+    kind = pa.list_(pa.float32(), store.dim)
+    items = store.items.drop_columns(["row"])
+    with pq.ParquetWriter(path, items.schema.append(pa.field("embedding", kind))) as writer:
+        row = 0
+        for ids, vectors in store.batches(_ROWS):
+            column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
+            writer.write_table(items.slice(row, len(ids)).append_column("embedding", column))
+            row += len(ids)
+
+
+def _write_npz(store: Store, path: Path) -> None:
+    labels = [label or "" for label in store.labels]
+    with path.open("wb") as file:  # given a name, numpy would add a suffix of its own
+        np.savez(
+            file,
+            id=store.ids,
+            path=np.array(store.paths, dtype=np.str_),
+            label=np.array(labels, dtype=np.str_),
+            embedding=store.embeddings(),
+        )

@@ -1,0 +1,116 @@
+"""manifest.json: the one file that says what an embedding store holds. Format and guarantees: docs/store.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import clzoo
+from clzoo.errors import ClzooError
+from clzoo.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from clzoo.encoder import Encoder
+
+SCHEMA = 1
+"""Version of the format; a reader refuses a higher one."""
+
+MANIFEST = "manifest.json"
+
+STORE_DTYPES = {"fp16": "float16", "fp32": "float32"}
+"""What `--store-dtype` says, and numpy's name for it, which the manifest records."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Two immutable files: vectors, and the items that own them."""
+
+    embeddings: str  # embeddings-<generation>.npy
+    items: str  # items-<generation>.parquet; its column `row` points into the vectors
+    rows: int  # of the items file: the vectors that count
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`: one generation of a store."""
+
+    generation: int  # grows by at least one with every swap
+    complete: bool  # False while a run is under way, or after it was cut off
+    root: str  # absolute folder that the items' paths start from
+    model: str  # zoo name
+    load: str  # what `clzoo.load` takes to get the model again: the name, or an absolute path
+    weights_sha256: str
+    preprocessing: dict[str, Any]
+    dim: int
+    dtype: str  # of the vectors on disk: "float16" or "float32"
+    normalized: bool  # whether each vector was divided by its L2 norm
+    labels: bool  # whether the first sub-folder is kept as the label
+    compute: tuple[str, ...]  # compute types that rows came from, e.g. ("fp32",)
+    rows: int
+    errors: int  # rows of errors.parquet
+    errors_generation: int  # stamp of the errors.parquet that belongs to this generation
+    segments: tuple[Segment, ...]
+    source: str = ""  # absolute path of what was embedded: a folder, a text file or a shard
+
+    def save(self, folder: Path) -> None:
+        """Swap `folder/manifest.json` for this one: synced, then renamed into place."""
+        raw = {"format": "clzoo-store", "schema": SCHEMA, "clzoo": clzoo.__version__, **dataclasses.asdict(self)}
+        write_json(folder / MANIFEST, raw)
+
+    @classmethod
+    def load_from(cls, folder: Path) -> Manifest:
+        """Read `folder/manifest.json`.
+
+        Raises:
+            ClzooError: the folder is no store, or one of a newer clzoo.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise ClzooError(
+                f"{folder} is not an embedding store: it has no {MANIFEST}. Make one: clzoo embed IMAGES --out {folder}"
+            )
+        raw = read_json(path)
+        if not isinstance(raw, dict) or raw.get("format") != "clzoo-store":
+            raise ClzooError(
+                f"{path} is not the manifest of an embedding store. Name the folder that clzoo embed made."
+            )
+        if not isinstance(raw.get("schema"), int) or raw["schema"] > SCHEMA:
+            raise ClzooError(
+                f"{path}: schema is {raw.get('schema')!r}, this clzoo reads up to {SCHEMA}. "
+                "Type: pip install --upgrade clzoo"
+            )
+        known = {field.name for field in dataclasses.fields(cls)}
+        try:
+            values = {key: value for key, value in raw.items() if key in known}
+            segments = tuple(Segment(**segment) for segment in raw["segments"])
+            return cls(**{**values, "segments": segments, "compute": tuple(raw["compute"])})
+        except (KeyError, TypeError) as error:
+            raise ClzooError(f"{path} is damaged: {error}. Delete {folder} and embed again.") from error
+
+    def check_model(self, encoder: Encoder, folder: Path) -> None:
+        """Refuse an encoder whose vectors cannot be compared with the stored ones.
+
+        Raises:
+            ClzooError: other weights or another preprocessing.
+        """
+        ours = {"weights": self.weights_sha256, **self.preprocessing}
+        theirs = {"weights": encoder.weights_sha256, **preprocessing_of(encoder)}
+        different = [key for key in ours if ours[key] != theirs.get(key)]
+        if different:
+            raise ClzooError(
+                f"{folder} was made by {self.model} ({_show(ours, different)}); this is "
+                f"{encoder.config.name} ({_show(theirs, different)}). Use the model that made it, "
+                f"--model {self.load}; or give another --out to embed anew."
+            )
+
+
+def preprocessing_of(encoder: Encoder) -> dict[str, Any]:
+    """The encoder's preprocessing as it stands in a manifest."""
+    values = dataclasses.asdict(encoder.config.preprocessing)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _show(values: dict[str, Any], keys: list[str]) -> str:
+    return ", ".join(f"{key} {str(values.get(key))[:24]}" for key in keys)

@@ -1,0 +1,216 @@
+"""embed_folder: from a source of images to an embedding store, again and again, whatever happens in between."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clzoo.data.sources import Failure, Listing, list_images
+from clzoo.embed import DEFAULT_MODEL
+from clzoo.embed.manifest import MANIFEST, STORE_DTYPES
+from clzoo.embed.plan import fresh_manifest
+from clzoo.embed.progress import progress_bar
+from clzoo.embed.run import Run
+from clzoo.embed.store import ERRORS
+from clzoo.embed.stream import Clock, Settings, default_batch_size, default_workers, encode_items
+from clzoo.embed.writer import is_ours, store_lock
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
+
+_NAMED_FAILURES = 5  # in the log; all are in errors.parquet
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did. `embedded + unchanged == rows`; `embedded + unchanged + failed == images` of the source."""
+
+    store: Path
+    model: str
+    generation: int
+    rows: int  # in the store now
+    embedded: int  # new and changed images
+    unchanged: int
+    dropped: int  # rows whose file is gone
+    failed: int  # named in errors.parquet
+    ignored: dict[str, int]  # files that do not look like images, by suffix
+    seconds: float  # embedding, without listing and loading the model
+    waiting: float  # share of them spent waiting for decoded images
+
+    @property
+    def images(self) -> int:
+        """Images of the source, failed ones included."""
+        return self.rows + self.failed
+
+    @property
+    def images_per_second(self) -> float:
+        """Of this run, failed ones not counted."""
+        return self.embedded / self.seconds if self.seconds else 0.0
+
+    def require_all(self) -> None:
+        """Raise ClzooError if an image failed (`--strict`)."""
+        if self.failed:
+            raise ClzooError(
+                f"{self.failed} of {self.images} images failed (--strict); the reasons are in {self.store / ERRORS}. "
+                "Repair or remove them and run again."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**dataclasses.asdict(self), "store": str(self.store), "images_per_second": self.images_per_second}
+
+    def __str__(self) -> str:
+        ignored = ", ".join(f"{count} {suffix}" for suffix, count in self.ignored.items())
+        return (
+            f"{self.store}: {self.rows} vectors of {self.model}\n"
+            f"embedded {self.embedded}, unchanged {self.unchanged}, dropped {self.dropped}, failed {self.failed}, "
+            f"ignored {sum(self.ignored.values())}{f' ({ignored})' if ignored else ''}\n"
+            f"{self.seconds:.1f} s, {self.images_per_second:.1f} img/s, {self.waiting:.0%} of the time waiting for data"
+        )
+
+
+def embed_folder(
+    source: str | Path,
+    encoder: Encoder | str | Path = DEFAULT_MODEL,
+    out: str | Path | None = None,
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    workers: int | None = None,
+    dtype: str = "auto",
+    store_dtype: str = "fp16",
+    normalize: bool = True,
+    labels: bool | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Embed the images of a source into a store; run again, only what is new or changed.
+
+    Args:
+        source: a folder (searched recursively), a text file of paths, or a `.tar` shard; see `list_images`.
+        encoder: an Encoder, or what `clzoo.load` takes.
+        out: folder of the store; default `<name of the source>-embeddings` in the current folder.
+        device: where to load an encoder that is given by name.
+        batch_size: images in one forward pass; default 256 on a GPU, on a CPU 16 to 256 by the images' size.
+        workers: threads that decode, and on a CPU run the model; default one per core.
+        dtype: compute type "auto", "fp32", "bf16" or "fp16", as in `Encoder.encode`.
+        store_dtype: "fp16" or "fp32" on disk.
+        normalize: divide each vector by its L2 norm.
+        labels: keep the first sub-folder as a label; None: as the store has it, a new one without.
+        strict: raise if an image failed, after all others were embedded and stored.
+        progress: show a bar where standard error is a terminal.
+
+    Returns:
+        Counts and times. Images that failed are in `errors.parquet` with their reasons.
+
+    Raises:
+        ClzooError: missing or empty source; a store of another model, preprocessing or kind; a store that another
+            process is writing; with `strict`, failed images.
+    """
+    if store_dtype not in STORE_DTYPES:
+        raise ClzooError(f"store_dtype must be fp16 or fp32, found {store_dtype!r}.")
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ClzooError(f"{name} must be at least 1, found {value}.")
+    source = Path(source)
+    folder = Path(out) if out is not None else default_out(source)
+    listing = list_images(source)
+    encoder, load = _loaded(encoder, device)
+    compute = encoder.compute_dtype(dtype)
+    log.info("model: %s (%d values, on %s, %s)", encoder.config.name, encoder.dim, encoder.device, compute)
+    log.info("output: %s", folder)
+    fresh = fresh_manifest(
+        encoder, load, source, listing.root, store_dtype=store_dtype, normalize=normalize, compute=compute
+    )
+    _check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = Settings(
+        batch_size or default_batch_size(encoder), workers or default_workers(), dtype, store_dtype, normalize
+    )
+    clock = Clock()
+    try:
+        with store_lock(folder):
+            run = Run(folder, listing, fresh, encoder, labels)
+            started = time.perf_counter()
+            stream = encode_items(listing.items, run.plan.todo, encoder, settings, clock)
+            # Closing the stream cancels what is still to be decoded, if the run is cut short.
+            with closing(stream), progress_bar(len(run.plan.todo), clock, enabled=progress) as advance:
+                run.embed(stream, advance)
+            run.finish()
+            seconds = time.perf_counter() - started
+    except OSError as error:
+        raise ClzooError(
+            f"{folder} cannot be written: {error.strerror or error}. What is saved is kept; the same command continues."
+        ) from error
+    summary = _summary(run, listing, seconds, clock)
+    _report(summary, run.failures)
+    if strict:
+        summary.require_all()
+    return summary
+
+
+def default_out(source: Path) -> Path:
+    """`<name of the source>-embeddings` in the current folder.
+
+    Raises:
+        ClzooError: the source has no name (the root of a file system).
+    """
+    name = source.resolve().name if source.is_dir() else source.stem
+    if not name:
+        raise ClzooError(f"{source} has no name to derive the output's from. Give --out DIR.")
+    return Path(f"{name}-embeddings")
+
+
+def _loaded(encoder: Encoder | str | Path, device: str) -> tuple[Encoder, str]:
+    """The encoder, and what `clzoo.load` takes to get it again from any folder."""
+    if isinstance(encoder, Encoder):
+        return encoder, encoder.config.name
+    from clzoo.zoo import load
+
+    loaded = load(encoder, device=device)
+    is_zoo_name = str(encoder) == loaded.config.name
+    local = Path(encoder).exists() and not is_zoo_name
+    return loaded, str(Path(encoder).resolve()) if local else str(encoder)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to write a store among files that are something else."""
+    if folder.exists() and not folder.is_dir():
+        raise ClzooError(f"{folder} is a file; --out names the folder of the store.")
+    if not folder.exists() or (folder / MANIFEST).is_file():
+        return
+    foreign = [path.name for path in folder.iterdir() if not is_ours(path.name)]
+    if foreign:
+        raise ClzooError(
+            f"{folder} is no embedding store and is not empty (it holds {foreign[0]}). Give another --out."
+        )
+
+
+def _summary(run: Run, listing: Listing, seconds: float, clock: Clock) -> Summary:
+    manifest = run.writer.manifest
+    return Summary(
+        store=run.writer.folder,
+        model=manifest.model,
+        generation=manifest.generation,
+        rows=manifest.rows,
+        embedded=run.embedded,
+        unchanged=len(listing.items) - len(run.plan.todo),
+        dropped=run.plan.dropped,
+        failed=len(run.failures),
+        ignored=dict(listing.ignored.most_common()),
+        seconds=seconds,
+        waiting=min(clock.waiting / seconds, 1.0) if len(run.plan.todo) else 0.0,
+    )
+
+
+def _report(summary: Summary, failures: list[Failure]) -> None:
+    for failure in failures[:_NAMED_FAILURES]:
+        log.warning("%s: %s", failure.path, failure.reason)
+    if failures:
+        log.warning("%d of %d images failed; all reasons: %s", len(failures), summary.images, summary.store / ERRORS)

@@ -1,0 +1,112 @@
+"""What a run has to do: which items are new or changed, which stored rows no longer count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from clzoo.data.sources import Item, Listing, label_of
+from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
+from clzoo.embed.store import ITEMS_SCHEMA, Store
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The difference between a listing and a store."""
+
+    todo: np.ndarray  # int64 (M,): positions in the listing, in path order, to be embedded
+    alive: np.ndarray  # bool (N,): stored rows that still count
+    changed: int  # stored rows whose file has another size or time now
+    dropped: int  # stored rows whose file is no longer listed
+
+
+def make_plan(listing: Listing, store: Store | None) -> Plan:
+    """Compare by id, size and mtime_ns. Files that failed in an earlier run have no row, so they are tried again."""
+    if store is None or len(store) == 0:
+        return Plan(np.arange(len(listing.items)), np.zeros(0, bool), 0, 0)
+    order = np.argsort(store.ids)
+    found = np.minimum(np.searchsorted(store.ids, listing.ids, sorter=order), len(order) - 1)
+    row = order[found]  # of each listed item, where it has one
+    known = store.ids[row] == listing.ids
+    count = len(listing.items)
+    sizes = np.fromiter((item.size for item in listing.items), np.int64, count)
+    times = np.fromiter((item.mtime_ns for item in listing.items), np.int64, count)
+    same = known & (store.items["size"].to_numpy()[row] == sizes) & (store.items["mtime_ns"].to_numpy()[row] == times)
+    alive = np.zeros(len(store), bool)
+    alive[row[same]] = True
+    changed = int((known & ~same).sum())
+    return Plan(np.flatnonzero(~same), alive, changed, int((~alive).sum()) - changed)
+
+
+def items_table(listing: Listing, positions: np.ndarray, labels: bool) -> pa.Table:
+    """The items file of a segment that holds these items in this order."""
+    items: list[Item] = [listing.items[position] for position in positions]
+    columns = {
+        "row": np.arange(len(items)),
+        "id": listing.ids[positions],
+        "path": [item.path for item in items],
+        "size": [item.size for item in items],
+        "mtime_ns": [item.mtime_ns for item in items],
+        "label": [label_of(item.path) if labels else None for item in items],
+    }
+    return pa.table(columns, schema=ITEMS_SCHEMA)
+
+
+def relabelled(items: pa.Table, labels: bool) -> pa.Table:
+    """The same items with their labels made anew from the paths, or taken away."""
+    column = [label_of(path) if labels else None for path in items["path"].to_pylist()]
+    return items.set_column(items.schema.get_field_index("label"), "label", pa.array(column, pa.string()))
+
+
+def fresh_manifest(
+    encoder: Encoder, load: str, source: Path, root: Path, *, store_dtype: str, normalize: bool, compute: str
+) -> Manifest:
+    """The manifest of a store that holds nothing yet."""
+    return Manifest(
+        generation=0,
+        complete=False,
+        root=str(root),
+        model=encoder.config.name,
+        load=load,
+        weights_sha256=encoder.weights_sha256,
+        preprocessing=preprocessing_of(encoder),
+        dim=encoder.dim,
+        dtype=STORE_DTYPES[store_dtype],
+        normalized=normalize,
+        labels=False,
+        compute=(compute,),
+        rows=0,
+        errors=0,
+        errors_generation=0,
+        segments=(),
+        source=str(source.resolve()),
+    )
+
+
+def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder) -> None:
+    """Refuse to add rows to a store that other settings made.
+
+    Raises:
+        ClzooError: another model, preprocessing, normalisation, dtype or source; says what to type.
+    """
+    old.check_model(encoder, folder)
+    if old.dtype != new.dtype:
+        flag = next(name for name, dtype in STORE_DTYPES.items() if dtype == old.dtype)
+        raise ClzooError(
+            f"{folder} holds {old.dtype} vectors, this run makes {new.dtype}. "
+            f"Add --store-dtype {flag}, or give another --out."
+        )
+    if old.normalized != new.normalized:
+        kind, flag = ("normalised", "--normalize") if old.normalized else ("unnormalised", "--no-normalize")
+        raise ClzooError(f"{folder} holds {kind} vectors. Add {flag} to continue it, or give another --out.")
+    # A source that was moved keeps its relative paths; one that still lies there is another collection.
+    if old.source != new.source and Path(old.source).exists():
+        raise ClzooError(
+            f"{folder} holds the images of {old.source}, this run names {new.source}. Give another --out; or delete "
+            f"{folder} to start anew."
+        )

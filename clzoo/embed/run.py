@@ -1,0 +1,164 @@
+"""One run that brings a store up to date with a listing. What a kill at any instant leaves: docs/store.md."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from clzoo.data.sources import Failure, Listing
+from clzoo.embed.compact import is_compact, known_errors, merge
+from clzoo.embed.manifest import MANIFEST, Manifest, Segment
+from clzoo.embed.plan import check_same_kind, items_table, make_plan, relabelled
+from clzoo.embed.store import Store, open_store
+from clzoo.embed.stream import Encoded
+from clzoo.embed.writer import StoreWriter, VectorFile
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
+
+FLUSH_ROWS, FLUSH_SECONDS = 4096, 60.0
+"""A run saves at the latest after so many rows or seconds ..."""
+FLUSH_SHARE = 32
+"""... or after this fraction of what it did so far, if that is more: so the segments of the longest run stay few."""
+
+CHEAP_MERGE = 1 << 30
+"""At its end a run merges all segments into one if their vectors take at most so many bytes ..."""
+MERGE_SHARE = 8
+"""... or if at least this fraction of the rows are its own; other stores wait for `clzoo store compact`."""
+_MANY_SEGMENTS = 100  # merged before a run adds to them: each costs a reader a memory map
+
+
+class Run:
+    """Call `embed`, then `finish`; the caller holds the store's lock.
+
+    Attributes:
+        plan: what there is to do.
+        embedded: rows added so far.
+        failures: files that could not be embedded, in path order once finished.
+    """
+
+    def __init__(self, folder: Path, listing: Listing, fresh: Manifest, encoder: Encoder, labels: bool | None) -> None:
+        self._listing = listing
+        self.embedded = 0
+        self.failures: list[Failure] = list(listing.failures)
+        self._vectors: VectorFile | None = None  # of the segment being written
+        self._positions: list[np.ndarray] = []  # of its rows, in the listing
+        self._started = self._flushed = time.monotonic()
+        self._moved = False  # the source lies elsewhere than the manifest says
+
+        store = open_store(folder) if (folder / MANIFEST).is_file() else None
+        if store is not None:
+            check_same_kind(folder, store.manifest, fresh, encoder)
+        self.plan = make_plan(listing, store)
+        if store is None:
+            self.writer = StoreWriter(folder, replace(fresh, labels=bool(labels)), errors=None)
+            self.writer.commit((), self.failures, complete=False)
+        else:
+            wanted = store.manifest.labels if labels is None else labels
+            self._moved = (store.manifest.root, store.manifest.source) != (fresh.root, fresh.source)
+            self.writer = StoreWriter(folder, self._continued(store.manifest, fresh), known_errors(store))
+            self._drop_rows(store, wanted)
+            if len(self.plan.todo) and len(self.writer.manifest.segments) > _MANY_SEGMENTS:
+                self.writer.commit((merge(self.writer, self._reopened()),), self.writer.errors or [], complete=False)
+
+    def embed(self, stream: Iterable[Encoded], advance: Callable[[int], None]) -> None:
+        """Store what the stream brings. Cut short by Ctrl-C or an error of the model, it saves what it has first."""
+        try:
+            for encoded in stream:
+                self._add(encoded)
+                advance(len(encoded.positions) + len(encoded.failures))
+                if self._flush_is_due():
+                    self._flush()
+        except (KeyboardInterrupt, ClzooError):
+            self._flush()
+            log.warning("%d images of this run are saved; the same command continues", self.embedded)
+            raise
+
+    def finish(self) -> None:
+        """Save the rest, merge the segments where that is cheap, and declare the store complete."""
+        self.failures.sort(key=lambda failure: failure.path)
+        nothing_new = self.embedded == 0 and self.failures == self.writer.errors and not self._moved
+        if nothing_new and self.writer.manifest.complete:
+            return  # the generation stays, and so does an index built on it
+        self.writer.begin()
+        if self._positions and not self.writer.manifest.segments:
+            self.writer.commit((self._close_segment(),), self.failures, complete=True)
+            return
+        self._flush()
+        store = self._reopened()
+        is_cheap = store.stored_vectors * store.dim * np.dtype(store.manifest.dtype).itemsize <= CHEAP_MERGE
+        if not is_compact(store) and (is_cheap or self.embedded * MERGE_SHARE >= len(store)):
+            segments: tuple[Segment, ...] = (merge(self.writer, store),)
+        else:
+            segments = store.manifest.segments
+        self.writer.commit(segments, self.failures, complete=True)
+        if len(segments) > 1:
+            log.info("%d segments; to merge them: clzoo store compact %s", len(segments), self.writer.folder)
+
+    def _continued(self, old: Manifest, fresh: Manifest) -> Manifest:
+        """The old manifest with what this run may change: a moved source, another compute type."""
+        compute = old.compute
+        if len(self.plan.todo) and fresh.compute[0] not in compute:
+            compute = (*compute, *fresh.compute)
+            log.warning("the store's rows were computed in %s; this run adds rows in %s", old.compute[0], compute[-1])
+        return replace(old, root=fresh.root, source=fresh.source, compute=compute)
+
+    def _drop_rows(self, store: Store, labels: bool) -> None:
+        """Take away the rows of deleted and changed files, and make labels anew if they are wanted otherwise."""
+        relabel = labels != store.manifest.labels
+        if self.plan.alive.all() and not relabel:
+            return
+        segments = []
+        for number, segment in enumerate(store.manifest.segments):
+            rows = slice(store.starts[number], store.starts[number + 1])
+            alive = self.plan.alive[rows]
+            items = store.items[rows].filter(pa.array(alive))
+            if alive.all() and not relabel:
+                segments.append(segment)
+            elif alive.any():
+                segments.append(self.writer.replace_items(segment, relabelled(items, labels)))
+        self.writer.manifest = replace(self.writer.manifest, labels=labels)
+        self.writer.commit(tuple(segments), self.writer.errors or [], complete=False)
+
+    def _add(self, encoded: Encoded) -> None:
+        self.failures += encoded.failures
+        if len(encoded.positions) == 0:
+            return
+        if self._vectors is None:
+            self.writer.begin()  # first: its commit deletes temporary files
+            self._vectors = VectorFile(self.writer.folder, self.writer.manifest.dim, self.writer.manifest.dtype)
+        self._vectors.append(encoded.vectors)
+        # Last: rows that Ctrl-C cut off half-written are not in this list, and VectorFile.finish cuts them away.
+        self._positions.append(encoded.positions)
+        self.embedded += len(encoded.positions)
+
+    def _flush_is_due(self) -> bool:
+        now = time.monotonic()
+        rows = sum(map(len, self._positions))
+        return rows >= max(FLUSH_ROWS, self.embedded // FLUSH_SHARE) or (
+            now - self._flushed >= max(FLUSH_SECONDS, (now - self._started) / FLUSH_SHARE)
+        )
+
+    def _flush(self) -> None:
+        """Make what was added count, in a store that is not complete."""
+        if self._positions:
+            self.writer.begin()
+            segment = self._close_segment()
+            self.writer.commit((*self.writer.manifest.segments, segment), self.failures, complete=False)
+        self._flushed = time.monotonic()
+
+    def _close_segment(self) -> Segment:
+        assert self._vectors is not None
+        positions = np.concatenate(self._positions)
+        vectors, self._vectors, self._positions = self._vectors, None, []
+        return self.writer.add_segment(vectors, items_table(self._listing, positions, self.writer.manifest.labels))
+
+    def _reopened(self) -> Store:
+        return Store(self.writer.folder, self.writer.manifest)

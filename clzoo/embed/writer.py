@@ -1,0 +1,162 @@
+"""Writing an embedding store: new files first, the manifest last. The guarantees: docs/store.md."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from clzoo.data.sources import Failure
+from clzoo.embed.manifest import MANIFEST, Manifest, Segment
+from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path, fsync_folder
+
+LOCK = ".lock"
+
+_NUMBERED = re.compile(r"(?:embeddings|items)-(\d+)\.(?:npy|parquet)")
+_TEMPORARY = re.compile(rf"\.tmp-.*(?:{_NUMBERED.pattern}|errors\.parquet|manifest\.json)")
+
+
+@contextmanager
+def store_lock(folder: Path) -> Iterator[None]:
+    """Hold the right to write a store. The operating system gives it back when the process ends, however it ends.
+
+    Raises:
+        ClzooError: another process writes this store.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClzooError(
+            f"{folder} is being written by another clzoo process. Wait until it ends, or give another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class VectorFile:
+    """An `.npy` file (N, dim) that grows by appending; a temporary file until `finish` gives it its name."""
+
+    def __init__(self, folder: Path, dim: int, dtype: str) -> None:
+        self._dim, self._dtype = dim, np.dtype(dtype)
+        self._temporary = folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-embeddings-0.npy"
+        self._file = self._temporary.open("wb")
+        self._header_size = self._file.write(self._header(0))
+
+    def append(self, vectors: np.ndarray) -> None:
+        """Add rows (n, dim) of the file's dtype."""
+        self._file.write(np.ascontiguousarray(vectors, dtype=self._dtype).data)
+
+    def finish(self, path: Path, rows: int) -> None:
+        """Keep the first `rows` rows, write the true shape into the header, sync, and rename onto `path`."""
+        header = self._header(rows)
+        if len(header) != self._header_size:  # numpy pads headers so that they can grow in place
+            raise AssertionError(f"the .npy header is {len(header)} bytes, {self._header_size} were reserved")
+        self._file.flush()
+        self._file.truncate(len(header) + rows * self._dim * self._dtype.itemsize)
+        self._file.seek(0)
+        self._file.write(header)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._temporary.replace(path)
+        fsync_folder(path.parent)
+
+    def _header(self, rows: int) -> bytes:
+        content = io.BytesIO()
+        shape = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, self._dim)}
+        np.lib.format.write_array_header_1_0(content, shape)
+        return content.getvalue()
+
+
+class StoreWriter:
+    """Swaps generations of one store; the caller holds `store_lock`.
+
+    Attributes:
+        manifest: the newest generation, on disk once `commit` was called.
+        errors: the content of its errors.parquet.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, errors: list[Failure] | None) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.errors = errors  # None: there is no errors.parquet yet
+        # Names are never reused, not even those of files that a killed run left behind.
+        numbers = [int(match[1]) for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))]
+        self._next = max([manifest.generation, manifest.errors_generation, *numbers]) + 1
+
+    def begin(self) -> None:
+        """Say in the manifest that the store is no longer complete, before anything is added to it."""
+        if self.manifest.complete:
+            self.commit(self.manifest.segments, self.errors or [], complete=False)
+
+    def add_segment(self, vectors: VectorFile, items: pa.Table) -> Segment:
+        """Finish a segment's two files, named after the coming generation. `commit` makes them count."""
+        embeddings = f"embeddings-{self._next}.npy"
+        vectors.finish(self.folder / embeddings, items.num_rows)
+        return Segment(embeddings, self._write_items(items), items.num_rows)
+
+    def replace_items(self, segment: Segment, items: pa.Table) -> Segment:
+        """The same vectors with another items file, of rows that still count. `commit` makes it count."""
+        name = self._write_items(items)
+        self._next += 1  # several segments may get new items in one generation
+        return replace(segment, items=name, rows=items.num_rows)
+
+    def commit(self, segments: tuple[Segment, ...], errors: list[Failure], *, complete: bool) -> None:
+        """Swap the manifest for one that names these segments, then delete the files that nobody names any more."""
+        generation, errors_generation = self._next, self.manifest.errors_generation
+        if errors != self.errors:
+            self._write_errors(errors, generation)
+            self.errors, errors_generation = list(errors), generation
+        self.manifest = replace(
+            self.manifest,
+            generation=generation,
+            complete=complete,
+            segments=segments,
+            rows=sum(segment.rows for segment in segments),
+            errors=len(errors),
+            errors_generation=errors_generation,
+        )
+        self.manifest.save(self.folder)
+        self._next = generation + 1
+        self._delete_unnamed()
+
+    def _write_items(self, items: pa.Table) -> str:
+        name = f"items-{self._next}.parquet"
+        with atomic_path(self.folder / name) as temporary:
+            pq.write_table(items, temporary)
+        return name
+
+    def _write_errors(self, errors: list[Failure], generation: int) -> None:
+        rows = [failure._asdict() for failure in errors]
+        schema = ERRORS_SCHEMA.with_metadata({GENERATION_KEY: str(generation)})
+        with atomic_path(self.folder / ERRORS) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+
+    def _delete_unnamed(self) -> None:
+        named = {name for segment in self.manifest.segments for name in (segment.embeddings, segment.items)}
+        for path in list(self.folder.iterdir()):
+            ours = _NUMBERED.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
+            if ours and path.name not in named:
+                # Windows refuses while a reader has the file open; the next commit tries again.
+                with suppress(PermissionError):
+                    path.unlink(missing_ok=True)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file of this name may lie in a store folder that has no manifest yet."""
+    return bool(name in (LOCK, ERRORS, MANIFEST) or _NUMBERED.fullmatch(name) or _TEMPORARY.fullmatch(name))

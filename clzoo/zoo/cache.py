@@ -1,0 +1,197 @@
+"""What was converted on this machine: one folder per model, moved into place whole.
+
+    <root>/models/<name>@<revision>/    model.safetensors, provenance.json, pretrain.safetensors where there is one
+    <root>/hub/                         the Hugging Face client's files, where the root was named by the user
+
+The root is the argument `cache_dir`, or else $CLZOO_CACHE; both also keep the client's downloads. Without them it is
+`clzoo` in $XDG_CACHE_HOME or ~/.cache, and downloads lie in the client's own cache. Published files stay there after
+their conversion: other tools share that cache, and `hf cache ls` and `hf cache rm` manage it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clzoo.config import ModelConfig
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path, fsync_folder, read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+MODELS = "models"
+_TEMPORARY = ".tmp-"
+_ABANDONED = 24 * 3600  # seconds after which a temporary folder counts as left by a killed process
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a converted model came from; `provenance.json`."""
+
+    name: str
+    repo: str
+    file: str
+    revision: str  # commit
+    sha256: str  # of the published file
+    pinned: bool  # whether the zoo entry records that hash; otherwise it is what the Hub stated
+    weights_sha256: str  # clzoo.proof, of the converted tensors
+
+
+@dataclass(frozen=True)
+class CachedModel:
+    """One whole folder of the cache."""
+
+    folder: Path
+    provenance: Provenance
+
+    @property
+    def weights(self) -> Path:
+        """The converted tensors."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(path.stat().st_size for path in self.folder.iterdir())
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {"folder": str(self.folder), "bytes": self.size, **asdict(self.provenance)}
+
+
+def root(cache_dir: str | Path | None = None) -> Path:
+    """The folder of clzoo's cache; see the module."""
+    if named := cache_dir or os.environ.get("CLZOO_CACHE"):
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "clzoo"
+
+
+def hub_cache(cache_dir: str | Path | None = None) -> Path | None:
+    """The folder of the Hugging Face client's files; None is the client's default."""
+    return root(cache_dir) / "hub" if cache_dir or os.environ.get("CLZOO_CACHE") else None
+
+
+def key(config: ModelConfig, revision: str | None) -> str:
+    """Name of a model's folder in the cache: NAME@REVISION, "unpinned" where the entry pins none."""
+    assert config.source is not None
+    wanted = revision or config.source.revision or "unpinned"
+    return f"{config.name}@{wanted[:12].replace('/', '-')}"
+
+
+def find(config: ModelConfig, revision: str | None, cache_dir: str | Path | None) -> CachedModel | None:
+    """The converted model, if the cache holds it.
+
+    Raises:
+        ClzooError: its provenance is damaged, or it was converted from another published file than the entry records.
+    """
+    folder = root(cache_dir) / MODELS / key(config, revision)
+    if not folder.is_dir():
+        return None
+    model = _read(folder)
+    source = config.source
+    at_pin = source is not None and revision in (None, source.revision)
+    if source is not None and at_pin and source.sha256 not in (None, model.provenance.sha256):
+        raise ClzooError(
+            f"{folder} was converted from a file with SHA-256 {model.provenance.sha256}, the zoo entry records "
+            f"{source.sha256}. {remove_command(config.name, cache_dir)}"
+        )
+    return model
+
+
+def keep(
+    config: ModelConfig,
+    revision: str | None,
+    cache_dir: str | Path | None,
+    provenance: Provenance,
+    tensors: Mapping[str, torch.Tensor],
+    aside: Mapping[str, torch.Tensor],
+) -> CachedModel:
+    """Write a converted model into the cache; if another process was faster, take its.
+
+    The folder is filled under a temporary name and renamed when everything in it is on disk, so that a process killed
+    at any instant leaves nothing under the final name.
+    """
+    from safetensors.torch import save_file
+
+    models = root(cache_dir) / MODELS
+    final = models / key(config, revision)
+    temporary = models / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        _sweep(models)
+        for name, content in (("model.safetensors", tensors), ("pretrain.safetensors", aside)):
+            if content:
+                with atomic_path(temporary / name) as path:
+                    save_file(dict(content), path, metadata={"format": "pt"})
+        write_json(temporary / "provenance.json", asdict(provenance))
+        try:
+            temporary.rename(final)
+        except OSError:
+            if not final.is_dir():
+                raise
+        fsync_folder(models)
+    except OSError as error:
+        raise ClzooError(f"{models} cannot be written: {error}. Free the place, or set CLZOO_CACHE.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _read(final)
+
+
+def cached(cache_dir: str | Path | None = None) -> list[CachedModel]:
+    """Everything that the cache holds, sorted by name."""
+    models = root(cache_dir) / MODELS
+    folders = sorted(models.iterdir()) if models.is_dir() else []
+    return [_read(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(_TEMPORARY)]
+
+
+def remove(name: str, cache_dir: str | Path | None = None) -> int:
+    """Delete a model from the cache, all its revisions, or the one named NAME@REVISION; returns the bytes freed.
+
+    Raises:
+        ClzooError: the cache holds no such model.
+    """
+    models = root(cache_dir) / MODELS
+    folders = sorted(models.iterdir()) if models.is_dir() else []
+    chosen = [folder for folder in folders if name in (folder.name, folder.name.split("@")[0])]
+    if not chosen:
+        held = ", ".join(folder.name for folder in folders if not folder.name.startswith(_TEMPORARY)) or "nothing"
+        raise ClzooError(f"{models} holds no {name}; it holds {held}. Type: clzoo cached")
+    freed = 0
+    for folder in chosen:
+        freed += sum(path.stat().st_size for path in folder.iterdir())
+        doomed = models / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        folder.rename(doomed)  # first, so that nobody finds half of it
+        shutil.rmtree(doomed)
+    return freed
+
+
+def remove_command(name: str, cache_dir: str | Path | None) -> str:
+    """What to type to have a model converted anew; ends an error message."""
+    place = f"CLZOO_CACHE={root(cache_dir)} " if cache_dir else ""
+    return f"Type: {place}clzoo cached --rm {name}; then the same command again."
+
+
+def _read(folder: Path) -> CachedModel:
+    try:
+        return CachedModel(folder, Provenance(**read_json(folder / "provenance.json")))
+    except (TypeError, ClzooError) as error:
+        raise ClzooError(
+            f"{folder}/provenance.json is damaged ({error}). Type: clzoo cached --rm {folder.name}"
+        ) from error
+
+
+def _sweep(models: Path) -> None:
+    """Delete what processes killed long ago have left."""
+    for folder in models.glob(f"{_TEMPORARY}*"):
+        try:
+            if time.time() - folder.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # another process swept it
+            continue

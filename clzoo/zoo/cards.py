@@ -1,0 +1,362 @@
+"""Model cards: the README.md of a hub entry, written from its config.json and metrics.json and from nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from clzoo.config import ModelConfig
+from clzoo.errors import ClzooError
+from clzoo.files import write_text
+from clzoo.zoo.entries import training_command
+
+log = logging.getLogger("clzoo")
+
+
+class _Method(NamedTuple):
+    """How a card names a method; `implementation` says what clzoo's own training of it is."""
+
+    title: str
+    arxiv: str
+    labels: bool = False  # whether pretraining uses class labels
+    implementation: str = "clzoo's implementation of the published method"
+
+
+_METHODS = {
+    "simclr": _Method("SimCLR", "2002.05709"),
+    "mocov2": _Method("MoCo v2", "2003.04297"),
+    "mocov3": _Method("MoCo v3", "2104.02057"),
+    "barlow": _Method("Barlow Twins", "2103.03230"),
+    "supcon": _Method("SupCon (supervised contrastive learning)", "2004.11362", labels=True),
+    "align_uniform": _Method("Align + Uniform", "2005.10242"),
+    "hcl": _Method("HCL (contrastive learning with hard negatives)", "2010.04592"),
+    "cacr": _Method("CACR (contrastive attraction and contrastive repulsion)", "2105.03746"),
+    "hydra": _Method("Hydra (later renamed SimLAP)", "2410.18200", labels=True),
+    "hydra_moco": _Method("Hydra-MoCo (later renamed SimLAP)", "2410.18200", labels=True),
+    "reco": _Method("ReCo (relation-aware contrastive learning)", "2211.01796"),
+    "potential_samples": _Method(
+        "Mining of Potential Samples (re-implementation from the abstract)",
+        "2311.00358",
+        implementation="clzoo's re-implementation from the abstract: everything the abstract leaves open is our choice",
+    ),
+}
+
+_DATA = {  # our id -> (name, id on the Hub where one is the customary copy)
+    "cifar10": ("CIFAR-10", "uoft-cs/cifar10"),
+    "cifar100": ("CIFAR-100", "uoft-cs/cifar100"),
+    "stl10": ("STL-10", None),
+    "tiny": ("Tiny-ImageNet", "zh-plus/tiny-imagenet"),
+    "in100": ("ImageNet-100", None),
+    "in1k": ("ImageNet-1k", "ILSVRC/imagenet-1k"),
+}
+
+# Identifiers of https://huggingface.co/docs/hub/repositories-licenses that weights usually carry. The Hub refuses one
+# that it does not know, so any other licence goes as "other" with its name.
+_HUB_LICENSES = {
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail"),
+    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "other", "unknown"),
+}
+
+_SEAL = "<!-- Written by clzoo ({digest}). Edit freely: a card that was edited is never overwritten. -->\n"
+
+UNKNOWN = "unknown"
+"""Method and data of a converted checkpoint (`clzoo convert`)."""
+
+THIS_MODEL = "this model"
+"""Value of a result's "of" for the model itself; every other value names a control."""
+
+
+def render_card(config: ModelConfig, metrics: dict[str, Any], *, address: str | None = None) -> str:
+    """The card of an entry: front matter for the Hub, then what a reader needs; ends with a seal (see `write_card`).
+
+    Args:
+        config: with `weights_sha256` null for an entry that holds no weights.
+        metrics: content of metrics.json, {"results": [...], "training": {...}}. A result has protocol, dataset,
+            split, metric, value and of ("this model", or the control that it is of), and may have seeds and std.
+        address: what `clzoo.load` is given: "hf-hub:ORG/NAME", a path, or a zoo name (default: the config's name).
+
+    Raises:
+        ClzooError: a result without one of those keys, or whose value is not a finite number.
+    """
+    check_metrics(metrics)
+    address = address or config.name
+    sections = [
+        f"---\n{_front_matter(config, metrics)}\n---\n",
+        _introduction(config),
+        _usage(config, address),
+        _measured(metrics.get("results", [])),
+        _published(config),
+        _training(metrics.get("training") or {}),
+        _license(config),
+        _provenance(config),
+    ]
+    text = "\n".join(section for section in sections if section) + "\n"
+    return text + _SEAL.format(digest=_digest(text))
+
+
+def write_card(folder: Path, config: ModelConfig, metrics: dict[str, Any], *, address: str | None = None) -> None:
+    """Write `folder/README.md`, unless a person wrote or edited the one that lies there.
+
+    The rule: a README.md is replaced only if it is to the byte a card that clzoo wrote, which the hash in its last
+    line shows. Otherwise it stays as it is, and a warning says so.
+    """
+    path = folder / "README.md"
+    if path.exists() and not is_generated(path.read_text(encoding="utf-8", errors="replace")):
+        log.warning("%s was written by hand and is kept: check that it describes these weights.", path)
+        return
+    write_text(path, render_card(config, metrics, address=address))
+
+
+def is_generated(card: str) -> bool:
+    """Whether a card is exactly as `render_card` returned it."""
+    text, _, seal = card.removesuffix("\n").rpartition("\n")
+    return seal + "\n" == _SEAL.format(digest=_digest(text + "\n"))
+
+
+def check_metrics(metrics: dict[str, Any]) -> None:
+    """Raise ClzooError, naming the key, if a metrics.json cannot be shown as a table."""
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("results", []), list):
+        raise ClzooError('metrics.json must be {"results": [...], "training": {...}}.')
+    for position, row in enumerate(metrics.get("results", [])):
+        for key in ("protocol", "dataset", "split", "metric", "value", "of"):
+            if not isinstance(row, dict) or key not in row:
+                raise ClzooError(f"metrics.json: results[{position}] has no {key!r}.")
+        value = row["value"]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ClzooError(f"metrics.json: results[{position}].value must be a finite number, found {value!r}.")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _method(config: ModelConfig) -> _Method | None:
+    return _METHODS.get(config.method)
+
+
+def _data_name(config: ModelConfig) -> str:
+    return _DATA[config.data][0] if config.data in _DATA else config.data
+
+
+def _timm_loads_it(config: ModelConfig) -> bool:
+    return config.timm_builds_it and config.weights_sha256 is not None
+
+
+# -- front matter ----------------------------------------------------------------------------------------------------
+
+
+def _front_matter(config: ModelConfig, metrics: dict[str, Any]) -> str:
+    method = _method(config)
+    tags = ["clzoo"]
+    if config.method != UNKNOWN:
+        tags.append("contrastive-learning")
+        if not (method and method.labels):
+            tags.append("self-supervised")
+        tags.append(config.method.replace("_", "-"))
+    if _timm_loads_it(config):
+        tags.append("timm")
+    results = [_eval_result(row) for row in metrics.get("results", []) if row["of"] == THIS_MODEL]
+    dataset = _DATA[config.data][1] if config.data in _DATA else None
+    data = ModelCardData(
+        **_license_fields(config.license),
+        library_name="clzoo",
+        pipeline_tag="image-feature-extraction",
+        tags=tags,
+        datasets=[dataset] if dataset else None,
+        model_name=config.name if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml()
+
+
+def _license_fields(license: str) -> dict[str, Any]:
+    """The Hub's convention: one of its identifiers; "unknown" where nobody stated one; else "other" and a name."""
+    if license == "not stated":
+        return {"license": "unknown"}
+    if license.lower() in _HUB_LICENSES:
+        return {"license": license.lower()}
+    return {"license": "other", "license_name": _slug(license)}
+
+
+def _eval_result(row: dict[str, Any]) -> EvalResult:
+    return EvalResult(
+        task_type="image-feature-extraction",
+        dataset_type=_slug(row["dataset"]),
+        dataset_name=row["dataset"],
+        dataset_split=row["split"],
+        metric_type="accuracy" if row["metric"] == "top-1" else _slug(row["metric"]),
+        metric_name=f"{row['metric']}, {row['protocol']}",
+        metric_value=row["value"],
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
+
+
+# -- the sections of the body ----------------------------------------------------------------------------------------
+
+
+def _introduction(config: ModelConfig) -> str:
+    method = _method(config)
+    title = f"[{method.title}](https://arxiv.org/abs/{method.arxiv})" if method else config.method
+    supervision = "with class labels" if method and method.labels else "without labels"
+    by = f"on {_data_name(config)} {supervision} by {title}."
+    numbers = f"It turns an image into {config.num_features} numbers, for search, k-NN, linear probes and fine-tuning."
+    if config.method == UNKNOWN:
+        what = f"An image encoder: {config.backbone}; how and on what it was trained is not recorded.\n{numbers}"
+    elif config.source is None and config.weights_sha256 is None:
+        what = f"A recipe: {config.backbone}, to be pretrained {by}"
+    else:
+        what = f"An image encoder: {config.backbone}, pretrained {by}\n{numbers}"
+    lines = [f"# {config.name}", "", what, ""]
+    if config.source is not None:
+        lines.append(
+            f"The weights are those published at [{config.source.repo}]({_repo_url(config.source.repo)}), "
+            "converted by clzoo; they were not trained here."
+        )
+    elif config.method == UNKNOWN:
+        lines.append("The weights were converted by `clzoo convert`; they were not trained here.")
+    elif config.weights_sha256 is not None:
+        lines.append(f"Trained with {method.implementation if method else 'clzoo'}.")
+    else:
+        lines.append("Nobody has published weights of it, and this entry holds none.")
+    if config.source is not None and config.probe is None:
+        lines += [
+            "",
+            "**Not verified on the published file**: nobody has run that file through clzoo yet, so neither the hash "
+            "of the converted weights nor their probe is recorded.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _usage(config: ModelConfig, address: str) -> str:
+    if config.source is None and config.weights_sha256 is None:
+        return f"## Use\n\nTrain it yourself: {training_command(config)}\n"
+    lines = [
+        "## Use",
+        "",
+        "```python",
+        "import clzoo",
+        "",
+        f'encoder = clzoo.load("{address}")',
+        f'vectors = encoder.embed(["a.jpg", "b.jpg"])  # float32 (2, {config.num_features}), L2-normalised',
+        "```",
+        "",
+    ]
+    if _timm_loads_it(config):
+        lines += ["The same network, with the same outputs before normalisation, in timm:", "", "```python"]
+        lines += ["import timm", "", f'model = timm.create_model("{_timm_address(address)}", pretrained=True)']
+        lines += ["```", ""]
+    p = config.preprocessing
+    feature = "the class token after the last norm" if config.global_pool == "token" else "the global average pool"
+    lines.append(
+        f"Input: RGB, shorter side to {p.resize} px ({p.interpolation}, antialiased), centre crop {p.size} px, scaled "
+        f"to [0, 1], mean {_numbers(p.mean)}, std {_numbers(p.std)}. Feature: {feature}, {config.num_features} values."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _timm_address(address: str) -> str:
+    if address.startswith("hf-hub:"):
+        return address
+    return f"local-dir:{address}" if "/" in address else f"local-dir:hub/{address}"
+
+
+def _measured(results: list[dict[str, Any]]) -> str:
+    if not results:
+        return "## Measured\n\nThis entry records no measurements.\n"
+    rows = []
+    for row in results:
+        spread = f" ± {row['std']:g}" if row.get("std") is not None else ""
+        seeds = ", ".join(map(str, row["seeds"])) if row.get("seeds") else "-"
+        of = f"**{THIS_MODEL}**" if row["of"] == THIS_MODEL else row["of"]
+        place = f"{row['dataset']}, {row['split']}"
+        rows.append([of, row["protocol"], place, row["metric"], f"{row['value']:g}{spread}", seeds])
+    table = _table(["features of", "protocol", "data", "metric", "value", "seeds"], rows)
+    return f"## Measured\n\nBy clzoo, each row by the protocol it names; accuracies in percent.\n\n{table}"
+
+
+def _published(config: ModelConfig) -> str:
+    if not config.published:
+        return ""
+    repo = f"[{config.source.repo}]({_repo_url(config.source.repo)})" if config.source else "the paper"
+    source = config.published_source or repo
+    rows = [[evaluation, f"{value:g}", source] for evaluation, value in config.published.items()]
+    table = _table(["evaluation", "published, top-1 in percent", "source"], rows)
+    return f"## Published\n\nReported by others and not measured by clzoo.\n\n{table}"
+
+
+def _training(training: dict[str, Any]) -> str:
+    if not training:
+        return ""
+    rows = [[key.replace("_", " "), _fact(value)] for key, value in training.items()]
+    return f"## Training\n\n{_table(['', ''], rows)}"
+
+
+def _license(config: ModelConfig) -> str:
+    if config.license == "not stated":
+        text = (
+            "The publisher states no licence for these weights. Ask the authors before you redistribute them or build "
+            "on them; `clzoo push` refuses them without `--accept-licence`."
+        )
+    else:
+        text = f"Weights: {config.license}."
+    return f"## Licence\n\n{text}{' ' + config.license_note if config.license_note else ''}\n"
+
+
+def _provenance(config: ModelConfig) -> str:
+    rows: list[list[str]] = []
+    if source := config.source:
+        revision = f"`{source.revision}`" if source.revision else "not pinned yet: resolved at the first download"
+        sha256 = f"`{source.sha256}`" if source.sha256 else "not recorded: checked against the Hub's own record"
+        rows += [
+            ["repository", f"[{source.repo}]({_repo_url(source.repo)})"],
+            ["revision", revision],
+            ["file", f"`{source.file}`" + (f", {source.size:,} bytes" if source.size else "")],
+            ["sha256 of the file", sha256],
+        ]
+    if config.weights_sha256:
+        rows.append(["hash of the tensors", f"`{config.weights_sha256}`"])
+    if config.recipe:
+        rows.append(["recipe", f"`{config.recipe}`"])
+    if not rows:
+        return ""
+    check = "" if config.probe is None else "\n`clzoo verify` recomputes the hash and the probe of config.json.\n"
+    return f"## Provenance\n\n{_table(['', ''], rows)}{check}"
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+
+
+def _repo_url(repo: str) -> str:
+    return f"https://huggingface.co/{repo}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_fact(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_fact, value))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", str(text)).replace("|", r"\|")

@@ -1,0 +1,271 @@
+"""Third-party checkpoints into clzoo's one key space (timm's names), strictly.
+
+A checkpoint keeps its backbone under a prefix, and projectors, momentum encoders and optimiser state beside it. The
+converter finds the prefix, requires exactly the backbone's tensors under it, and names everything it leaves behind.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from clzoo.config import ModelConfig, Preprocessing
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path
+from clzoo.zoo.cards import UNKNOWN
+from clzoo.zoo.checkpoint import Checkpoint, read_checkpoint
+from clzoo.zoo.saving import save_entry
+from clzoo.zoo.weights import Shapes, build_encoder, network, require_equal, shapes_of, skeleton, some
+
+LAYOUTS = tuple(
+    wrapper + family
+    for family in ("base_encoder.", "encoder_q.", "encoder.", "backbone.", "visual.", "")
+    for wrapper in ("module.", "")
+)
+"""Prefixes under which backbones are published; `module.` is what DistributedDataParallel puts in front."""
+
+HEADS = (
+    *("fc", "head", "classifier", "projector", "predictor", "projection_head", "prediction_head"),
+    *("momentum_encoder", "momentum_projector", "encoder_k", "queue", "queue_ptr", "filter", "logit_scale"),
+)
+"""What pretraining leaves beside a backbone: dropped, and named in the report."""
+
+ASIDE = ("filter",)
+"""Dropped from the encoder, but kept in `pretrain.safetensors`: Hydra's gates (class relations are read from them)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a checkpoint's tensors."""
+
+    file: str
+    layout: str  # prefix of the backbone in the file
+    kept: list[str]  # names after conversion
+    renamed: dict[str, str]  # name in the file -> name after conversion, where they differ
+    dropped: dict[str, int]  # group of tensors -> how many
+    others: list[str]  # entries of the file that are no tensors of the model: "epoch", "optimizer"
+    aside: list[str]  # kept in pretrain.safetensors
+    cast: list[str]  # kept, and converted to float32
+
+    def lines(self) -> list[str]:
+        """The report in words."""
+        dropped = [f"{group} ({count} tensors)" for group, count in self.dropped.items()] + self.others
+        renamed = f"{len(self.renamed)} tensors, {self.layout}NAME -> NAME" if self.renamed else "none"
+        lines = [f"kept:    {len(self.kept)} tensors", f"renamed: {renamed}"]
+        lines.append(f"dropped: {', '.join(dropped) or 'nothing'}")
+        if self.aside:
+            lines.append(f"aside:   {len(self.aside)} tensors in pretrain.safetensors")
+        if self.cast:
+            lines.append(f"cast:    {len(self.cast)} tensors to float32: {some(self.cast)}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The backbone's tensors under timm's names, what is kept aside, and the report."""
+
+    tensors: dict[str, torch.Tensor]
+    aside: dict[str, torch.Tensor]
+    report: Report
+
+
+def convert(
+    path: Path, config: ModelConfig, *, next_step: str, layout: str | None = None, drop: Sequence[str] = ()
+) -> Converted:
+    """Take `config`'s backbone out of a checkpoint file.
+
+    Args:
+        path: a `.safetensors` file or one of `torch.save`.
+        config: states the architecture; its name and source are not looked at.
+        next_step: what to type where the file does not hold the backbone; ends that error.
+        layout: prefix of the backbone's tensors; None looks for it among `LAYOUTS`.
+        drop: names of heads to leave behind, besides `HEADS`; "a.b" means the tensor a.b and all tensors a.b.*.
+
+    Returns:
+        Contiguous CPU tensors that may still be mapped from the file, floating-point ones as float32.
+
+    Raises:
+        ClzooError: not one whole backbone, a tensor that is neither backbone nor known head, or values that are not
+            finite.
+    """
+    checkpoint = read_checkpoint(path)
+    expected = shapes_of(skeleton(config, str(path)).state_dict())
+    heads = (*HEADS, *drop)
+    if layout is None:
+        layout = _find_layout(checkpoint, expected, drop, path, config)
+    groups = _sort(checkpoint, layout, expected, heads)
+    require_equal(
+        shapes_of(groups.backbone | groups.unknown),
+        expected,
+        where=f"{path} (backbone under {layout!r})",
+        architecture=config.architecture,
+        next_step=next_step,
+    )
+    cast = [name for name, t in groups.backbone.items() if t.is_floating_point() and t.dtype != torch.float32]
+    tensors = {
+        name: (tensor.float() if name in cast else tensor).contiguous() for name, tensor in groups.backbone.items()
+    }
+    _require_finite(tensors, path)
+    report = Report(
+        file=str(path),
+        layout=layout,
+        kept=list(tensors),
+        renamed={layout + name: name for name in tensors} if layout else {},
+        dropped=dict(groups.dropped),
+        others=list(checkpoint.others),
+        aside=list(groups.aside),
+        cast=cast,
+    )
+    return Converted(tensors, {name: tensor.contiguous() for name, tensor in groups.aside.items()}, report)
+
+
+@dataclass(frozen=True)
+class _Groups:
+    backbone: dict[str, torch.Tensor]
+    aside: dict[str, torch.Tensor]
+    unknown: dict[str, torch.Tensor]
+    dropped: Counter[str]
+
+
+def _sort(checkpoint: Checkpoint, layout: str, expected: Shapes, heads: Sequence[str]) -> _Groups:
+    groups = _Groups({}, {}, {}, Counter())
+    for key, tensor in checkpoint.tensors.items():
+        bare = key.removeprefix("module.")
+        name = key.removeprefix(layout) if key.startswith(layout) else bare
+        if key == layout + name and name in expected:
+            groups.backbone[name] = tensor
+        elif _head_of(bare, ASIDE):
+            groups.aside[bare] = tensor
+        elif head := _head_of(name, heads):
+            groups.dropped[key.removesuffix(name) + head] += 1
+        else:
+            groups.unknown[key] = tensor
+    return groups
+
+
+def _head_of(name: str, heads: Sequence[str]) -> str | None:
+    return next((head for head in heads if name == head or name.startswith(f"{head}.")), None)
+
+
+def _find_layout(checkpoint: Checkpoint, expected: Shapes, drop: Sequence[str], path: Path, config: ModelConfig) -> str:
+    """The prefix under which the whole backbone lies; of incomplete ones the fullest, for the error that follows."""
+    keys = [key for key in checkpoint.tensors if not _head_of(key.removeprefix("module."), drop)]
+    found = {
+        layout: sum(key.startswith(layout) and key.removeprefix(layout) in expected for key in keys)
+        for layout in LAYOUTS
+    }
+    whole = [layout for layout, count in found.items() if count == len(expected)]
+    if len(whole) > 1:
+        raise ClzooError(
+            f"{path} holds {len(whole)} whole {config.architecture} networks, under {' and '.join(map(repr, whole))}. "
+            "Say which to leave behind: add --drop NAME."
+        )
+    best = max(found, key=lambda layout: found[layout])
+    if found[best] == 0:
+        raise ClzooError(
+            f"{path} holds no tensor of {config.architecture} under a known prefix "
+            f"({', '.join(layout or '(none)' for layout in LAYOUTS)}). Its tensors begin: {some(keys)}. "
+            "Is it another architecture?"
+        )
+    return best
+
+
+def _require_finite(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise ClzooError(
+            f"{path} holds values that are not finite in {some(broken)}: its training diverged or it is damaged."
+        )
+
+
+def convert_to_folder(
+    path: Path, architecture: str, out: Path, *, model_args: dict[str, Any], drop: Sequence[str] = ()
+) -> tuple[Report, ModelConfig]:
+    """Convert a checkpoint into a folder that `clzoo.load` reads; the folder's name becomes the model's.
+
+    A checkpoint does not say everything, and `assumptions` names what is assumed: the feature is the class token of a
+    network that has one, and else the global average pool; the preprocessing is ImageNet's, at the architecture's own
+    input size.
+
+    Raises:
+        ClzooError: see `convert`; or `out` exists already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ClzooError(f"{out} exists already and is not an empty folder. Name another one with --out.")
+    config = _config_for(architecture, out.resolve().name, model_args)
+    again = f"clzoo convert {path} --arch {architecture} --out {out} --drop NAME"
+    converted = convert(
+        path,
+        config,
+        drop=drop,
+        next_step=f"Is it another architecture? A head may be left behind by its name: {again}",
+    )
+    encoder = build_encoder(config, converted.tensors, torch.device("cpu"), where=str(path), next_step="")
+    if converted.aside:
+        with atomic_path(out / "pretrain.safetensors") as temporary:
+            save_file(converted.aside, temporary, metadata={"format": "pt"})
+    save_entry(encoder, out)  # config.json comes last: a folder that was not finished has none
+    return converted.report, ModelConfig.load(out / "config.json")
+
+
+def assumptions(config: ModelConfig) -> list[str]:
+    """What a converted model's config states although no checkpoint does, in words."""
+    p = config.preprocessing
+    feature = "class token" if config.global_pool == "token" else "global average pool"
+    lines = [
+        f"feature: {feature}, {config.num_features} values",
+        f"input:   shorter side {p.resize} px ({p.interpolation}), centre {p.size} px, ImageNet mean and std",
+    ]
+    heads = _attention_heads(config)
+    if heads is not None:
+        given = "as given" if "num_heads" in config.model_args else "timm's default; MoCo v3's ViT-Small has 12"
+        lines.append(f"heads:   {heads} ({given}; another number loads as well and is wrong: --model-arg num_heads=N)")
+    return lines
+
+
+def _attention_heads(config: ModelConfig) -> int | None:
+    blocks = getattr(skeleton(config, "--arch"), "blocks", None)
+    attention = getattr(blocks[0], "attn", None) if blocks is not None and len(blocks) else None
+    return getattr(attention, "num_heads", None)
+
+
+def _config_for(architecture: str, name: str, model_args: dict[str, Any]) -> ModelConfig:
+    config = ModelConfig(
+        name=name,
+        architecture=architecture,
+        num_features=0,
+        method=UNKNOWN,
+        backbone=architecture,
+        data=UNKNOWN,
+        model_args=model_args,
+    )
+    with torch.device("meta"):
+        module: Any = network(config, "--arch")
+    pool = "avg" if getattr(module, "cls_token", None) is None else "token"
+    size = int(module.pretrained_cfg["input_size"][-1])
+    return replace(config, num_features=module.num_features, global_pool=pool, preprocessing=Preprocessing(size=size))
+
+
+def parse_model_args(pairs: Sequence[str]) -> dict[str, Any]:
+    """("num_heads=12", "qk_norm=true") -> {"num_heads": 12, "qk_norm": True}: values are JSON, or else text."""
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ClzooError(f"--model-arg takes KEY=VALUE, e.g. num_heads=12; found {pair!r}.")
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed

@@ -1,0 +1,230 @@
+"""From a name or a path to an Encoder: bundled weights, then the cache, then the Hub. Never random weights."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from clzoo.config import ModelConfig, Source
+from clzoo.device import resolve_device
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.files import read_json
+from clzoo.proof import weights_sha256
+from clzoo.zoo import cache
+from clzoo.zoo.convert import convert
+from clzoo.zoo.entries import WEIGHTS, bundled_weights, entry, training_command
+from clzoo.zoo.fetch import commit_of, fetch_file, fetch_source, is_offline
+from clzoo.zoo.weights import build_encoder, read_safetensors
+
+log = logging.getLogger("clzoo")
+
+_HUB_PREFIX = "hf-hub:"
+
+
+@dataclass(frozen=True)
+class Located:
+    """A model's config and weights on this machine, and what the weights must hash to."""
+
+    config: ModelConfig
+    weights: Path
+    weights_sha256: str | None  # None: nobody recorded it
+    origin: str  # "bundled", "cache", "hf-hub" or "local"
+    next_step: str  # what to type if the file is damaged
+
+
+def load(
+    name_or_path: str | Path,
+    device: str | torch.device = "auto",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool = False,
+) -> Encoder:
+    """Load a pretrained encoder.
+
+    Args:
+        name_or_path: a name of `clzoo list`; "hf-hub:ORG/REPO"; a local folder that holds config.json and
+            model.safetensors; or a .safetensors file with its config.json beside it. A path is what has a separator
+            or a suffix: a plain word is always a zoo name ("./word" is the folder).
+        device: "auto" takes a GPU where there is one, and logs which device it took.
+        revision: branch, tag or commit on the Hub; None is the entry's pinned one, or main. Of a zoo model, a branch
+            stays at the commit that it had at the first load (`clzoo cached --rm NAME` forgets it).
+        cache_dir: for downloads and converted weights, instead of the default places (clzoo.zoo.cache).
+        offline: use no network; HF_HUB_OFFLINE=1 does the same.
+
+    Returns:
+        The encoder in eval mode, float32, its weights checked against every recorded hash.
+
+    Raises:
+        ClzooError: unknown name, recipe-only name, missing, damaged or truncated file, wrong hash, missing or
+            unexpected tensors, wrong shapes, no network, unusable device. Random weights are never returned.
+    """
+    usable = resolve_device(device)  # before a long download
+    return read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
+
+
+def locate(
+    name_or_path: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False
+) -> Located:
+    """Find a model's files on this machine, fetching and converting them if need be; arguments as in `load`."""
+    text = str(name_or_path)
+    if text.startswith(_HUB_PREFIX):
+        return _on_hub(text.removeprefix(_HUB_PREFIX), revision, cache_dir, offline)
+    if isinstance(name_or_path, Path) or _is_path(text):
+        if revision is not None:
+            raise ClzooError(f"revision {revision!r} was given with the local path {text}; files have no revisions.")
+        return _local(Path(text).expanduser())
+    return _in_zoo(text, revision, cache_dir, offline)
+
+
+def read_encoder(found: Located, device: torch.device) -> Encoder:
+    """The encoder of located files, its weights checked against the recorded hash."""
+    tensors = read_safetensors(found.weights, next_step=found.next_step)
+    _require_hash(tensors, found)
+    encoder = build_encoder(found.config, tensors, device, where=str(found.weights), next_step=found.next_step)
+    _say_licence(found.config)
+    return encoder
+
+
+def _is_path(text: str) -> bool:
+    separators = {"/", os.sep, os.altsep}
+    return (
+        any(separator in text for separator in separators if separator)
+        or Path(text).suffix != ""
+        or text in (".", "..")
+    )
+
+
+def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
+    here = f"A folder ./{name} lies here: to load it, type ./{name}" if name and Path(name).is_dir() else ""
+    try:
+        config = entry(name)
+    except ClzooError as error:
+        raise ClzooError(f"{error}{'. ' + here if here else ''}") from None
+    if here:
+        log.warning("%r is taken as the name of a zoo model. %s", name, here)
+    bundled = bundled_weights(name)
+    if bundled and revision is None:
+        return Located(config, bundled, config.weights_sha256, "bundled", "Type: pip install --force-reinstall clzoo")
+    if config.source is None:
+        if bundled:
+            raise ClzooError(f"{name} is shipped with clzoo and has no revisions; leave out revision={revision!r}.")
+        raise ClzooError(
+            f"{name} is a recipe, and nobody has published weights of it. Train it: {training_command(config)}"
+        )
+    model = cache.find(config, revision, cache_dir) or _fetch_and_convert(
+        config, config.source, revision, cache_dir, offline
+    )
+    config = _as_converted(config, config.source, model.provenance)
+    expected = config.weights_sha256 or model.provenance.weights_sha256
+    return Located(config, model.weights, expected, "cache", cache.remove_command(name, cache_dir))
+
+
+def _as_converted(config: ModelConfig, source: Source, provenance: cache.Provenance) -> ModelConfig:
+    """The entry's config with the commit and the hash that were really taken."""
+    taken = replace(source, revision=provenance.revision, sha256=provenance.sha256)
+    if source.revision not in (None, provenance.revision):  # the entry's proof speaks of the pinned file only
+        config = replace(config, weights_sha256=None, probe=None)
+        taken = replace(taken, size=None)
+    return replace(config, source=taken)
+
+
+def _fetch_and_convert(
+    config: ModelConfig, source: Source, revision: str | None, cache_dir: str | Path | None, offline: bool
+) -> cache.CachedModel:
+    if not is_offline(offline):
+        size = f" ({source.size / 1e6:,.0f} MB)" if source.size else ""
+        log.info("%s: taking %s%s from %s on the Hugging Face Hub", config.name, source.file, size, source.repo)
+    published = fetch_source(source, revision=revision, hub_cache=cache.hub_cache(cache_dir), offline=offline)
+    if not published.pinned:
+        log.warning(
+            "%s is not pinned yet: the zoo records no SHA-256 of its published file. Took commit %s, SHA-256 %s, "
+            "which is what the Hub states; both are kept, and later loads check against them.",
+            config.name,
+            published.commit,
+            published.sha256,
+        )
+    converted = convert(
+        published.path,
+        config,
+        layout=source.layout,
+        drop=source.drop,
+        next_step="The published file is not what this zoo entry describes. Type: pip install --upgrade clzoo",
+    )
+    for line in converted.report.lines():
+        log.info("  %s", line)
+    provenance = cache.Provenance(
+        name=config.name,
+        repo=source.repo,
+        file=source.file,
+        revision=published.commit,
+        sha256=published.sha256,
+        pinned=published.pinned,
+        weights_sha256=weights_sha256(converted.tensors),
+    )
+    model = cache.keep(config, revision, cache_dir, provenance, converted.tensors, converted.aside)
+    log.info("%s: converted into %s", config.name, model.folder)
+    return model
+
+
+def _on_hub(repo: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
+    hub_cache = cache.hub_cache(cache_dir)
+    path = fetch_file(repo, "config.json", revision, hub_cache=hub_cache, offline=offline)
+    config = ModelConfig.from_json(read_json(path), where=f"{_HUB_PREFIX}{repo}, config.json")
+    # The commit of the config, so that a push between the two requests cannot mix two models.
+    weights = fetch_file(repo, WEIGHTS, commit_of(path, "config.json"), hub_cache=hub_cache, offline=offline)
+    into = f" --cache-dir {hub_cache}" if hub_cache else ""
+    again = f"Type: hf cache rm model/{repo}{into}; then the same command again."
+    return Located(config, weights, _recorded(config), "hf-hub", again)
+
+
+def _local(path: Path) -> Located:
+    if path.is_dir():
+        folder, weights = path, path / WEIGHTS
+    else:
+        folder, weights = path.parent, path
+        if not path.exists():
+            repo = f" If it is a repository of the Hub, type {_HUB_PREFIX}{path}" if len(path.parts) == 2 else ""
+            raise ClzooError(f"{path} does not exist; expected a folder or a .safetensors file.{repo}")
+        if path.suffix != ".safetensors" or not (folder / "config.json").is_file():
+            lacks = "has no config.json beside it" if path.suffix == ".safetensors" else "is not a .safetensors file"
+            raise ClzooError(f"{path} {lacks}. Type: clzoo convert {path} --arch ARCHITECTURE --out DIR")
+    config = ModelConfig.load(folder / "config.json")
+    if not weights.is_file():
+        by_name = f" Load it by its name: {config.name}" if config.source else ""
+        raise ClzooError(f"{folder} holds no {WEIGHTS}.{by_name}")
+    return Located(config, weights, _recorded(config), "local", "Restore the file, or make the folder anew.")
+
+
+def _recorded(config: ModelConfig) -> str | None:
+    if config.weights_sha256 is None:
+        log.warning("%s: its config.json records no weights_sha256, so its weights cannot be checked.", config.name)
+    return config.weights_sha256
+
+
+def _require_hash(tensors: dict[str, torch.Tensor], found: Located) -> None:
+    if found.weights_sha256 is None:
+        return
+    actual = weights_sha256(tensors)
+    if actual != found.weights_sha256:
+        raise ClzooError(
+            f"{found.weights}: the weights have hash {actual}, recorded is {found.weights_sha256}: they are damaged or "
+            f"not those of {found.config.name}. {found.next_step}"
+        )
+
+
+def _say_licence(config: ModelConfig) -> None:
+    if config.license == "not stated":
+        _say_once(f"{config.name}: no licence is stated for these weights; ask their authors before you redistribute.")
+    if config.license_note:
+        _say_once(f"{config.name}: licence {config.license}. {config.license_note}")
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.warning(message)

@@ -1,0 +1,115 @@
+"""Writing a hub entry: the folder that `clzoo.load` reads and `clzoo.push` uploads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from clzoo import assets
+from clzoo.config import ModelConfig
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path, read_json, write_json, write_text
+from clzoo.proof import weights_sha256
+from clzoo.zoo.cards import check_metrics, write_card
+from clzoo.zoo.weights import build_encoder
+
+if TYPE_CHECKING:
+    from clzoo.encoder import Encoder
+
+_STORED = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def save_entry(
+    encoder: Encoder,
+    folder: Path,
+    *,
+    metrics: dict[str, Any] | None = None,
+    recipe: str | None = None,
+    dtype: str = "fp32",
+) -> Path:
+    """Write `folder` as a hub entry: model.safetensors, metrics.json, recipe.yaml, README.md, config.json.
+
+    config.json is the encoder's config with the hash and the probe of the weights as stored. It is written last, and
+    every file atomically, so a folder whose saving was killed is either the old entry, or refused by `load`: without
+    a config, or with the hash of other weights in it.
+
+    Args:
+        encoder: on any device; its weights are not changed.
+        folder: made if missing. If it holds an entry already, that entry is replaced; without `metrics` or `recipe`
+            the old file stays if the weights are the same, and goes if it speaks of other weights. A README.md that a
+            person wrote or edited is kept (see `clzoo.zoo.cards.write_card`).
+        metrics: content of metrics.json; see `clzoo.zoo.cards.render_card`.
+        recipe: text of the YAML recipe that trained the weights.
+        dtype: of the stored floating tensors, "fp32" or "fp16"; the hash and the probe are then of the rounded ones.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        ClzooError: weights that are not finite or do not fit the config, invalid metrics, another kind of config.json
+            in the folder, or a folder that cannot be written.
+    """
+    tensors = _stored_tensors(encoder.module, dtype)
+    config = _with_proof(encoder.config, tensors)
+    recorded = _recorded_weights(folder)
+    same_weights = recorded == config.weights_sha256
+    if metrics is None:
+        kept = folder / "metrics.json"
+        metrics = read_json(kept) if same_weights and kept.exists() else {"results": [], "training": {}}
+    check_metrics(metrics)
+    address = config.name if folder.resolve() == (assets.HUB / config.name).resolve() else f"./{folder.resolve().name}"
+    try:
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+            if recorded is None:  # an entry that holds no weights yet: its config could not tell these from others
+                (folder / "config.json").unlink(missing_ok=True)
+        write_json(folder / "metrics.json", metrics)
+        if recipe is not None:
+            write_text(folder / "recipe.yaml", recipe)
+        elif not same_weights:
+            (folder / "recipe.yaml").unlink(missing_ok=True)
+        write_card(folder, config, metrics, address=address)
+        config.save(folder)
+    except (OSError, SafetensorError) as error:
+        raise ClzooError(f"{folder} cannot be written: {error}. Free the place or name another folder.") from error
+    return folder
+
+
+def _stored_tensors(module: torch.nn.Module, dtype: str) -> dict[str, torch.Tensor]:
+    """The module's tensors as the file will hold them: on the CPU, contiguous, floating ones in `dtype`."""
+    if dtype not in _STORED:
+        raise ClzooError(f"dtype must be fp32 or fp16, found {dtype!r}.")
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        stored = tensor.detach().to("cpu", _STORED[dtype]) if tensor.is_floating_point() else tensor.detach().cpu()
+        if not torch.isfinite(stored).all():
+            raise ClzooError(
+                f"tensor {name} holds values that are not finite in {dtype}. "
+                f"{'Save with fp32.' if torch.isfinite(tensor).all() else 'The training diverged: nothing is saved.'}"
+            )
+        # channels_last is a layout of memory; safetensors stores the plain one.
+        tensors[name] = stored.contiguous()
+    return tensors
+
+
+def _with_proof(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelConfig:
+    """The config with hash and probe of `tensors`, as the network that the config itself builds gives it on the CPU."""
+    rebuilt = build_encoder(
+        config,
+        tensors,
+        torch.device("cpu"),
+        where=f"the encoder {config.name}",
+        next_step="Give it the config of the network that it holds.",
+    )
+    return dataclasses.replace(config, weights_sha256=weights_sha256(tensors), probe=tuple(rebuilt.probe()))
+
+
+def _recorded_weights(folder: Path) -> str | None:
+    """The weights hash of the entry that lies in `folder`, if one does."""
+    path = folder / "config.json"
+    return ModelConfig.load(path).weights_sha256 if path.exists() else None

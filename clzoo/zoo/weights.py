@@ -1,0 +1,138 @@
+"""Tensors into a network, strictly: every tensor accounted for, every shape equal, or an error that names them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from clzoo.backbones import create_backbone
+from clzoo.config import ModelConfig
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+
+Shapes = dict[str, tuple[int, ...]]
+
+_SHOWN = 6  # names in an error message
+
+
+def read_safetensors(path: Path, *, next_step: str) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, memory-mapped.
+
+    Raises:
+        ClzooError: the file is missing, truncated or of another format; `next_step` is what to type then.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise ClzooError(f"{path} does not exist. {next_step}") from None
+    except (SafetensorError, OSError) as error:
+        size = path.stat().st_size if path.is_file() else 0
+        raise ClzooError(
+            f"{path} ({size:,} bytes) is not a whole safetensors file, it was truncated or damaged: {error}. "
+            f"{next_step}"
+        ) from error
+
+
+def skeleton(config: ModelConfig, where: str) -> nn.Module:
+    """The config's network on the meta device: names and shapes without memory.
+
+    Raises:
+        ClzooError: timm cannot build it, or its feature is not `num_features` long; `where` is named.
+    """
+    with torch.device("meta"):
+        module = network(config, where)
+    if module.num_features != config.num_features:
+        raise ClzooError(
+            f"{where}: num_features is {config.num_features}, but {config.architecture} gives {module.num_features}. "
+            "Correct config.json."
+        )
+    return module
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    """Names and shapes, e.g. of a state dict."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def require_equal(found: Shapes, expected: Shapes, *, where: str, architecture: str, next_step: str) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        ClzooError: naming missing tensors, unexpected ones and those of another shape.
+    """
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    reshaped = [
+        f"{name} {list(found[name])} (expected {list(shape)})"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    faults = [
+        f"{len(names)} {kind}: {some(names)}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+        if names
+    ]
+    if faults:
+        raise ClzooError(
+            f"{where} does not hold exactly the {len(expected)} tensors of {architecture}; {'; '.join(faults)}. "
+            f"{next_step}"
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def build_encoder(
+    config: ModelConfig, tensors: Mapping[str, torch.Tensor], device: torch.device, *, where: str, next_step: str
+) -> Encoder:
+    """An Encoder that holds copies of `tensors`, as float32 parameters.
+
+    Raises:
+        ClzooError: names or shapes differ from the architecture's.
+    """
+    module = skeleton(config, where)
+    require_equal(
+        shapes_of(tensors),
+        shapes_of(module.state_dict()),
+        where=where,
+        architecture=config.architecture,
+        next_step=next_step,
+    )
+    # Hidden buffers are computed at construction; without any, a random initialisation of seconds can be skipped.
+    module = network(config, where) if _has_hidden_buffers(module) else module.to_empty(device="cpu")
+    module.load_state_dict(dict(tensors))  # strict; copies, so that the file may change afterwards
+    return Encoder(module, config, device)
+
+
+def network(config: ModelConfig, where: str) -> nn.Module:
+    """The config's network, randomly initialised.
+
+    Raises:
+        ClzooError: timm cannot build it; `where` is named.
+    """
+    try:
+        return create_backbone(
+            config.architecture,
+            model_args=config.model_args,
+            global_pool=config.global_pool,
+            stem_stride=config.stem_stride,
+        )
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ClzooError(
+            f"{where}: timm cannot build {config.architecture} with model_args {config.model_args} and global_pool "
+            f"{config.global_pool!r}: {error}. Correct config.json."
+        ) from error
+
+
+def _has_hidden_buffers(module: nn.Module) -> bool:
+    """Whether the network has buffers that its state dict leaves out."""
+    stored = module.state_dict().keys()
+    return any(name not in stored for name, _ in module.named_buffers())

@@ -1,0 +1,56 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `from hub_server import ...`
+
+from hub_server import TOKEN, HubServer
+from warm_python import WarmPython
+
+
+class Hub(HubServer):
+    """The server, and fresh Python processes whose `huggingface_hub` talks to it (it reads HF_ENDPOINT at import)."""
+
+    def __init__(self, home: Path, warm: WarmPython) -> None:
+        super().__init__()
+        self._home, self._warm = home, warm
+
+    def environment(self, token: str | None = TOKEN, **extra: str) -> dict[str, str]:
+        """The environment of such a process: own caches, LFS instead of Xet, this token."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "CLZOO_"))}
+        ours = {
+            "HF_ENDPOINT": self.endpoint,
+            "HF_HOME": str(self._home / "hf-home"),
+            "XDG_CACHE_HOME": str(self._home / "cache"),
+            "HF_HUB_DISABLE_XET": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        return {**kept, **ours, **({"HF_TOKEN": token} if token else {}), **extra}
+
+    def python(
+        self, *arguments: str, token: str | None = TOKEN, timeout: int = 120, **extra: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `python -c CODE ...` or `python -m MODULE ...` to its end; `extra` are environment variables."""
+        return self._warm.run(arguments, self.environment(token, **extra), timeout)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[WarmPython]:
+    """Starts fresh Python processes quickly."""
+    with WarmPython() as warm:
+        yield warm
+
+
+@pytest.fixture
+def hub(tmp_path: Path, warm_python: WarmPython) -> Iterator[Hub]:
+    """A Hub-compatible server on loopback, empty, with one valid token."""
+    with Hub(tmp_path, warm_python) as server:
+        yield server

@@ -1,0 +1,139 @@
+"""The page of neighbours: self-contained, honest about missing pictures, safe with hostile names."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clzoo import ClzooError
+from clzoo.index import build_index, search, write_page
+
+HOSTILE = "<script>alert(1)</script>'\" onerror=x &amp; ünïcode.png".replace("/", "\u2215")
+
+
+class Page(HTMLParser):
+    """Collects the tags with their attributes, and the text outside of <style>."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def index(embedded):
+    return build_index(embedded)
+
+
+@pytest.fixture
+def query(pictures):
+    return pictures / "reds" / "0.jpg"
+
+
+def write(tmp_path, index, queries, k=3):
+    results = [search(index, index.store.embeddings()[:1], k)[0] for _ in queries]
+    return Page(write_page(tmp_path / "page.html", index, queries, results))
+
+
+def test_every_query_and_hit_has_its_thumbnail(tmp_path, index, query):
+    page = write(tmp_path, index, [query, query], k=3)
+    images = page.of("img")
+    assert len(images) == 2 * (1 + 3)
+    for image in images:
+        encoded = image["src"].removeprefix("data:image/jpeg;base64,")
+        thumbnail = Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
+        assert max(thumbnail.size) <= 224
+        assert thumbnail.width > thumbnail.height  # of 48 x 40 pictures: the shape is kept
+        assert image["alt"]
+    text = " ".join(page.text)
+    for fact in ("0.jpg", "1.000", "blues", "test-resnet18-random", "12 images", "recall@10 1.000"):
+        assert fact in text, fact
+
+
+def test_the_page_needs_no_script_and_no_other_file(tmp_path, index, query):
+    page = write(tmp_path, index, [query])
+    assert not page.of("script")
+    assert not page.of("link")
+    assert all(image["src"].startswith("data:") for image in page.of("img"))
+    assert "http://" not in page.source
+    assert "https://" not in page.source
+    policies = [meta["content"] for meta in page.of("meta") if meta.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_hostile_names_stay_text(tmp_path, pictures, make_store):
+    (pictures / HOSTILE).write_bytes((pictures / "reds" / "1.png").read_bytes())
+    label = '"><img src=x onerror=alert(2)>'
+    store = make_store(np.eye(2), paths=[HOSTILE, "reds/0.jpg"], labels=[label, label], root=pictures)
+    index = build_index(store)
+    path = write_page(
+        tmp_path / "page.html", index, [pictures / HOSTILE], search(index, np.eye(2)[0], 2), title="<b>title</b>"
+    )
+    page = Page(path)
+    assert not page.of("script")
+    assert not page.of("b")
+    assert len(page.of("img")) == 3
+    assert all(set(image) == {"src", "alt"} for image in page.of("img"))
+    names = [attributes["title"] for attributes in page.of("span") if "title" in attributes]
+    assert HOSTILE in names  # unharmed, once unescaped
+    assert label in page.text
+    assert HOSTILE in page.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names cannot exist there")
+def test_a_query_whose_name_is_not_unicode_is_shown(tmp_path, index, query):
+    try:
+        strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg"))
+        strange.write_bytes(query.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    assert "caf\\udce9.jpg" in "".join(write(tmp_path, index, [strange]).text)
+
+
+def test_a_picture_that_is_gone_keeps_its_place_and_is_named(tmp_path, index, pictures, query, caplog):
+    gone = search(index, index.store.embeddings()[:1], 1)[0][0].path
+    (pictures / gone).unlink()
+    page = write(tmp_path, index, [query], k=3)
+    assert len(page.of("img")) == 3
+    assert len(page.of("li")) == 3
+    assert "No such file or directory" in "".join(page.text)
+    assert any(gone in record.message for record in caplog.records)
+
+
+def test_an_existing_page_is_replaced_only_by_a_whole_one(tmp_path, index, query, monkeypatch):
+    (tmp_path / "page.html").write_text("old")
+    monkeypatch.setattr("clzoo.index.html._thumbnail", lambda source: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write(tmp_path, index, [query])
+    assert (tmp_path / "page.html").read_text() == "old"
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_results_must_belong_to_the_queries(tmp_path, index, query):
+    with pytest.raises(ClzooError, match="1 queries and 2 results"):
+        write_page(tmp_path / "page.html", index, [query], [[], []])
+
+
+def test_both_colour_schemes_are_styled(tmp_path, index, query):
+    page = write(tmp_path, index, [query])
+    assert "prefers-color-scheme: dark" in page.source
+    assert re.search(r"color-scheme:\s*light dark", page.source)

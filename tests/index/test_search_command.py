@@ -1,0 +1,136 @@
+"""clzoo search, as it is typed."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from clzoo.cli import main
+from clzoo.index import build_index
+
+
+@pytest.fixture
+def folder(embedded):
+    build_index(embedded)
+    return str(embedded.path)
+
+
+def run(*arguments):
+    """Exit code of `clzoo ARGUMENTS`."""
+    try:
+        main(["search", *map(str, arguments)])
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
+
+
+def test_the_neighbours_are_listed(folder, pictures, capsys):
+    assert run(folder, pictures / "reds" / "0.jpg", "-k", 3) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(pictures / "reds" / "0.jpg")
+    assert lines[1].split() == ["rank", "score", "path", "label"]
+    rank, score, path, label = lines[2].split()
+    assert (rank, path, label) == ("1", "reds/0.jpg", "reds")
+    assert float(score) == pytest.approx(1, abs=1e-3)
+    assert len([line for line in lines if "reds/" in line]) == 4
+
+
+def test_json_is_one_document(folder, pictures, capsys):
+    assert run(folder, pictures / "blues", pictures / "reds" / "0.jpg", "-k", 2, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["root"] == str(pictures)
+    assert document["model"] == "test-resnet18-random"
+    assert len(document["results"]) == 7
+    assert [result["query"] for result in document["results"]][-1] == str(pictures / "reds" / "0.jpg")
+    for result in document["results"]:
+        assert len(result["hits"]) == 2
+        assert set(result["hits"][0]) == {"path", "score", "id", "label"}
+        assert result["query"].endswith(result["hits"][0]["path"])
+
+
+def test_a_page_is_written_and_named(folder, pictures, tmp_path, capsys):
+    assert run(folder, pictures / "blues", "--html", tmp_path / "out" / "page.html") == 0
+    assert str(tmp_path / "out" / "page.html") in capsys.readouterr().out
+    assert (tmp_path / "out" / "page.html").read_text(encoding="utf-8").count("<section>") == 6
+
+
+def test_json_stays_alone_on_standard_output_beside_a_page(folder, pictures, tmp_path, capsys):
+    assert run(folder, pictures / "reds" / "0.jpg", "--json", "--html", tmp_path / "page.html") == 0
+    json.loads(capsys.readouterr().out)
+    assert (tmp_path / "page.html").exists()
+
+
+def test_names_are_not_markup(request, pictures, capsys):
+    strange = pictures / "[red]x.jpg"
+    strange.write_bytes((pictures / "reds" / "0.jpg").read_bytes())
+    folder = request.getfixturevalue("folder")  # embedded after the picture was added
+    assert run(folder, strange, "-k", 2) == 0
+    listed = [line.split()[2] for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert sorted(listed) == ["[red]x.jpg", "reds/0.jpg"]
+
+
+def test_quiet_says_nothing_beside_the_result(folder, pictures, capsys):
+    assert run(folder, pictures / "reds" / "0.jpg", "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_wrong_input_is_exit_code_1_and_wrong_usage_2(folder, pictures, tmp_path, capsys):
+    assert run(tmp_path / "nowhere", pictures) == 1
+    assert run(folder, tmp_path / "nowhere.jpg") == 1
+    assert "nowhere.jpg does not exist" in capsys.readouterr().err
+    assert run(folder) == 2
+    assert run(folder, pictures, "-k", 0) == 2
+
+
+def test_a_stale_index_is_refused_with_what_to_type(embedded, folder, pictures, capsys):
+    manifest = embedded.path / "manifest.json"
+    raw = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**raw, "generation": 2}))
+    assert run(folder, pictures) == 1
+    message = capsys.readouterr().err
+    assert "older than its store" in message
+    assert "--index faiss" in message
+
+
+def test_the_help_needs_no_heavy_import():
+    import subprocess
+
+    program = (
+        "import sys\nfrom clzoo.cli import main\n"
+        "try:\n    main(['search', '--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'torch', 'faiss', 'pyarrow', 'numpy'} & set(sys.modules), 'heavy import'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "QUERY..." in done.stdout
+
+
+def test_the_factory_string_reaches_faiss(pictures, model_folder, tmp_path, capsys):
+    embed = [str(part) for part in ("embed", pictures, "--out", tmp_path / "out", "--model", model_folder, "--json")]
+    main([*embed, "--index", "faiss", "--factory", "HNSW8"])
+    assert json.loads(capsys.readouterr().out)["index"]["factory"] == "HNSW8"
+    with pytest.raises(SystemExit) as stop:
+        main([*embed, "--factory", "HNSW8"])
+    assert stop.value.code == 2
+
+
+def test_embed_with_index_keeps_the_search_current(pictures, model_folder, tmp_path, capsys):
+    store = tmp_path / "embedded"
+    embed = [str(part) for part in ("embed", pictures, "--out", store, "--model", model_folder, "--quiet")]
+    main([*embed, "--index", "faiss"])
+    stamp = (store / "faiss.index").stat().st_mtime_ns
+    main([*embed, "--index", "faiss"])
+    assert (store / "faiss.index").stat().st_mtime_ns == stamp  # nothing has changed
+
+    new = pictures / "reds" / "new.jpg"
+    new.write_bytes((pictures / "reds" / "0.jpg").read_bytes())
+    main(embed)
+    assert run(store, new) == 1
+    assert "older than its store" in capsys.readouterr().err
+
+    main([*embed, "--index", "faiss"])
+    assert run(store, new, "-k", 2, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {hit["path"] for hit in document["results"][0]["hits"]} == {"reds/0.jpg", "reds/new.jpg"}

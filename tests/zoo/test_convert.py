@@ -1,0 +1,273 @@
+"""Foreign checkpoints become exactly the backbone, or an error that names what is wrong."""
+
+import argparse
+import os
+import pickle
+
+import pytest
+import torch
+from fake_checkpoints import (
+    SHIPPED,
+    moco_style,
+    prefixed,
+    published_file,
+    random_backbone,
+    shrunk,
+    small_config,
+)
+from safetensors.torch import save_file
+
+import clzoo
+from clzoo.errors import ClzooError
+from clzoo.zoo.convert import LAYOUTS, assumptions, convert, convert_to_folder, parse_model_args
+
+NEXT = "Type: something"
+FAMILIES = ["module.base_encoder.", "base_encoder.", "module.encoder_q.", "encoder.", "backbone.", "visual.", ""]
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["avg", "token"])
+@pytest.mark.parametrize("layout", FAMILIES)
+def test_each_layout_is_found_among_optimiser_projector_and_momentum_encoder(tmp_path, layout, kind):
+    config = small_config(kind)
+    backbone = random_backbone(config)
+    head = "fc" if kind == "avg" else "head"
+    torch.save(moco_style(layout, head, backbone), tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    assert same(converted.tensors, backbone)
+    report = converted.report
+    assert report.layout == layout
+    assert report.renamed == ({layout + name: name for name in backbone} if layout else {})
+    outer = "module." if layout.startswith("module.") else ""
+    assert report.dropped[layout + head] == 2
+    assert report.dropped[outer + "predictor"] == report.dropped[outer + "queue"] == 1
+    assert sum(report.dropped.values()) == 2 + 3 + len(backbone) + 2
+    assert report.others == ["epoch", "arch", "optimizer", "scaler"]
+
+
+@pytest.mark.parametrize("name", [name for name, config in SHIPPED.items() if config.source])
+def test_the_recorded_layout_of_every_entry_gives_its_backbone(tmp_path, name):
+    config = shrunk(SHIPPED[name])
+    backbone = published_file(config, tmp_path / "a.pth")
+    converted = convert(
+        tmp_path / "a.pth", config, layout=config.source.layout, drop=config.source.drop, next_step=NEXT
+    )
+    assert same(converted.tensors, backbone)
+    assert convert(tmp_path / "a.pth", config, next_step=NEXT).report.layout == config.source.layout
+
+
+def test_real_resnet50_and_vit_tiny_keep_their_318_and_150_tensors(tmp_path):
+    for name, count in (("cacr-resnet50-in1k", 318), ("hydra-vit_tiny-in1k", 150)):
+        config = SHIPPED[name]
+        backbone = published_file(config, tmp_path / "a.pth")
+        converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+        assert len(converted.report.kept) == count
+        assert same(converted.tensors, backbone)
+
+
+def test_hydras_gates_are_kept_aside(tmp_path):
+    config = shrunk(SHIPPED["hydra-vit_base-in1k"])
+    published_file(config, tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    assert list(converted.aside) == ["filter.0.weight"]
+    assert converted.report.dropped == {"visual.head": 1, "projector": 1, "logit_scale": 1}
+
+
+def test_files_from_before_the_zip_format_and_safetensors_are_read_too(tmp_path):
+    config = small_config()
+    backbone = random_backbone(config)
+    torch.save(prefixed("backbone.", backbone), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(prefixed("backbone.", backbone), tmp_path / "a.safetensors")
+    for file in ("old.pth", "a.safetensors"):
+        assert same(convert(tmp_path / file, config, next_step=NEXT).tensors, backbone)
+
+
+def test_half_precision_becomes_float32_and_is_reported(tmp_path):
+    config = small_config("token")
+    backbone = {name: tensor.half() for name, tensor in random_backbone(config).items()}
+    torch.save(backbone, tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    assert all(tensor.dtype == torch.float32 for tensor in converted.tensors.values())
+    assert same(converted.tensors, {name: tensor.float() for name, tensor in backbone.items()})
+    assert converted.report.cast == list(backbone)
+
+
+# -- refusals --------------------------------------------------------------------------------------------------------
+
+
+def refusal(tmp_path, content, **options):
+    path = tmp_path / "a.pth"
+    torch.save(content, path)
+    with pytest.raises(ClzooError) as caught:
+        convert(path, options.pop("config", small_config()), next_step=NEXT, **options)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_missing_tensor_is_named(tmp_path):
+    backbone = random_backbone(small_config())
+    del backbone["layer1.0.bn1.running_mean"]
+    message = refusal(tmp_path, prefixed("encoder.", backbone))
+    assert "1 missing: layer1.0.bn1.running_mean" in message
+    assert message.endswith(NEXT)
+
+
+def test_an_unexpected_tensor_is_named_with_its_full_key(tmp_path):
+    backbone = random_backbone(small_config())
+    content = {**prefixed("encoder.", backbone), "encoder.layer9.weight": torch.ones(1), "else.weight": torch.ones(1)}
+    assert "2 unexpected: encoder.layer9.weight, else.weight" in refusal(tmp_path, content)
+
+
+def test_a_head_that_is_named_may_be_left_behind(tmp_path):
+    backbone = random_backbone(small_config())
+    torch.save({**backbone, "else.weight": torch.ones(1), "elsewhere": torch.ones(1)}, tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", small_config(), drop=("else", "elsewhere"), next_step=NEXT)
+    assert converted.report.dropped == {"else": 1, "elsewhere": 1}
+
+
+def test_a_name_to_drop_ends_at_a_dot(tmp_path):
+    content = {**random_backbone(small_config()), "fc_norm.weight": torch.ones(1)}
+    assert "1 unexpected: fc_norm.weight" in refusal(tmp_path, content)
+
+
+def test_a_wrong_shape_is_named_with_both_shapes(tmp_path):
+    config = small_config("token")
+    backbone = random_backbone(config)
+    backbone["pos_embed"] = torch.ones(1, 5, 64)
+    message = refusal(tmp_path, backbone, config=config)
+    assert "1 of another shape: pos_embed [1, 5, 64] (expected [1, 101, 64])" in message
+
+
+def test_another_architecture_is_refused(tmp_path):
+    content = random_backbone(small_config("token"))
+    message = refusal(tmp_path, content)
+    assert "no tensor of test_resnet under a known prefix" in message
+    assert "cls_token" in message
+
+
+def test_two_whole_backbones_are_not_chosen_between(tmp_path):
+    backbone = random_backbone(small_config())
+    content = {**prefixed("encoder.", backbone), **prefixed("backbone.", backbone)}
+    assert "2 whole test_resnet networks, under 'encoder.' and 'backbone.'" in refusal(tmp_path, content)
+    converted = convert(tmp_path / "a.pth", small_config(), drop=("backbone",), next_step=NEXT)
+    assert converted.report.layout == "encoder."
+
+
+def test_a_recorded_layout_is_not_searched_for_elsewhere(tmp_path):
+    content = prefixed("encoder.", random_backbone(small_config()))
+    assert "90 missing" in refusal(tmp_path, content, layout="base_encoder.")
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path):
+    backbone = random_backbone(small_config())
+    backbone["conv1.0.weight"][0, 0, 0, 0] = float("nan")
+    assert "not finite in conv1.0.weight" in refusal(tmp_path, backbone)
+
+
+class Evil:
+    """Runs a command when a careless reader opens it."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "legacy"])
+def test_a_pickle_that_wants_code_is_refused_and_nothing_runs(tmp_path, how):
+    trace = tmp_path / "it-ran"
+    path = tmp_path / "evil.pth"
+    content = {"state_dict": random_backbone(small_config()), "args": Evil(f"touch {trace}")}
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=how == "torch.save")
+    with pytest.raises(ClzooError, match=r"evil\.pth is a pickle that .*Nothing in it was run"):
+        convert(path, small_config(), next_step=NEXT)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Evil(f"touch {trace}")))
+    assert trace.exists()  # the trap works: another reader would have run it
+
+
+def test_what_a_pickle_wants_to_import_is_named(tmp_path):
+    assert "argparse.Namespace" in refusal(tmp_path, {"state_dict": {}, "args": argparse.Namespace(lr=1)})
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("keep", [0.0, 0.001, 0.5, 0.999])
+def test_a_truncated_file_is_refused_and_named(tmp_path, keep, zipped):
+    path = tmp_path / "a.pth"
+    torch.save(random_backbone(small_config()), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    with pytest.raises(ClzooError, match=r"a\.pth"):
+        convert(path, small_config(), next_step=NEXT)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([torch.ones(1)], "holds a list"),
+        ({"epoch": 3, "optimizer": {}}, "holds no tensors .* found the entries epoch, optimizer"),
+        ({"state_dict": {}}, "holds no tensors"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_refused(tmp_path, content, says):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ClzooError, match=says):
+        convert(tmp_path / "a.pth", small_config(), next_step=NEXT)
+
+
+def test_text_and_missing_files_are_no_checkpoints(tmp_path):
+    (tmp_path / "a.pth").write_text("hello, I am a page that says 404\n")
+    with pytest.raises(ClzooError, match="is not a checkpoint"):
+        convert(tmp_path / "a.pth", small_config(), next_step=NEXT)
+    with pytest.raises(ClzooError, match="does not exist"):
+        convert(tmp_path / "b.pth", small_config(), next_step=NEXT)
+
+
+# -- to a folder -----------------------------------------------------------------------------------------------------
+
+
+def test_a_converted_folder_loads_with_hash_probe_and_gates(tmp_path):
+    config = small_config("token")
+    backbone = random_backbone(config)
+    content = {**prefixed("visual.", backbone), "filter.f_l.weight": torch.ones(3, 2)}
+    torch.save(content, tmp_path / "a.pth")
+    out = tmp_path / "mine"
+    report, written = convert_to_folder(tmp_path / "a.pth", "test_vit", out, model_args={})
+    encoder = clzoo.load(out, device="cpu")
+    assert same(dict(encoder.module.state_dict()), backbone)
+    assert encoder.weights_sha256 == written.weights_sha256
+    assert encoder.probe() == pytest.approx(written.probe, rel=1e-3, abs=1e-4)
+    assert written.preprocessing.size == 160
+    assert report.aside == ["filter.f_l.weight"]
+    assert (out / "pretrain.safetensors").is_file()
+    with pytest.raises(ClzooError, match="exists already"):
+        convert_to_folder(tmp_path / "a.pth", "test_vit", out, model_args={})
+
+
+def test_a_failed_conversion_writes_nothing(tmp_path):
+    torch.save({"conv1.0.weight": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(ClzooError, match="missing"):
+        convert_to_folder(tmp_path / "a.pth", "test_resnet", tmp_path / "out", model_args={})
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_number_of_heads_is_said_because_no_checkpoint_holds_it():
+    small = SHIPPED["mocov3-vit_small-in1k"]
+    assert any(line.startswith("heads:   12 (as given") for line in assumptions(small))
+
+
+def test_model_args_are_json_or_text():
+    assert parse_model_args(["num_heads=12", "qk_norm=true", "act=x"]) == {"num_heads": 12, "qk_norm": True, "act": "x"}
+    with pytest.raises(ClzooError, match="KEY=VALUE"):
+        parse_model_args(["num_heads"])
+
+
+def test_all_families_are_among_the_known_layouts():
+    assert set(FAMILIES) <= set(LAYOUTS)
