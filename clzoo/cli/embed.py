@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import click
@@ -60,6 +61,7 @@ def command(
         raise click.UsageError("--factory needs --index faiss.")
     from clzoo.embed import embed_folder
 
+    warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be decoded is reported by us
     summary = embed_folder(
         source,
         model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import posixpath
 import stat
 import tarfile
 from collections import Counter
@@ -145,18 +146,14 @@ def read_image(root: Path, path: str) -> bytes:
     """
     whole = root / path
     shard = next((parent for parent in whole.parents if parent.suffix.lower() == ".tar" and parent.is_file()), None)
-    try:
-        if shard is None:
-            return whole.read_bytes()
-        with tarfile.open(shard, "r:") as archive:
-            member = archive.extractfile(whole.relative_to(shard).as_posix())
-            if member is None:
-                raise UnreadableImageError("not a regular member of the shard")
-            return member.read()
-    except KeyError as error:
-        raise UnreadableImageError(f"no longer a member of {shard}") from error
-    except (OSError, tarfile.TarError) as error:
-        raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from error
+    if shard is None:
+        return Item(path, 0, 0, str(whole), None).read()
+    listing = Listing(root)
+    _add_shard(listing, str(shard), shard.relative_to(root).as_posix())
+    for item in listing.items:
+        if item.path == path:
+            return item.read()
+    raise UnreadableImageError(f"not in {shard} (any more)")
 
 
 def _kind_of(source: Path) -> str:
@@ -245,16 +242,22 @@ def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = Fals
 def _add_shard(listing: Listing, file: str, path: str) -> None:
     """Add the image members of an uncompressed tar; of members with one name the last counts, as tar unpacks them."""
     members: dict[str, Item] = {}
-    size, mtime_ns = None, None
+    status, reason = None, None
     try:
         status = os.stat(file)  # noqa: PTH116
-        size, mtime_ns = status.st_size, status.st_mtime_ns
         with tarfile.open(file, "r:") as archive:
             for member in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                _add_member(listing, members, member, f"{path}/{member.name.removeprefix('./')}", file, mtime_ns)
+                name = posixpath.normpath(member.name).lstrip("/")  # as tar unpacks it
+                _add_member(listing, members, member, f"{path}/{name}", file, status.st_mtime_ns)
+            # tarfile takes the end of the file for the end of the archive; a whole archive has zeros there.
+            archive.fileobj.seek(archive.offset)
+            if not archive.fileobj.read(tarfile.BLOCKSIZE):
+                reason = "no end mark: the shard seems to have been cut off"
     except (OSError, tarfile.TarError) as error:
         reason = f"damaged shard: {getattr(error, 'strerror', None) or error}"
+    if reason:
+        size, mtime_ns = (status.st_size, status.st_mtime_ns) if status else (None, None)
         listing.failures.append(Failure(path, size, mtime_ns, reason))
     listing.items.extend(members.values())
 

@@ -86,6 +86,7 @@ class Run:
         self.failures.sort(key=lambda failure: failure.path)
         nothing_new = self.embedded == 0 and self.failures == self.writer.errors and not self._moved
         if nothing_new and self.writer.manifest.complete:
+            self.writer.delete_unnamed()  # of a run that was killed right after its last swap
             return  # the generation stays, and so does an index built on it
         self.writer.begin()
         if self._positions and not self.writer.manifest.segments:

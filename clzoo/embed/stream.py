@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -83,11 +84,17 @@ def encode_items(
     Raises:
         ClzooError: the device is out of memory.
     """
+    if len(positions) == 0:
+        return
     size = settings.batch_size
-    parts = deque(positions[start : start + size] for start in range(0, len(positions), size))
-    embed = _on_cpu if encoder.device.type == "cpu" else _on_gpu
+    count = -(-len(positions) // size)
     try:
-        yield from embed(items, parts, encoder, settings, clock)
+        if encoder.device.type == "cpu":
+            # A multiple of the workers, so that all of them have something to do until the end.
+            count = min(-(-count // settings.workers) * settings.workers, len(positions))
+            yield from _on_cpu(items, _split(positions, count), encoder, settings, clock)
+        else:
+            yield from _on_gpu(items, _split(positions, count), encoder, settings, clock)
     except torch.OutOfMemoryError as error:
         raise ClzooError(
             f"{encoder.device} has not enough memory for batches of {size} images. "
@@ -95,20 +102,28 @@ def encode_items(
         ) from error
 
 
+def _split(positions: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """`count` consecutive parts whose sizes differ by one at most."""
+    for part in range(count):
+        yield positions[len(positions) * part // count : len(positions) * (part + 1) // count]
+
+
 # On a CPU: whole batches in parallel ----------------------------------------------------------------------------------
 
 
 def _on_cpu(
-    items: list[Item], parts: deque[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
+    items: list[Item], parts: Iterator[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
 ) -> Generator[Encoded, None, None]:
     threads_before = torch.get_num_threads()
     # The setting counts for the thread that makes it, and for threads that come after it.
     pool = ThreadPoolExecutor(settings.workers, "clzoo-embed", torch.set_num_threads, (1,))
     running: deque[Future[tuple[Encoded, float]]] = deque()
     try:
-        while parts or running:
-            while parts and len(running) < settings.workers + _AHEAD:
-                running.append(pool.submit(_decode_and_encode, items, parts.popleft(), encoder, settings))
+        while True:
+            for part in islice(parts, settings.workers + _AHEAD - len(running)):
+                running.append(pool.submit(_decode_and_encode, items, part, encoder, settings))
+            if not running:
+                return
             encoded, seconds = running.popleft().result()
             clock.waiting += seconds / settings.workers
             yield encoded
@@ -139,20 +154,22 @@ class _Launched(NamedTuple):
 
 
 def _on_gpu(
-    items: list[Item], parts: deque[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
+    items: list[Item], parts: Iterator[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
 ) -> Generator[Encoded, None, None]:
     is_cuda = encoder.device.type == "cuda"
     side = encoder.config.preprocessing.size
-    shape = (len(parts[0]) if parts else 0, side, side, 3)
-    free = [torch.empty(shape, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(min(_RING, len(parts)))]
+    shape = (settings.batch_size, side, side, 3)
+    free = [torch.empty(shape, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(_RING)]
     filling: deque[tuple[_Batch, list[Future[None]]]] = deque()
     launched: deque[_Launched] = deque()
     pool = ThreadPoolExecutor(settings.workers, "clzoo-decode")
     try:
-        while parts or filling or launched:
-            while parts and free:
-                batch = _Batch(parts.popleft(), free.pop())
+        while True:
+            for part in islice(parts, len(free)):
+                batch = _Batch(part, free.pop())
                 filling.append((batch, batch.submit(pool, items, encoder, settings.workers)))
+            if not filling and not launched:
+                return
             if filling:
                 batch, jobs = filling.popleft()
                 started = time.perf_counter()

@@ -133,7 +133,17 @@ class StoreWriter:
         )
         self.manifest.save(self.folder)
         self._next = generation + 1
-        self._delete_unnamed()
+        self.delete_unnamed()
+
+    def delete_unnamed(self) -> None:
+        """Delete the segments and temporary files that the manifest on disk does not name."""
+        named = {name for segment in self.manifest.segments for name in (segment.embeddings, segment.items)}
+        for path in list(self.folder.iterdir()):
+            ours = _NUMBERED.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
+            if ours and path.name not in named:
+                # Windows refuses while a reader has the file open; the next commit tries again.
+                with suppress(PermissionError):
+                    path.unlink(missing_ok=True)
 
     def _write_items(self, items: pa.Table) -> str:
         name = f"items-{self._next}.parquet"
@@ -146,15 +156,6 @@ class StoreWriter:
         schema = ERRORS_SCHEMA.with_metadata({GENERATION_KEY: str(generation)})
         with atomic_path(self.folder / ERRORS) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-
-    def _delete_unnamed(self) -> None:
-        named = {name for segment in self.manifest.segments for name in (segment.embeddings, segment.items)}
-        for path in list(self.folder.iterdir()):
-            ours = _NUMBERED.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
-            if ours and path.name not in named:
-                # Windows refuses while a reader has the file open; the next commit tries again.
-                with suppress(PermissionError):
-                    path.unlink(missing_ok=True)
 
 
 def is_ours(name: str) -> bool:

@@ -1,0 +1,177 @@
+"""decode_image: whatever a file holds, out comes 8-bit RGB, upright; or the reason why not."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clzoo.config import Preprocessing
+from clzoo.data.images import MAX_PIXELS, decode_image
+from clzoo.errors import UnreadableImageError
+from clzoo.transform import resize_and_crop
+
+RED, BLUE = (254, 0, 0), (0, 0, 254)  # as JPEG gives them back
+
+
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def red_left_blue_right() -> Image.Image:
+    image = Image.new("RGB", (64, 32), RED)
+    image.paste(BLUE, (32, 0, 64, 32))
+    return image
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def reason_for(data: bytes) -> str:
+    with pytest.raises(UnreadableImageError) as error:
+        decode_image(data)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured(orientation: int) -> None:
+    upright = red_left_blue_right()
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode_image(encoded(stored, "JPEG", quality=95, exif=exif))
+    assert decoded.size == (64, 32)
+    assert np.allclose(np.asarray(decoded)[16, 8], RED, atol=4)
+    assert np.allclose(np.asarray(decoded)[16, 56], BLUE, atol=4)
+
+
+def test_transparency_is_laid_over_white() -> None:
+    rgba = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    rgba.putpixel((0, 0), (255, 0, 0, 255))
+    decoded = decode_image(encoded(rgba, "PNG"))
+    assert decoded.getpixel((0, 0)) == (255, 0, 0)
+    assert decoded.getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_a_palette_is_looked_up_and_its_transparent_colour_is_white() -> None:
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    assert decode_image(encoded(palette, "PNG")).getpixel((0, 0)) == (200, 100, 50)
+    assert decode_image(encoded(palette, "PNG", transparency=1)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    assert np.allclose(decode_image(encoded(cyan, "JPEG", quality=95)).getpixel((8, 8)), (0, 255, 255), atol=4)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA"])
+def test_grey_has_three_equal_channels(mode: str) -> None:
+    decoded = decode_image(encoded(Image.new("L", (5, 5), 255).convert(mode), "PNG"))
+    assert decoded.mode == "RGB"
+    assert decoded.getpixel((2, 2)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_high_byte(format: str) -> None:
+    wide = (noise(8, 8).astype(np.uint16) << 8) | 0x7F
+    decoded = np.asarray(decode_image(encoded(Image.fromarray(wide), format)))
+    assert decoded.shape == (8, 8, 3)
+    assert (decoded[..., 0] == wide >> 8).all()
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    gif = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode_image(gif).getpixel((4, 4)) == (255, 0, 0)
+
+
+def test_floating_point_pixels_are_refused_because_their_range_is_unknown() -> None:
+    assert "floating-point" in reason_for(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_a_truncated_file_is_refused(format: str) -> None:
+    data = encoded(Image.fromarray(noise(64, 64, 3)), format)
+    assert reason_for(data[: len(data) // 2])
+
+
+def test_zero_bytes_are_called_an_empty_file(tmp_path: Path) -> None:
+    assert reason_for(b"") == "empty file (zero bytes)"
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(UnreadableImageError, match="zero bytes"):
+        decode_image(tmp_path / "empty.jpg")
+
+
+def test_a_text_file_is_not_an_image() -> None:
+    assert reason_for(b"hello, I am a text file") == "not an image that Pillow can read"
+
+
+@pytest.mark.parametrize("height", [MAX_PIXELS // 10_000 + 1, 60_000])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_too_many_pixels_are_refused_before_they_are_decoded(height: int) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 10_000, height, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    assert "pixels" in reason_for(bomb)
+    assert str(MAX_PIXELS) in reason_for(bomb)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="No such file"):
+        decode_image(tmp_path / "nowhere.jpg")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything; Windows has other rights")
+def test_an_unreadable_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "secret.png"
+    path.write_bytes(encoded(red_left_blue_right(), "PNG"))
+    path.chmod(0)
+    with pytest.raises(UnreadableImageError, match="Permission denied"):
+        decode_image(path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_random_byte_flipped_never_gives_another_error() -> None:
+    rng = np.random.default_rng(seed := 7)
+    print("seed", seed)
+    decoded, reasons = 0, []
+    for format in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
+        data = encoded(Image.fromarray(noise(24, 24, 3)), format)
+        for _ in range(60):
+            damaged = bytearray(data)
+            damaged[rng.integers(len(damaged))] ^= 1 << rng.integers(8)
+            try:
+                assert decode_image(bytes(damaged)).mode == "RGB"
+                decoded += 1
+            except UnreadableImageError as error:
+                reasons.append(str(error))
+    assert decoded
+    assert reasons
+    assert all(reasons)
+
+
+def test_an_image_too_narrow_to_resize_is_refused_instead_of_exhausting_memory() -> None:
+    with pytest.raises(UnreadableImageError, match="too narrow"):
+        resize_and_crop(Image.new("RGB", (60_000, 2)), Preprocessing())

@@ -1,0 +1,181 @@
+"""open_store: one whole generation, whatever a writer does meanwhile; damage is named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pictures import by_path
+from small_models import small_encoder
+
+from clzoo import ClzooError, Encoder, embed_folder, open_store
+from clzoo.embed import Store, export_store
+from clzoo.embed.manifest import MANIFEST
+
+
+@pytest.fixture
+def store(images: Path, encoder: Encoder, tmp_path: Path) -> Store:
+    embed_folder(images, encoder, tmp_path / "store", progress=False, labels=True)
+    return open_store(tmp_path / "store")
+
+
+def test_batches_give_every_row_once_and_in_order(store: Store) -> None:
+    for rows in (1, 7, 24, 100):
+        parts = list(store.batches(rows))
+        assert max(len(ids) for ids, _ in parts) == min(rows, 24)
+        assert (np.concatenate([ids for ids, _ in parts]) == store.ids).all()
+        assert (np.concatenate([vectors for _, vectors in parts]) == store.embeddings()).all()
+        assert {vectors.dtype for _, vectors in parts} == {np.dtype(np.float32)}
+
+
+def test_rows_can_be_taken_in_any_order(store: Store) -> None:
+    positions = np.array([5, 0, 23, 5])
+    assert (store.raw_rows(positions) == store.embeddings()[positions].astype(np.float16)).all()
+
+
+def test_the_files_can_be_read_without_clzoo(store: Store) -> None:
+    (segment,) = json.loads((store.path / MANIFEST).read_text())["segments"]
+    vectors = np.load(store.path / segment["embeddings"])
+    items = pq.read_table(store.path / segment["items"]).to_pydict()
+    assert list(items) == ["row", "id", "path", "size", "mtime_ns", "label"]
+    assert items["path"] == store.paths
+    assert (vectors[items["row"]].astype(np.float32) == store.embeddings()).all()
+    assert pq.read_table(store.path / "errors.parquet").column_names == ["path", "size", "mtime_ns", "reason"]
+
+
+def test_the_model_that_made_the_store_is_told_from_another(store: Store, encoder: Encoder) -> None:
+    store.check_model(encoder)
+    with pytest.raises(ClzooError, match="weights"):
+        store.check_model(small_encoder(seed=1))
+
+
+_WRITER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
+import pyarrow as pa
+from clzoo.data.sources import Failure, item_ids
+from clzoo.embed import open_store
+from clzoo.embed.compact import known_errors
+from clzoo.embed.store import ITEMS_SCHEMA
+from clzoo.embed.writer import StoreWriter, VectorFile, store_lock
+
+folder = Path(sys.argv[1])
+paths = [f"{i}.jpg" for i in range(50)]
+with store_lock(folder):
+    store = open_store(folder)
+    writer = StoreWriter(folder, store.manifest, known_errors(store))
+    print("writing", flush=True)
+    while True:
+        number = writer._next
+        vectors = VectorFile(folder, store.dim, "float16")
+        vectors.append(np.full((50, store.dim), number % 1000, np.float16))
+        columns = [range(50), item_ids(paths), paths, [number % 1000] * 50, [0] * 50, [None] * 50]
+        segment = writer.add_segment(vectors, pa.table(dict(zip(ITEMS_SCHEMA.names, columns)), schema=ITEMS_SCHEMA))
+        writer.commit((segment,), [Failure("x", number % 1000, 0, "reason")], complete=True)
+"""
+
+
+def test_a_reader_never_sees_a_mixture_while_a_writer_swaps_generations(store: Store) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", _WRITER, str(store.path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        seen, end = set(), time.monotonic() + 3
+        while time.monotonic() < end:
+            opened = open_store(store.path)
+            if opened.manifest.segments[0].embeddings == store.manifest.segments[0].embeddings:
+                continue  # the writer's first generation is not there yet
+            number = opened.items["size"][0].as_py()
+            assert (opened.items["size"].to_numpy() == number).all()
+            assert (opened.embeddings() == number).all()
+            (error,) = opened.errors()
+            # Killed or caught between its two renames, errors.parquet may be one generation ahead; never behind.
+            assert error["size"] - number in (0, 1)
+            seen.add(number)
+        assert writer.poll() is None
+        assert len(seen) > 5
+    finally:
+        writer.kill()
+        writer.communicate()
+
+
+def test_an_open_snapshot_outlives_the_files(store: Store) -> None:
+    before = store.embeddings()
+    for path in store.path.glob("embeddings-*"):
+        path.unlink()
+    assert (store.embeddings() == before).all()
+
+
+def test_a_folder_that_is_no_store_is_an_error_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(ClzooError, match=r"no manifest\.json\. Make one: clzoo embed"):
+        open_store(tmp_path)
+
+
+def test_a_missing_segment_is_named(store: Store) -> None:
+    name = store.manifest.segments[0].items
+    (store.path / name).unlink()
+    with pytest.raises(ClzooError, match=rf"{name} is missing though the manifest"):
+        open_store(store.path)
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "items"])
+def test_a_truncated_segment_is_named(store: Store, kind: str) -> None:
+    path = store.path / getattr(store.manifest.segments[0], kind)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ClzooError, match=rf"{path.name} is damaged"):
+        open_store(store.path)
+
+
+def test_vectors_that_do_not_fit_the_items_are_refused(store: Store) -> None:
+    path = store.path / store.manifest.segments[0].embeddings
+    np.save(path, np.load(path)[:-1])
+    with pytest.raises(ClzooError, match="does not fit"):
+        open_store(store.path)
+    np.save(path, np.zeros((24, store.dim + 1), np.float16))
+    with pytest.raises(ClzooError, match="the manifest says"):
+        open_store(store.path)
+
+
+@pytest.mark.parametrize("change", [{"schema": 99}, {"format": "x"}, {"segments": [{"rows": 1}]}, {"schema": None}])
+def test_a_manifest_of_another_kind_is_refused(store: Store, change: dict[str, object]) -> None:
+    path = store.path / MANIFEST
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(ClzooError, match=r"manifest\.json"):
+        open_store(store.path)
+
+
+def test_every_export_holds_every_row(store: Store, tmp_path: Path) -> None:
+    expected = by_path(store)
+
+    table = pq.read_table(export_store(store, tmp_path / "a.parquet"))
+    assert table.column_names == ["id", "path", "size", "mtime_ns", "label", "embedding"]
+    assert table["path"].to_pylist() == store.paths
+    assert (np.stack(table["embedding"].to_numpy()) == store.embeddings()).all()
+
+    arrays = np.load(export_store(store, tmp_path / "a.npz"))
+    assert arrays["path"].tolist() == store.paths
+    assert arrays["label"].tolist() == store.labels
+    assert (arrays["id"] == store.ids).all()
+    assert (arrays["embedding"] == store.embeddings()).all()
+
+    with export_store(store, tmp_path / "a.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["path", "label", *(f"embedding_{i}" for i in range(store.dim))]
+    for path, label, *values in rows:
+        assert label == path.split("/")[0]
+        assert (np.array(values, np.float32) == expected[path]).all()
+    assert len(rows) == 24
+
+
+def test_an_export_of_an_unknown_format_is_refused(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ClzooError, match="expected one of csv, parquet, npz"):
+        export_store(store, tmp_path / "a.xlsx")
