@@ -27,3 +27,45 @@ def reco_global(
         return -(teacher * (q @ queue.T / student_temperature).log_softmax(dim=1)).sum(dim=1)
 
     return in_row_blocks(block, q, w, columns=len(queue)).mean()
+
+
+def reco_global_batch(
+    q: torch.Tensor, w: torch.Tensor, student_temperature: float, teacher_temperature: float
+) -> torch.Tensor:
+    """`reco_global` where the bins are the weak views of the other images of the batch (our choice, SimCLR host).
+
+    Args:
+        q: (N, D) strong views.
+        w: (N, D) weak views, of the same images in the same order.
+    """
+    q, w = unit(q), unit(w).detach()
+    itself = torch.arange(len(q), device=q.device)
+
+    def block(q: torch.Tensor, teacher: torch.Tensor, itself: torch.Tensor) -> torch.Tensor:
+        def relation(rows: torch.Tensor, temperature: float) -> torch.Tensor:
+            return (rows @ w.T / temperature).scatter(1, itself[:, None], -1e4)  # far, but finite: 0 * log 0 is 0
+
+        target = relation(teacher, teacher_temperature).softmax(dim=1).detach()  # (b, N)
+        return -(target * relation(q, student_temperature).log_softmax(dim=1)).sum(dim=1)
+
+    return in_row_blocks(block, q, w, itself, columns=len(w)).mean()
+
+
+def info_nce_without(
+    q: torch.Tensor, positive: torch.Tensor, k: torch.Tensor, without: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """InfoNCE of each query against its positive and the keys of the batch, some rows left out (our choice).
+
+    Args:
+        q, positive: (N, D).
+        k: (M, D) keys that are negatives.
+        without: (N, n) rows of `k` that are no negatives of each query.
+    """
+    q, positive, k = unit(q), unit(positive), unit(k)
+
+    def block(q: torch.Tensor, positive: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
+        own = (q * positive).sum(dim=1, keepdim=True) / temperature  # (b, 1)
+        negatives = (q @ k.T / temperature).scatter(1, without, float("-inf"))  # (b, M)
+        return torch.cat([own, negatives], dim=1).logsumexp(dim=1) - own.squeeze(1)
+
+    return in_row_blocks(block, q, positive, without, columns=len(k)).mean()

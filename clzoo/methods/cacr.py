@@ -1,64 +1,146 @@
-"""CACR, form A (Zheng et al., TMLR 2023, arXiv 2105.03746): the farthest positives pull hardest, the nearest negatives
-push hardest. Implemented from the mathematics of the published method.
+"""CACR (Zheng et al., TMLR 2023, arXiv 2105.03746): the farthest positives pull hardest, the nearest negatives push
+hardest. Implemented from the mathematics of the published method, in its three forms.
 """
 
-from typing import Literal
+from __future__ import annotations
+
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from clzoo.losses import cacr
-from clzoo.methods.heads import mlp_projector
+from clzoo.distributed import gather, gather_constant, own_rows
+from clzoo.errors import ClzooError
+from clzoo.losses import cacr, cacr_momentum, cacr_queue
+from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.heads import mlp
+from clzoo.methods.momentum import Queue, cosine_to_one
+from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
 
 
 class CACROptions(Table):
-    """`method:` of a CACR recipe; the defaults are the published ones for CIFAR-10 (K = 4 positives are five views).
+    """`method:` of a CACR recipe. K positives are K + 1 views.
 
-    The head is our choice: the published small network ends in two wide layers of its own.
+    form: "batch" (A: CIFAR, STL), "queue" (B: MoCo v2 style) or "momentum" (C: MoCo v3 style, the released models).
     """
 
     name: Literal["cacr"]
-    views: int = Field(5, ge=2)
+    form: Literal["batch", "queue", "momentum"] = "batch"
+    projector: list[int] = Field(min_length=1)
+    # forms A and B: inverse temperatures of the distance
     t_pos: float = Field(1.0, ge=0)
-    t_neg: float = Field(0.9, ge=0)
+    t_neg: float = Field(2.0, ge=0)
     alpha: float = 1.0
     beta: float = 1.0
+    detach_weights: bool | None = None  # None: as published for the form (A: False, B: True)
+    # form A
     cost: Literal["euclidean", "rbf"] = "euclidean"
-    detach_weights: bool = False
     symmetric: bool = False
-    joint_forward: bool = False
-    hidden_dim: int = Field(512, gt=0)
-    out_dim: int = Field(128, gt=0)
+    joint_forward: bool = False  # one pass for all views; as published each has its own BatchNorm statistics
+    # forms B and C
+    momentum: float = Field(0.999, ge=0, le=1)
+    queue: int = Field(65_536, gt=0)
+    # form C
+    temperature: float = Field(1.0, gt=0)
+    predictor: list[int] | None = None
 
 
-class CACR(nn.Module):
-    """Backbone and projector; `forward` is the loss of one batch of views."""
+def create_cacr(backbone: nn.Module, feature_dim: int, options: CACROptions) -> nn.Module:
+    """The form that `options.form` names."""
+    forms = {"batch": CACRBatch, "queue": CACRQueue, "momentum": CACRMomentum}
+    return forms[options.form](backbone, feature_dim, options)
+
+
+class CACRBatch(nn.Module):
+    """Form A: views of one batch among themselves."""
+
+    needs: ClassVar[Needs] = Needs(2)
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projector = mlp_projector(feature_dim, options.hidden_dim, options.out_dim)
+        self.projector = mlp([feature_dim, *options.projector])
         self.options = options
 
-    def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
-        """Loss of V views, each (B, 3, H, W)."""
+    def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
-        if o.joint_forward:  # one pass, BatchNorm statistics over all views
-            z = torch.stack(self._project(torch.cat(views)).chunk(len(views)))
-        else:  # as published: one pass and one set of BatchNorm statistics per view
-            z = torch.stack([self._project(view) for view in views])  # (V, B, out_dim)
+        if o.joint_forward:
+            views = self._project(torch.cat(batch.views)).chunk(len(batch.views))
+        else:
+            views = tuple(self._project(view) for view in batch.views)
         return cacr(
-            z,
+            torch.stack([gather(view) for view in views]),  # (V, N, D)
             t_pos=o.t_pos,
             t_neg=o.t_neg,
             alpha=o.alpha,
             beta=o.beta,
             cost=o.cost,
-            detach_weights=o.detach_weights,
+            detach_weights=bool(o.detach_weights),
             symmetric=o.symmetric,
         )
 
     def _project(self, images: torch.Tensor) -> torch.Tensor:
-        return self.projector(self.backbone(images))
+        projected: torch.Tensor = self.projector(self.backbone(images))
+        return projected
+
+
+class CACRQueue(MomentumHost):
+    """Form B: all views through both encoders; negatives are the queue and the other queries of the same view."""
+
+    needs: ClassVar[Needs] = Needs(2, momentum_encoder=True, queue=True)
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
+        super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
+        self.queue = Queue(options.queue, options.projector[-1])
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        o = self.options
+        self.update_momentum(o.momentum)
+        q = torch.stack([gather(self.query(view)) for view in batch.views])  # (V, N, D)
+        keys = [self.key(view) for view in batch.views]
+        loss = cacr_queue(
+            q,
+            torch.stack([gather_constant(key) for key in keys]),
+            self.queue.entries,
+            t_pos=o.t_pos,
+            t_neg=o.t_neg,
+            alpha=o.alpha,
+            beta=o.beta,
+            detach_weights=o.detach_weights is not False,
+        )
+        self.queue.push(keys[-1])
+        return loss
+
+
+class CACRMomentum(MomentumHost):
+    """Form C: the first two views are global and have keys; further ones are local crops, queries only.
+
+    With two views it is 0.5 x MoCo v3 exactly.
+    """
+
+    needs: ClassVar[Needs] = Needs(2, momentum_encoder=True)
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
+        if options.predictor is None:
+            raise ClzooError("CACR's form 'momentum' has a predictor: --set method.predictor=[4096,256]")
+        super().__init__(
+            backbone,
+            mlp([feature_dim, *options.projector], last_norm="batch_without_affine"),
+            mlp([options.projector[-1], *options.predictor]),
+        )
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        o = self.options
+        self.update_momentum(cosine_to_one(o.momentum, batch.progress))
+        queries = [self.query(view) for view in batch.views]
+        own = own_rows(len(batch), queries[0].device)
+        losses = []
+        for target in range(2):
+            keys = gather_constant(self.key(batch.views[target]))
+            others = torch.stack([q for v, q in enumerate(queries) if v != target])  # (V - 1, B, D)
+            losses.append(cacr_momentum(others, keys, own, o.temperature))
+        return torch.stack(losses).mean()

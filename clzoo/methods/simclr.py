@@ -7,33 +7,26 @@ from pydantic import Field
 from torch import nn
 
 from clzoo.losses import info_nce
-from clzoo.methods.heads import mlp_projector
+from clzoo.methods.batch import Batch
+from clzoo.methods.heads import mlp
+from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
 
 
 class SimCLROptions(Table):
-    """`method:` of a SimCLR recipe; the defaults are those of small images (our choice, usual in public recipes)."""
+    """`method:` of a SimCLR recipe."""
 
     name: Literal["simclr"]
-    temperature: float = Field(0.5, gt=0)
-    hidden_dim: int = Field(512, gt=0)
-    out_dim: int = Field(128, gt=0)
-
-    @property
-    def views(self) -> int:
-        return 2
+    temperature: float = Field(gt=0)
+    projector: list[int] = Field(min_length=1)  # hidden widths and output
 
 
-class SimCLR(nn.Module):
-    """Backbone and projector; `forward` is the loss of one batch of views."""
+class SimCLR(TwoViewMethod):
+    """forward is InfoNCE among the 2N projections of the batch."""
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SimCLROptions) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.projector = mlp_projector(feature_dim, options.hidden_dim, options.out_dim)
+        super().__init__(backbone, mlp([feature_dim, *options.projector]))
         self.options = options
 
-    def forward(self, views: list[torch.Tensor]) -> torch.Tensor:
-        """Loss of two views, each (B, 3, H, W). One forward pass for both: BatchNorm sees all 2B images."""
-        z = self.projector(self.backbone(torch.cat(views)))  # (2B, out_dim)
-        return info_nce(torch.stack(z.chunk(2)), self.options.temperature)
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return info_nce(self.project(batch), self.options.temperature)

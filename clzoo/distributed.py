@@ -1,0 +1,41 @@
+"""Several processes: the whole batch's embeddings in each of them. With one process every function is the identity."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+
+
+def world_size() -> int:
+    """Number of training processes; 1 outside torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather(x: torch.Tensor) -> torch.Tensor:
+    """(B, ...) of each process -> (world * B, ...) in the order of ranks, with gradient.
+
+    The backward pass sums the gradients of all processes for the local rows; every process evaluates the loss of the
+    whole batch, and DistributedDataParallel's mean over processes makes that the gradient of the one loss.
+    """
+    return torch.cat(all_gather_with_gradient(x)) if world_size() > 1 else x
+
+
+@torch.no_grad()
+def gather_constant(x: torch.Tensor) -> torch.Tensor:
+    """As `gather`, without gradient: keys, labels."""
+    if world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
+def own_rows(batch: int, device: torch.device) -> torch.Tensor:
+    """(B,) rows of this process's batch in a gathered tensor."""
+    return torch.arange(batch, device=device) + rank() * batch

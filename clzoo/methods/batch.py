@@ -1,0 +1,75 @@
+"""What a method is given at each step, and what it declares to need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from clzoo.distributed import rank
+from clzoo.errors import ClzooError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input. All random draws of a method are functions of (seed, step), never of global state.
+
+    Attributes:
+        views: V tensors (B, 3, H, W), normalised; sizes may differ between views.
+        labels: (B,) classes, or None where the data have none.
+        progress: share of the run that is done, in [0, 1).
+    """
+
+    views: list[torch.Tensor]
+    labels: torch.Tensor | None = None
+    seed: int = 0
+    step: int = 0
+    progress: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.views[0])
+
+    def generator(self, group: int) -> torch.Generator:
+        """A generator for one group of the global batch: a function of (seed, step, group), on the CPU."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * 65_537 + group)
+
+    def groups(self, size: int | None) -> list[tuple[slice, torch.Generator]]:
+        """The parts of this process's batch within which a method permutes, each with its generator.
+
+        Args:
+            size: images per group (recipe key `group`); None: the process's whole batch.
+
+        Raises:
+            ClzooError: the size does not divide the batch.
+        """
+        size = size or len(self)
+        if len(self) % size:
+            raise ClzooError(f"method.group={size} does not divide the batch of {len(self)} images per process.")
+        per_process = len(self) // size
+        return [(slice(g * size, (g + 1) * size), self.generator(rank() * per_process + g)) for g in range(per_process)]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method declares: how many views, which helpers, labels, and the kind of BatchNorm on several devices.
+
+    "sync": statistics over all processes. "shuffled": per process, keys encoded in another order than queries; on one
+    device its place is taken by statistics over groups of the batch (recipe key `backbone.batchnorm_groups`).
+    """
+
+    min_views: int
+    max_views: int | None = None
+    momentum_encoder: bool = False
+    queue: bool = False
+    labels: bool = False
+    batchnorm: Literal["sync", "shuffled"] = "sync"
+
+    def check_views(self, method: str, found: int) -> None:
+        """Refuse a recipe whose views do not fit."""
+        if found < self.min_views or (self.max_views is not None and found > self.max_views):
+            wanted = str(self.min_views) if self.max_views == self.min_views else f"at least {self.min_views}"
+            raise ClzooError(f"{method} needs {wanted} views, the recipe's `views` add up to {found}.")
+
+
+TWO_VIEWS = Needs(2, 2)

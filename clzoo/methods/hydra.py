@@ -1,0 +1,197 @@
+"""Hydra (Wu et al., arXiv 2410.18200; later named SimLAP): any two images may be a positive pair, if they are compared
+in a subspace that suits their two classes. Uses class labels in pretraining.
+
+Implemented from the mathematics of the released code.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from clzoo.distributed import gather, gather_constant, own_rows
+from clzoo.losses import hydra_pair, info_nce_keys
+from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.heads import mlp
+from clzoo.methods.momentum import cosine_to_one
+from clzoo.methods.momentum_host import MomentumHost
+from clzoo.schema import Table
+
+Pairs = Literal["arbitrary", "identical", "distinct"]
+
+
+class FeatureFilter(nn.Module):
+    """The gate of a pair of classes: g(a, b) = sigmoid(f_g((f_l(a) + f_l(b)) / 2)), symmetric, in (0, 1)^d."""
+
+    def __init__(self, classes: int, dim: int, label_dim: int = 512, hidden_dim: int = 1024) -> None:
+        super().__init__()
+        self.label_embedding = nn.Embedding(classes, label_dim)  # N(0, 1), torch's default
+        self.gate = nn.Sequential(
+            nn.ReLU(),
+            nn.BatchNorm1d(label_dim),
+            nn.Linear(label_dim, hidden_dim),
+            nn.ReLU(),
+            nn.BatchNorm1d(hidden_dim),
+            nn.Linear(hidden_dim, dim),
+        )
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Classes (N,) and (N,) -> gates (N, d)."""
+        gates: torch.Tensor = self.gate((self.label_embedding(a) + self.label_embedding(b)) / 2).sigmoid()
+        return gates
+
+
+class HydraOptions(Table):
+    """`method:` of a Hydra recipe.
+
+    pairs: "arbitrary" permutes the batch; "identical" pairs an image with its own class; "distinct" with another class.
+    gate: False leaves the gate open (all ones): the control that is known to ruin arbitrary pairs.
+    single_view: all views are one batch in which each embedding is anchor and key (the authors' CIFAR-10 preset).
+    """
+
+    name: Literal["hydra"]
+    temperature: float = Field(0.1, gt=0)
+    pairs: Pairs = "arbitrary"
+    gate: bool = True
+    gamma: float = Field(0.0, ge=0)  # weight of the gates' entropy
+    single_view: bool = False
+    projector: list[int] = Field(min_length=1)
+    group: int | None = Field(None, gt=1)
+
+
+class HydraMoCoOptions(Table):
+    """`method:` of a Hydra-MoCo recipe: (L_ins + beta L_pair + alpha L_cls) / (1 + alpha + beta)."""
+
+    name: Literal["hydra_moco"]
+    temperature: float = Field(0.2, gt=0)
+    pairs: Pairs = "arbitrary"
+    gate: bool = True
+    gamma: float = Field(0.0, ge=0)
+    alpha: float = Field(0.0, ge=0)
+    beta: float = Field(1.0, ge=0)
+    momentum: float = Field(0.99, ge=0, le=1)
+    projector: list[int] = Field(min_length=1)
+    predictor: list[int] = Field(min_length=1)
+    group: int | None = Field(None, gt=1)
+
+
+def draw_partners(batch: Batch, pairs: Pairs, classes: int, group: int | None) -> torch.Tensor:
+    """(B,) partner class of each image of this process, a function of (seed, step) and the labels."""
+    assert batch.labels is not None
+    labels = batch.labels
+    if pairs == "identical":
+        return labels
+    partners = torch.empty_like(labels)
+    for rows, generator in batch.groups(group):
+        count = rows.stop - rows.start
+        if pairs == "arbitrary":
+            partners[rows] = labels[rows][torch.randperm(count, generator=generator).to(labels.device)]
+        else:  # uniform over the other classes
+            shift = torch.randint(1, max(2, classes), (count,), generator=generator).to(labels.device)
+            partners[rows] = (labels[rows] + shift) % classes
+    return partners
+
+
+class PairLoss(nn.Module):
+    """The gates and the pair loss of both Hydras."""
+
+    def __init__(self, classes: int, dim: int, options: HydraOptions | HydraMoCoOptions) -> None:
+        super().__init__()
+        self.classes = classes
+        self.filter = FeatureFilter(classes, dim) if options.gate else None
+        self.options = options
+
+    def forward(
+        self,
+        directions: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]],
+        labels: torch.Tensor,
+        partners: torch.Tensor,
+    ) -> torch.Tensor:
+        """Mean over directions of the pair loss.
+
+        Args:
+            directions: anchors (N, D), keys (N, D), and the anchors' own rows among the keys where these are the same.
+            labels, partners: (N,) of the whole batch, the same for all directions.
+        """
+        anchors = directions[0][0]
+        gates = torch.ones_like(anchors) if self.filter is None else self.filter(labels, partners)
+        losses = [
+            hydra_pair(q, k, gates, labels, partners, labels, self.options.temperature, own_key=own)
+            for q, k, own in directions
+        ]
+        loss = torch.stack(losses).mean()
+        if self.options.gamma and self.filter is not None:
+            every = torch.arange(self.classes, device=labels.device)
+            loss = loss + self.options.gamma * bernoulli_entropy(self.filter(every, every))
+        return loss
+
+
+def bernoulli_entropy(gates: torch.Tensor) -> torch.Tensor:
+    """Mean of -g log g - (1 - g) log(1 - g), in nats."""
+    return F.binary_cross_entropy(gates, gates)
+
+
+class Hydra(nn.Module):
+    """Two views through one encoder, no predictor; the projector ends in LayerNorm, which lets gates close."""
+
+    needs: ClassVar[Needs] = Needs(1, labels=True)
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: HydraOptions, classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp([feature_dim, *options.projector], last_norm="layer")
+        self.pair_loss = PairLoss(classes, options.projector[-1], options)
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        assert batch.labels is not None
+        o = self.options
+        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group))
+        labels = gather_constant(batch.labels)
+        z = self.projector(self.backbone(torch.cat(batch.views))).chunk(len(batch.views))
+        views = [gather(view) for view in z]  # each (N, D)
+        if o.single_view:
+            count = len(views)
+            everything = torch.cat(views)
+            own = torch.arange(len(everything), device=everything.device)
+            return self._loss([(everything, everything, own)], labels.repeat(count), partners.repeat(count))
+        first, second = views
+        return self._loss([(first, second, None), (second, first, None)], labels, partners)
+
+    def _loss(self, directions, labels, partners):  # type: ignore[no-untyped-def]
+        return self.pair_loss(directions, labels, partners)
+
+
+class HydraMoCo(MomentumHost):
+    """The pair loss beside instance discrimination, on a MoCo v3 skeleton."""
+
+    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True, labels=True)
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: HydraMoCoOptions, classes: int) -> None:
+        super().__init__(
+            backbone,
+            mlp([feature_dim, *options.projector], last_norm="layer"),
+            mlp([options.projector[-1], *options.predictor]),
+        )
+        self.pair_loss = PairLoss(classes, options.predictor[-1], options)
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        assert batch.labels is not None
+        o = self.options
+        self.update_momentum(cosine_to_one(o.momentum, batch.progress))
+        q1, q2 = (gather(self.query(view)) for view in batch.views)
+        k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
+        labels = gather_constant(batch.labels)
+        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group))
+        rows = torch.arange(len(labels), device=labels.device)
+        loss = (info_nce_keys(q1, k2, rows, o.temperature) + info_nce_keys(q2, k1, rows, o.temperature)) / 2
+        directions = [(q1, k2, None), (q2, k1, None)]
+        loss = loss + o.beta * self.pair_loss(directions, labels, partners)
+        if o.alpha:
+            loss = loss + o.alpha * self.pair_loss(directions, labels, labels)
+        return loss / (1 + o.alpha + o.beta)

@@ -1,0 +1,43 @@
+"""MoCo v2 (Chen et al. 2020, arXiv 2003.04297): a query against its momentum key and a queue of past keys."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from clzoo.distributed import gather
+from clzoo.losses import info_nce_queue
+from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.heads import mlp
+from clzoo.methods.momentum import Queue
+from clzoo.methods.momentum_host import MomentumHost
+from clzoo.schema import Table
+
+
+class MoCoV2Options(Table):
+    """`method:` of a MoCo v2 recipe."""
+
+    name: Literal["mocov2"]
+    temperature: float = Field(0.2, gt=0)
+    queue: int = Field(65_536, gt=0)
+    momentum: float = Field(0.999, ge=0, le=1)
+    projector: list[int] = Field(min_length=1)
+
+
+class MoCoV2(MomentumHost):
+    """The first view is the query, the second the key."""
+
+    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True, queue=True, batchnorm="shuffled")
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV2Options) -> None:
+        super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
+        self.queue = Queue(options.queue, options.projector[-1])
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.update_momentum(self.options.momentum)
+        q, k = self.query(batch.views[0]), self.key(batch.views[1])
+        loss = info_nce_queue(gather(q), gather(k), self.queue.entries, self.options.temperature)
+        self.queue.push(k)
+        return loss

@@ -1,0 +1,47 @@
+"""MoCo v3 (Chen et al. 2021, arXiv 2104.02057): symmetric, with a predictor, against the keys of the batch."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from clzoo.distributed import gather_constant, own_rows
+from clzoo.losses import info_nce_keys
+from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.heads import mlp
+from clzoo.methods.momentum import cosine_to_one
+from clzoo.methods.momentum_host import MomentumHost
+from clzoo.schema import Table
+
+
+class MoCoV3Options(Table):
+    """`method:` of a MoCo v3 recipe; `momentum` rises to 1 along a cosine."""
+
+    name: Literal["mocov3"]
+    temperature: float = Field(gt=0)
+    momentum: float = Field(0.99, ge=0, le=1)
+    projector: list[int] = Field(min_length=1)
+    predictor: list[int] = Field(min_length=1)
+
+
+class MoCoV3(MomentumHost):
+    """forward is 2T times the sum of both directions' InfoNCE."""
+
+    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True)
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV3Options) -> None:
+        super().__init__(
+            backbone,
+            mlp([feature_dim, *options.projector], last_norm="batch_without_affine"),
+            mlp([options.projector[-1], *options.predictor]),
+        )
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        temperature = self.options.temperature
+        self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
+        q1, q2 = (self.query(view) for view in batch.views)
+        k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
+        own = own_rows(len(batch), q1.device)
+        return 2 * temperature * (info_nce_keys(q1, k2, own, temperature) + info_nce_keys(q2, k1, own, temperature))

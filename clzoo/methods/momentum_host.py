@@ -1,0 +1,36 @@
+"""What the momentum methods share: a query road with gradient and a key road through averaged weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from clzoo.methods.momentum import momentum_copy, momentum_update
+
+
+class MomentumHost(nn.Module):
+    """Encoder with projector (and predictor), and the momentum copies of backbone and projector."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+        self.predictor = nn.Identity() if predictor is None else predictor
+        self.momentum_backbone = momentum_copy(backbone)
+        self.momentum_projector = momentum_copy(projector)
+
+    def query(self, view: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D) with gradient."""
+        projected: torch.Tensor = self.predictor(self.projector(self.backbone(view)))
+        return projected
+
+    @torch.no_grad()
+    def key(self, view: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, D) through the momentum encoder."""
+        projected: torch.Tensor = self.momentum_projector(self.momentum_backbone(view))
+        return projected
+
+    def update_momentum(self, momentum: float) -> None:
+        """Once a step, before the keys."""
+        momentum_update(self.momentum_backbone, self.backbone, momentum)
+        momentum_update(self.momentum_projector, self.projector, momentum)

@@ -1,0 +1,84 @@
+"""Mining of Potential Samples (Dong et al., arXiv 2311.00358): a re-implementation from the abstract, on MoCo v2.
+
+Positives are the augmented view and the queue's nearest neighbours of the key; negatives are weighted by how hard they
+are. The weights, the ramp and the numbers are our choice throughout.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from clzoo.distributed import gather
+from clzoo.losses import potential_samples
+from clzoo.losses.potential_samples import Negatives, Positives
+from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.heads import mlp
+from clzoo.methods.momentum import Queue
+from clzoo.methods.momentum_host import MomentumHost
+from clzoo.schema import Table
+
+RAMP = (0.05, 0.2)  # shares of the run between which the mined mass rises from 0 to 1
+
+
+class PotentialSamplesOptions(Table):
+    """`method:` of the recipe; see clzoo.losses.potential_samples for the modes."""
+
+    name: Literal["potential_samples"]
+    temperature: float = Field(0.2, gt=0)
+    queue: int = Field(65_536, gt=0)
+    momentum: float = Field(0.999, ge=0, le=1)
+    projector: list[int] = Field(min_length=1)
+    k: int = Field(5, ge=1)
+    positives: Positives = "both"
+    negatives: Negatives = "near_positive"
+    rho: float = Field(0.5, ge=0, le=1)
+    eta: float = Field(0.5, ge=0, le=1)
+    tau_w: float = Field(0.1, gt=0)
+    a: float = 12.5
+    b: float = 0.5
+    beta: float = 1.0
+    band_hard: float = Field(0.05, ge=0, lt=1)
+    band_easy: float = Field(0.5, ge=0, lt=1)
+
+
+class PotentialSamples(MomentumHost):
+    """MoCo v2 with mined positives and weighted negatives."""
+
+    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True, queue=True, batchnorm="shuffled")
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: PotentialSamplesOptions) -> None:
+        super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
+        self.queue = Queue(options.queue, options.projector[-1])
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        o = self.options
+        self.update_momentum(o.momentum)
+        z, k = self.query(batch.views[0]), self.key(batch.views[1])
+        loss = potential_samples(
+            gather(z),
+            gather(k),
+            self.queue.entries,
+            temperature=o.temperature,
+            k=o.k,
+            positives=o.positives,
+            negatives=o.negatives,
+            rho=o.rho,
+            eta=o.eta,
+            tau_w=o.tau_w,
+            a=o.a,
+            b=o.b,
+            beta=o.beta,
+            band=(o.band_hard, o.band_easy),
+            mined_mass=mined_mass(batch.progress),
+        )
+        self.queue.push(k)
+        return loss
+
+
+def mined_mass(progress: float) -> float:
+    """0 for the first 5 % of the run, rising linearly to 1 at 20 %."""
+    start, end = RAMP
+    return min(1.0, max(0.0, (progress - start) / (end - start)))

@@ -1,0 +1,138 @@
+"""ReCo (Zhang et al., IEEE TMM 2024, arXiv 2211.01796): contrast that also keeps relations.
+
+Global: the strong view relates to past images as the weak view does. Local: a CutMix of two images lies between them.
+Implemented from the mathematics of the released code, on a MoCo v2 host; the SimCLR host is our choice.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from clzoo.augment.mix import cutmix, draw_box
+from clzoo.distributed import gather, gather_constant, own_rows
+from clzoo.losses import info_nce, info_nce_queue, reco_global
+from clzoo.losses.reco import info_nce_without, reco_global_batch
+from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.heads import mlp
+from clzoo.methods.momentum import Queue
+from clzoo.methods.momentum_host import MomentumHost
+from clzoo.schema import Table
+
+
+class ReCoOptions(Table):
+    """`method:` of a ReCo recipe. Views: strong, strong, weak."""
+
+    name: Literal["reco"]
+    host: Literal["mocov2", "simclr"] = "mocov2"
+    temperature: float = Field(0.2, gt=0)
+    student_temperature: float = Field(0.1, gt=0)
+    teacher_temperature: float = Field(0.04, gt=0)
+    lambda1: float = Field(1.0, ge=0)  # weight of the global term
+    lambda2: float = Field(1.0, ge=0)  # weight of the local term
+    target_first: Literal["q", "k"] = "q"  # whose embedding of the image itself enters the local target
+    queue: int = Field(65_536, gt=0)
+    momentum: float = Field(0.999, ge=0, le=1)
+    projector: list[int] = Field(min_length=1)
+    group: int | None = Field(None, gt=1)  # images among which CutMix partners and lambda are drawn
+
+
+def create_reco(backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> nn.Module:
+    """ReCo on the host that `options.host` names."""
+    return (ReCo if options.host == "mocov2" else ReCoSimCLR)(backbone, feature_dim, options)
+
+
+def mix_views(first: torch.Tensor, second: torch.Tensor, batch: Batch, group: int | None) -> tuple[torch.Tensor, ...]:
+    """CutMix within groups: image i with a box of its partner's other view.
+
+    Returns:
+        (B, 3, H, W) mixed images, (B,) partners' rows, (B,) lambda: the share that image i keeps.
+    """
+    mixed, partners, shares = [], [], []
+    for rows, generator in batch.groups(group):
+        order = torch.randperm(rows.stop - rows.start, generator=generator)
+        box, share = draw_box(generator, first.shape[2], first.shape[3])
+        mixed.append(cutmix(first[rows], second[rows][order.to(second.device)], box))
+        partners.append(order + rows.start)
+        shares.append(torch.full((len(order),), share))
+    return torch.cat(mixed), torch.cat(partners).to(first.device), torch.cat(shares).to(first.device)
+
+
+def local_target(own: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """The point between two images' unit embeddings (B, D) that a CutMix should reach, without gradient."""
+    share = share[:, None]
+    return (share * F.normalize(own.float(), dim=1) + (1 - share) * F.normalize(other.float(), dim=1)).detach()
+
+
+class ReCo(MomentumHost):
+    """L = L_nce + lambda1 L_global + lambda2 L_local on MoCo v2. With both weights 0 it is MoCo v2 exactly."""
+
+    needs: ClassVar[Needs] = Needs(3, 3, momentum_encoder=True, queue=True, batchnorm="shuffled")
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> None:
+        super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
+        self.queue = Queue(options.queue, options.projector[-1])
+        self.weak_queue = Queue(options.queue, options.projector[-1])
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        o = self.options
+        strong, strong_too, weak = batch.views
+        self.update_momentum(o.momentum)
+        q, k, w = self.query(strong), self.key(strong_too), self.key(weak)
+        loss = info_nce_queue(gather(q), gather(k), self.queue.entries, o.temperature)
+        if o.lambda1:
+            loss = loss + o.lambda1 * reco_global(
+                gather(q), gather(w), self.weak_queue.entries, o.student_temperature, o.teacher_temperature
+            )
+        if o.lambda2:
+            mixed, partners, share = mix_views(strong, strong_too, batch, o.group)
+            v = self.query(mixed)
+            target = local_target(q if o.target_first == "q" else k, k[partners], share)
+            loss = loss + o.lambda2 * info_nce_queue(
+                gather(v), gather_constant(target), self.queue.entries, o.temperature
+            )
+        self.queue.push(k)
+        self.weak_queue.push(w)
+        return loss
+
+
+class ReCoSimCLR(nn.Module):
+    """The same three terms among the images of one batch (our choice)."""
+
+    needs: ClassVar[Needs] = Needs(3, 3)
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = mlp([feature_dim, *options.projector])
+        self.options = options
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        o = self.options
+        strong, strong_too, weak = batch.views
+        z1, z2 = self._project(torch.cat([strong, strong_too])).chunk(2)
+        all1, all2 = gather(z1), gather(z2)
+        loss = info_nce(torch.stack([all1, all2]), o.temperature)
+        if o.lambda1:
+            with torch.no_grad():
+                w = self._project(weak)
+            loss = loss + o.lambda1 * reco_global_batch(
+                all1, gather_constant(w), o.student_temperature, o.teacher_temperature
+            )
+        if o.lambda2:
+            mixed, partners, share = mix_views(strong, strong_too, batch, o.group)
+            target = local_target(z1 if o.target_first == "q" else z2, z2[partners], share)
+            own = own_rows(len(batch), mixed.device)
+            neither = gather_constant(torch.stack([own, own[partners]], dim=1))  # (N, 2)
+            v = gather(self._project(mixed))
+            loss = loss + o.lambda2 * info_nce_without(v, gather_constant(target), all2, neither, o.temperature)
+        return loss
+
+    def _project(self, images: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.projector(self.backbone(images))
+        return projected

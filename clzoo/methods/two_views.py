@@ -1,0 +1,27 @@
+"""What the in-batch baselines share: one encoder, two views, one forward pass for both."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from clzoo.distributed import gather
+from clzoo.methods.batch import TWO_VIEWS, Batch, Needs
+
+
+class TwoViewMethod(nn.Module):
+    """Backbone and projector; a subclass says which loss its projections get."""
+
+    needs: ClassVar[Needs] = TWO_VIEWS
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+    def project(self, batch: Batch) -> torch.Tensor:
+        """(2, N, D) projections of the whole batch over all processes; BatchNorm sees both views at once."""
+        z = self.projector(self.backbone(torch.cat(batch.views)))  # (2B, D)
+        return torch.stack([gather(view) for view in z.chunk(2)])
