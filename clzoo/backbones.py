@@ -11,7 +11,12 @@ from clzoo.errors import ClzooError
 
 
 def create_backbone(
-    architecture: str, *, model_args: dict[str, Any], global_pool: str, stem_stride: int | None
+    architecture: str,
+    *,
+    model_args: dict[str, Any],
+    global_pool: str,
+    stem_stride: int | None,
+    stem_pool: bool = False,
 ) -> nn.Module:
     """A timm network without classifier, randomly initialised: (B, 3, H, W) -> (B, num_features).
 
@@ -21,6 +26,7 @@ def create_backbone(
         global_pool: "avg" for ResNets, "token" for ViTs whose feature is the class token.
         stem_stride: None keeps timm's stem; 1 or 2 puts one 3x3 convolution of that stride in its place and removes
             the max-pool: the usual stem for 32 px images (SimCLR, appendix B.9). ResNets only.
+        stem_pool: keep the max-pool behind that convolution (64 px images).
 
     Raises:
         ClzooError: timm does not know the architecture, or the stem does not fit it.
@@ -32,11 +38,11 @@ def create_backbone(
         architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args
     )
     if stem_stride is not None:
-        _use_small_image_stem(module, architecture, stem_stride)
+        _use_small_image_stem(module, architecture, stem_stride, stem_pool)
     return module
 
 
-def _use_small_image_stem(module: Any, architecture: str, stride: int) -> None:
+def _use_small_image_stem(module: Any, architecture: str, stride: int, pool: bool) -> None:
     is_resnet = isinstance(module, timm.models.resnet.ResNet)
     if not is_resnet:
         raise ClzooError(f"the small-image stem fits ResNets, not {architecture}. Remove stem_stride from the recipe.")
@@ -46,4 +52,5 @@ def _use_small_image_stem(module: Any, architecture: str, stride: int) -> None:
     conv = nn.Conv2d(3, width, kernel_size=3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # timm's own initialisation
     module.conv1 = conv
-    module.maxpool = nn.Identity()
+    if not pool:
+        module.maxpool = nn.Identity()

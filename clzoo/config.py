@@ -59,7 +59,8 @@ class ModelConfig:
     data: str
     global_pool: str = "avg"
     model_args: dict[str, Any] = field(default_factory=dict)
-    stem_stride: int | None = None  # small-image stem (3x3, no max-pool) of this stride; None: timm's own stem
+    stem_stride: int | None = None  # small-image stem (one 3x3 convolution) of this stride; None: timm's own stem
+    stem_pool: bool = False  # whether the small-image stem keeps the max-pool
     preprocessing: Preprocessing = Preprocessing()
     license: str = "not stated"
     license_note: str = ""

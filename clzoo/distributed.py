@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
@@ -39,3 +41,22 @@ def gather_constant(x: torch.Tensor) -> torch.Tensor:
 def own_rows(batch: int, device: torch.device) -> torch.Tensor:
     """(B,) rows of this process's batch in a gathered tensor."""
     return torch.arange(batch, device=device) + rank() * batch
+
+
+def shuffled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """MoCo's shuffled BatchNorm: `function` on the rows of all processes dealt out anew, the result put back.
+
+    A key's batch statistics then come from other images than its query's, and betray nothing. With one process it is
+    `function(x)`.
+
+    Args:
+        order: (world * B,) permutation, the same in every process.
+    """
+    if world_size() == 1:
+        return function(x)
+    batch = len(x)
+    mine = order.to(x.device)[rank() * batch : (rank() + 1) * batch]
+    y = gather_constant(function(gather_constant(x)[mine]))  # row i belongs to image order[i]
+    restored = torch.empty_like(y)
+    restored[order.to(y.device)] = y
+    return restored[rank() * batch : (rank() + 1) * batch]

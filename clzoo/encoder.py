@@ -54,6 +54,7 @@ class Encoder:
             model_args=config.model_args,
             global_pool=config.global_pool,
             stem_stride=config.stem_stride,
+            stem_pool=config.stem_pool,
         )
         return cls(module, config, device)
 

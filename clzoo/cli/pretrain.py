@@ -34,7 +34,7 @@ def command(
     """
     from clzoo.errors import ClzooError
     from clzoo.pretrain.loop import pretrain
-    from clzoo.pretrain.recipe import find_recipe, load_recipe
+    from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, overrides)

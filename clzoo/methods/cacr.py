@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from clzoo.distributed import gather, gather_constant, own_rows
+from clzoo.distributed import gather, gather_constant
 from clzoo.errors import ClzooError
 from clzoo.losses import cacr, cacr_momentum, cacr_queue
 from clzoo.methods.batch import Batch, Needs
@@ -89,7 +89,7 @@ class CACRBatch(nn.Module):
 class CACRQueue(MomentumHost):
     """Form B: all views through both encoders; negatives are the queue and the other queries of the same view."""
 
-    needs: ClassVar[Needs] = Needs(2, momentum_encoder=True, queue=True)
+    needs: ClassVar[Needs] = Needs(2, momentum_encoder=True, queue=True, batchnorm="shuffled")
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
@@ -100,7 +100,7 @@ class CACRQueue(MomentumHost):
         o = self.options
         self.update_momentum(o.momentum)
         q = torch.stack([gather(self.query(view)) for view in batch.views])  # (V, N, D)
-        keys = [self.key(view) for view in batch.views]
+        keys = [self.shuffled_key(view, batch) for view in batch.views]
         loss = cacr_queue(
             q,
             torch.stack([gather_constant(key) for key in keys]),
@@ -136,11 +136,11 @@ class CACRMomentum(MomentumHost):
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
         self.update_momentum(cosine_to_one(o.momentum, batch.progress))
-        queries = [self.query(view) for view in batch.views]
-        own = own_rows(len(batch), queries[0].device)
+        queries = [gather(self.query(view)) for view in batch.views]  # V times (N, D)
+        own = torch.arange(len(queries[0]), device=queries[0].device)
         losses = []
         for target in range(2):
             keys = gather_constant(self.key(batch.views[target]))
-            others = torch.stack([q for v, q in enumerate(queries) if v != target])  # (V - 1, B, D)
+            others = torch.stack([q for v, q in enumerate(queries) if v != target])  # (V - 1, N, D)
             losses.append(cacr_momentum(others, keys, own, o.temperature))
         return torch.stack(losses).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -19,7 +20,7 @@ def mlp(widths: Sequence[int], *, hidden_batchnorm: bool = True, last_norm: Last
         last_norm: after the last layer; a bias there is kept only where no norm takes it away.
     """
     layers: list[nn.Module] = []
-    for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(widths)):
         last = i == len(widths) - 2
         norm = last_norm if last else ("batch" if hidden_batchnorm else "none")
         layers.append(nn.Linear(before, after, bias=norm in ("none", "layer")))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from clzoo.distributed import gather, gather_constant, own_rows
+from clzoo.distributed import gather, gather_constant
 from clzoo.losses import hydra_pair, info_nce_keys
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
@@ -22,6 +22,9 @@ from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
 
 Pairs = Literal["arbitrary", "identical", "distinct"]
+
+Direction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Anchors (N, D), keys (N, D), and the anchors' own rows among the keys where these are the same embeddings."""
 
 
 class FeatureFilter(nn.Module):
@@ -107,14 +110,13 @@ class PairLoss(nn.Module):
 
     def forward(
         self,
-        directions: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]],
+        directions: list[Direction],
         labels: torch.Tensor,
         partners: torch.Tensor,
     ) -> torch.Tensor:
         """Mean over directions of the pair loss.
 
         Args:
-            directions: anchors (N, D), keys (N, D), and the anchors' own rows among the keys where these are the same.
             labels, partners: (N,) of the whole batch, the same for all directions.
         """
         anchors = directions[0][0]
@@ -138,7 +140,7 @@ def bernoulli_entropy(gates: torch.Tensor) -> torch.Tensor:
 class Hydra(nn.Module):
     """Two views through one encoder, no predictor; the projector ends in LayerNorm, which lets gates close."""
 
-    needs: ClassVar[Needs] = Needs(1, labels=True)
+    needs = Needs(1, labels=True)  # of a single-view recipe
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: HydraOptions, classes: int) -> None:
         super().__init__()
@@ -146,6 +148,8 @@ class Hydra(nn.Module):
         self.projector = mlp([feature_dim, *options.projector], last_norm="layer")
         self.pair_loss = PairLoss(classes, options.projector[-1], options)
         self.options = options
+        if not options.single_view:
+            self.needs = Needs(2, 2, labels=True)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         assert batch.labels is not None
@@ -158,12 +162,13 @@ class Hydra(nn.Module):
             count = len(views)
             everything = torch.cat(views)
             own = torch.arange(len(everything), device=everything.device)
-            return self._loss([(everything, everything, own)], labels.repeat(count), partners.repeat(count))
+            own_pairs: list[Direction] = [(everything, everything, own)]
+            loss: torch.Tensor = self.pair_loss(own_pairs, labels.repeat(count), partners.repeat(count))
+            return loss
         first, second = views
-        return self._loss([(first, second, None), (second, first, None)], labels, partners)
-
-    def _loss(self, directions, labels, partners):  # type: ignore[no-untyped-def]
-        return self.pair_loss(directions, labels, partners)
+        both_ways: list[Direction] = [(first, second, None), (second, first, None)]
+        loss = self.pair_loss(both_ways, labels, partners)
+        return loss
 
 
 class HydraMoCo(MomentumHost):
@@ -190,7 +195,7 @@ class HydraMoCo(MomentumHost):
         partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group))
         rows = torch.arange(len(labels), device=labels.device)
         loss = (info_nce_keys(q1, k2, rows, o.temperature) + info_nce_keys(q2, k1, rows, o.temperature)) / 2
-        directions = [(q1, k2, None), (q2, k1, None)]
+        directions: list[Direction] = [(q1, k2, None), (q2, k1, None)]
         loss = loss + o.beta * self.pair_loss(directions, labels, partners)
         if o.alpha:
             loss = loss + o.alpha * self.pair_loss(directions, labels, labels)

@@ -37,7 +37,7 @@ class MoCoV2(MomentumHost):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         self.update_momentum(self.options.momentum)
-        q, k = self.query(batch.views[0]), self.key(batch.views[1])
+        q, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], batch)
         loss = info_nce_queue(gather(q), gather(k), self.queue.entries, self.options.temperature)
         self.queue.push(k)
         return loss

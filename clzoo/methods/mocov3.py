@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from clzoo.distributed import gather_constant, own_rows
+from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
@@ -41,7 +41,7 @@ class MoCoV3(MomentumHost):
     def forward(self, batch: Batch) -> torch.Tensor:
         temperature = self.options.temperature
         self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
-        q1, q2 = (self.query(view) for view in batch.views)
+        q1, q2 = (gather(self.query(view)) for view in batch.views)
         k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
-        own = own_rows(len(batch), q1.device)
+        own = torch.arange(len(q1), device=q1.device)
         return 2 * temperature * (info_nce_keys(q1, k2, own, temperature) + info_nce_keys(q2, k1, own, temperature))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from clzoo.distributed import shuffled, world_size
+from clzoo.methods.batch import Batch
 from clzoo.methods.momentum import momentum_copy, momentum_update
+
+_SHUFFLE = 65_536  # a generator number that no group has
 
 
 class MomentumHost(nn.Module):
@@ -29,6 +33,12 @@ class MomentumHost(nn.Module):
         """(B, 3, H, W) -> (B, D) through the momentum encoder."""
         projected: torch.Tensor = self.momentum_projector(self.momentum_backbone(view))
         return projected
+
+    @torch.no_grad()
+    def shuffled_key(self, view: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """`key` under shuffled BatchNorm: on several processes the images are dealt out in another order."""
+        order = torch.randperm(len(batch) * world_size(), generator=batch.generator(_SHUFFLE))
+        return shuffled(self.key, view, order)
 
     def update_momentum(self, momentum: float) -> None:
         """Once a step, before the keys."""

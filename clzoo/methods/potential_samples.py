@@ -56,7 +56,7 @@ class PotentialSamples(MomentumHost):
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
         self.update_momentum(o.momentum)
-        z, k = self.query(batch.views[0]), self.key(batch.views[1])
+        z, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], batch)
         loss = potential_samples(
             gather(z),
             gather(k),

@@ -83,7 +83,7 @@ class ReCo(MomentumHost):
         o = self.options
         strong, strong_too, weak = batch.views
         self.update_momentum(o.momentum)
-        q, k, w = self.query(strong), self.key(strong_too), self.key(weak)
+        q, k, w = self.query(strong), self.shuffled_key(strong_too, batch), self.shuffled_key(weak, batch)
         loss = info_nce_queue(gather(q), gather(k), self.queue.entries, o.temperature)
         if o.lambda1:
             loss = loss + o.lambda1 * reco_global(

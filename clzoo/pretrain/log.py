@@ -69,13 +69,20 @@ class StepLog:
             "images_per_second": round(self._images / seconds, 1),
             "data_wait": round(self._waited / seconds, 4),
         }
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._write(line)
         self._bar.update(
             self._task,
             description=f"loss {line['loss']:.4f}  {line['images_per_second']:.0f} img/s  data {line['data_wait']:.0%}",
         )
         self._losses, self._images, self._waited, self._since = [], 0, 0.0, time.monotonic()
+
+    def note(self, step: int, values: dict[str, float]) -> None:
+        """A line of other measurements at a step."""
+        self._write({"step": step, **{name: round(value, 4) for name, value in values.items()}})
+
+    def _write(self, line: dict[str, float]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
 
 
 @contextmanager

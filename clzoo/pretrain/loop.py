@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
-from clzoo.augment import ViewPolicy, make_view
-from clzoo.backbones import create_backbone
+from clzoo.augment import make_view
 from clzoo.config import Preprocessing
-from clzoo.data.resident import find_split, load_image_folder
+from clzoo.data.resident import ImageSet, find_split, load_image_folder
 from clzoo.device import resolve_device
+from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
-from clzoo.methods import create_method
+from clzoo.methods.batch import Batch
+from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.log import StepLog, stop_on_sigterm
+from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, write_state
 from clzoo.transform import normalize
 
 log = logging.getLogger("clzoo")
+
+MONITOR_EVERY = 200  # steps
 
 
 def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max_minutes: float | None = None) -> bool:
@@ -41,75 +48,73 @@ def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max
     """
     target = resolve_device(device)
     images = load_image_folder(find_split(data, "train") or data, recipe.data.size)
-    batch_size = recipe.schedule.batch_size
-    if len(images) < batch_size:
-        raise ClzooError(
-            f"{data} has {len(images)} images, fewer than one batch: --set schedule.batch_size={len(images)}"
-        )
+    batch_size, local_batch = _batch_sizes(recipe, images, data)
     steps_per_epoch = len(images) // batch_size
     total_steps = recipe.schedule.epochs * steps_per_epoch
-    claim(out, recipe, images)
+    if rank() == 0:
+        claim(out, recipe, images)
 
-    method = build_method(recipe).to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    method = build_method(recipe, classes=len(images.classes)).to(target, memory_format=torch.channels_last)
     optimizer = create_optimizer(method, recipe)
-    first_step, seconds_before = 0, 0.0
-    if state := load_checkpoint(out):
-        method.load_state_dict(state["method"])
-        optimizer.load_state_dict(state["optimizer"])
-        first_step, seconds_before = state["step"], state["seconds"]
+    first_step, seconds_before = _restore(out, method, optimizer)
     if recipe.compile:
         method.backbone.compile()
+    model = for_processes(method, target)
     started = time.monotonic()
     log.info(
         "%s on %d images: steps %d to %d of batch %d x %d views, on %s, run folder %s",
-        recipe.name, len(images), first_step, total_steps, batch_size, recipe.method.views, target, out,
+        recipe.name, len(images), first_step, total_steps, batch_size, len(recipe.view_policies()), target, out,
     )  # fmt: skip
 
     def checkpoint(step: int) -> None:
         seconds = seconds_before + time.monotonic() - started
         state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-        save_checkpoint(out, step, state)
-        write_state(out, recipe, step, total_steps, seconds, str(target))
+        if rank() == 0:
+            save_checkpoint(out, step, state)
+            write_state(out, recipe, step, total_steps, seconds, str(target))
 
     pixels = torch.from_numpy(images.pixels).to(target)  # (N, S, S, 3) uint8
+    labels = torch.from_numpy(images.labels).to(target)
+    share = recipe.schedule.accumulate
     with stop_on_sigterm() as stop, StepLog(out / "log.jsonl", first_step, total_steps) as step_log:
         for step in range(first_step, total_steps):
+            rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps_per_epoch)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps_per_epoch)
+                group["lr"] = rate
             with step_log.waiting_for_data():
                 epoch, position = divmod(step, steps_per_epoch)
-                order = _order(recipe.seed, epoch, len(images))
-                samples = order[position * batch_size : (position + 1) * batch_size].to(target)
+                first = position * batch_size + rank() * local_batch
+                samples = _order(recipe.seed, epoch, len(images))[first : first + local_batch].to(target)
                 views = render_views(pixels[samples], samples, recipe, epoch)
-            loss = method(views)
-            if not torch.isfinite(loss):
-                raise ClzooError(
-                    f"the loss is {loss.item()} at step {step}; the last good checkpoint is kept in {out}. "
-                    f"Try a lower rate: --set optimizer.base_lr={recipe.optimizer.base_lr / 2:g}"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step_log.add(step, loss, optimizer.param_groups[0]["lr"], batch_size)
+                batch = Batch(views, labels[samples], seed=recipe.seed, step=step, progress=step / total_steps)
+
+            moves = (step + 1) % share == 0
+            with _no_sync(model, moves), _autocast(target):
+                loss = model(batch)
+                if not torch.isfinite(loss):
+                    raise ClzooError(
+                        f"the loss is {loss.item()} at step {step}; the last good checkpoint is kept in {out}. "
+                        f"Try a lower rate: --set optimizer.base_lr={recipe.optimizer.base_lr / 2:g}"
+                    )
+                (loss / share).backward()
+            if moves:
+                if recipe.optimizer.clip_grad:
+                    nn.utils.clip_grad_norm_(method.parameters(), recipe.optimizer.clip_grad)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            step_log.add(step, loss, rate, batch_size)
 
             done = step + 1
+            if done % MONITOR_EVERY == 0:
+                step_log.note(done, monitor(method, views))
             out_of_time = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
-            if done % steps_per_epoch == 0 or done == total_steps or stop.is_set() or out_of_time:
+            stopping = moves and _any_process(stop.is_set() or out_of_time, target)
+            if (moves and (done % steps_per_epoch < share or stopping)) or done == total_steps:
                 checkpoint(done)
-            if done < total_steps and (stop.is_set() or out_of_time):
+            if stopping and done < total_steps:
                 log.warning("stopped after step %d of %d; run the same command again to go on", done, total_steps)
                 return False
     return True
-
-
-def build_method(recipe: Recipe) -> torch.nn.Module:
-    """The recipe's method with its initial weights, a function of the recipe's seed."""
-    torch.manual_seed(recipe.seed)
-    b = recipe.backbone
-    backbone = create_backbone(
-        b.architecture, model_args=b.model_args, global_pool=b.global_pool, stem_stride=b.stem_stride
-    )
-    return create_method(backbone, int(backbone.num_features), recipe.method)  # type: ignore[arg-type]
 
 
 def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:
@@ -119,16 +124,56 @@ def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, ep
         pixels: uint8 (B, H, W, 3).
         samples: (B,) indices in the data set.
     """
-    policy = ViewPolicy(**recipe.views.model_dump())
-    preprocessing = Preprocessing(size=policy.size, crop_pct=1.0, mean=recipe.data.mean, std=recipe.data.std)
+    preprocessing = Preprocessing(mean=recipe.data.mean, std=recipe.data.std)
     rendered = (
         make_view(pixels, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view)
-        for view in range(recipe.method.views)
+        for view, policy in enumerate(recipe.view_policies())
     )
     return [normalize(255 * view.permute(0, 2, 3, 1), preprocessing) for view in rendered]
+
+
+def _batch_sizes(recipe: Recipe, images: ImageSet, data: Path) -> tuple[int, int]:
+    """Images of a step over all processes, and of this process."""
+    batch_size, processes = recipe.schedule.batch_size, world_size()
+    if len(images) < batch_size:
+        raise ClzooError(
+            f"{data} has {len(images)} images, fewer than one batch: --set schedule.batch_size={len(images)}"
+        )
+    if batch_size % processes:
+        raise ClzooError(f"schedule.batch_size={batch_size} is not divisible by the {processes} processes.")
+    return batch_size, batch_size // processes
+
+
+def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """(next step, seconds so far) of the newest checkpoint, loaded into both; (0, 0) where there is none."""
+    state = load_checkpoint(out)
+    if state is None:
+        return 0, 0.0
+    method.load_state_dict(state["method"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["seconds"]
 
 
 def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
     """(count,) permutation of the data set for one epoch, a function of seed and epoch alone."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(count, generator=generator)
+
+
+def _autocast(device: torch.device) -> Any:
+    """bf16 on CUDA; nothing elsewhere (a CPU emulates it, unusably slowly)."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _no_sync(model: Any, moves: bool) -> Any:
+    """Processes exchange gradients only in the step that moves the weights."""
+    return contextlib.nullcontext() if moves or world_size() == 1 else model.no_sync()
+
+
+def _any_process(flag: bool, device: torch.device) -> bool:
+    """Whether any process wants to stop: all have to stop at the same step."""
+    if world_size() == 1:
+        return flag
+    wants = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(wants, op=torch.distributed.ReduceOp.MAX)
+    return bool(wants.item())

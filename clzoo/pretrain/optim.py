@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import timm.optim
 import torch
@@ -11,19 +12,20 @@ from torch import nn
 from clzoo.pretrain.recipe import Recipe, Schedule
 
 # timm's "sgd" is Nesterov's; the published recipes use plain momentum.
-_TIMM_NAMES = {"sgd": "momentum", "lars": "lars"}
+_TIMM_NAMES = {"sgd": "momentum", "lars": "lars", "adam": "adam", "adamw": "adamw"}
 
 
 def create_optimizer(method: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """timm's optimiser of that name; with `decay_norms_and_biases: false` vectors and scalars are not decayed."""
     o = recipe.optimizer
+    momentum: dict[str, Any] = {"momentum": o.momentum} if o.name in ("sgd", "lars") else {}
     optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
         method,
         opt=_TIMM_NAMES[o.name],
         lr=recipe.learning_rate,
-        momentum=o.momentum,
         weight_decay=o.weight_decay,
         filter_bias_and_bn=not o.decay_norms_and_biases,
+        **momentum,
     )
     return optimizer
 

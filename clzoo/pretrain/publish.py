@@ -14,9 +14,10 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import model_knn, pixel_knn, random_knn
 from clzoo.evaluation.knn import PROTOCOL
 from clzoo.files import read_json
+from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
-from clzoo.pretrain.loop import build_method
-from clzoo.pretrain.recipe import Recipe, load_recipe
+from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import describe
 from clzoo.zoo.saving import save_entry
 
@@ -52,7 +53,7 @@ def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto"
     if (found := describe(train)) != read_json(run / "data.json"):
         raise ClzooError(f"{data} is not what {run} trained on: {read_json(run / 'data.json')}, found {found}.")
 
-    encoder = encoder_of(run, recipe, name, device)
+    encoder = encoder_of(run, recipe, len(train.classes), name, device)
     metrics = {
         "results": _measure(encoder, train, test, title or recipe.data.title),
         "training": {
@@ -70,14 +71,14 @@ def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto"
     return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
 
 
-def encoder_of(run: Path, recipe: Recipe, name: str, device: str = "auto") -> Encoder:
+def encoder_of(run: Path, recipe: Recipe, classes: int, name: str, device: str = "auto") -> Encoder:
     """The backbone of a run's newest checkpoint."""
     state = load_checkpoint(run)
     if state is None:
         raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
-    method = build_method(recipe)
+    method = build_method(recipe, classes)
     method.load_state_dict(state["method"])
-    backbone: Any = method.backbone
+    backbone = method.backbone
     config = dataclasses.replace(recipe.model_config_of(backbone.num_features), name=name)
     return Encoder(backbone, config, resolve_device(device))
 

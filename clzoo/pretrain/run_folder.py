@@ -55,7 +55,7 @@ def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds:
             "finished": step == total_steps,
             "minutes": round(seconds / 60, 2),
             "images_seen": images_seen,
-            "encoder_forwards": images_seen * recipe.method.views,
+            "encoder_forwards": images_seen * len(recipe.view_policies()),
             "hardware": describe_hardware(device),
             "versions": describe_versions(),
         },

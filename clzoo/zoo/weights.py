@@ -124,6 +124,7 @@ def network(config: ModelConfig, where: str) -> nn.Module:
             model_args=config.model_args,
             global_pool=config.global_pool,
             stem_stride=config.stem_stride,
+            stem_pool=config.stem_pool,
         )
     except (TypeError, ValueError, AssertionError) as error:
         raise ClzooError(

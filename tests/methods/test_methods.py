@@ -1,52 +1,58 @@
+"""What holds for every method."""
+
+import copy
+
 import pytest
 import torch
-from torch import nn
+from tiny import OPTIONS, VIEWS, tiny_batch, tiny_method
 
-from clzoo.losses import cacr, info_nce
-from clzoo.methods import METHODS, create_method
-from clzoo.methods.cacr import CACROptions
-from clzoo.methods.simclr import SimCLROptions
+from clzoo.errors import ClzooError
+from clzoo.methods import METHODS
 
-
-def backbone() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6))
+KINDS = list(OPTIONS)
 
 
-def views(count: int) -> list[torch.Tensor]:
-    return list(torch.randn(count, 8, 3, 4, 4, generator=torch.Generator().manual_seed(1)))
+def test_every_method_is_in_this_file():
+    assert {options["name"] for options in OPTIONS.values()} == set(METHODS)
 
 
-def test_cacr_gives_each_view_a_forward_pass_of_its_own():
-    method = create_method(backbone(), 6, CACROptions(name="cacr", views=3, t_neg=2.0))
-    batch = views(3)
-    z = torch.stack([method.projector(method.backbone(view)) for view in batch])
-    assert method(batch).item() == pytest.approx(cacr(z, t_pos=1.0, t_neg=2.0).item())
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_reaches_every_trained_weight_of_backbone_and_heads_and_no_momentum_weight(kind):
+    method = tiny_method(kind)
+    method(tiny_batch(kind)).backward()
+    for name, parameter in method.named_parameters():
+        if name.startswith("momentum_"):
+            assert not parameter.requires_grad, name
+        elif parameter.ndim > 1:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name  # noqa: PT018
 
 
-def test_a_joint_forward_shares_the_batchnorm_statistics_of_all_views():
-    separate, joint = (
-        create_method(backbone(), 6, CACROptions(name="cacr", views=3, joint_forward=joint)) for joint in (False, True)
-    )
-    joint.load_state_dict(separate.state_dict())
-    batch = [(1 + number) * view for number, view in enumerate(views(3))]  # views of different spread
-    assert abs(separate(batch).item() - joint(batch).item()) > 1e-3
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_is_a_function_of_state_and_batch_alone(kind):
+    method = tiny_method(kind)
+    twin = copy.deepcopy(method)
+    torch.manual_seed(5)
+    first = method(tiny_batch(kind))
+    torch.manual_seed(99)  # global random state plays no part
+    assert twin(tiny_batch(kind)).item() == first.item()
+    for name, value in method.state_dict().items():
+        assert torch.equal(twin.state_dict()[name], value), name
 
 
-def test_simclr_is_info_nce_of_the_projections():
-    method = create_method(backbone(), 6, SimCLROptions(name="simclr", temperature=0.3))
-    batch = views(2)
-    z = method.projector(method.backbone(torch.cat(batch)))
-    assert method(batch).item() == pytest.approx(info_nce(torch.stack([z[:8], z[8:]]), 0.3).item())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_small_step_against_the_gradient_lowers_the_loss_of_the_same_batch(kind):
+    method = tiny_method(kind)
+    stepped = copy.deepcopy(method)  # with the queue and the momentum weights as they were
+    before = method(tiny_batch(kind))
+    before.backward()
+    with torch.no_grad():
+        for moved, parameter in zip(stepped.parameters(), method.parameters(), strict=True):
+            if parameter.grad is not None:
+                moved -= 1e-3 * parameter.grad
+    assert stepped(tiny_batch(kind)).item() < before.item()
 
 
-@pytest.mark.parametrize("options", [CACROptions(name="cacr"), SimCLROptions(name="simclr")])
-def test_every_parameter_of_a_method_gets_a_gradient(options):
-    method = create_method(backbone(), 6, options)
-    method(views(options.views)).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.projector[3].parameters() if p.ndim > 1)
-    assert method.backbone[1].weight.grad.abs().sum() > 0
-
-
-def test_every_method_of_the_registry_can_be_named_by_a_recipe():
-    assert set(METHODS) == {CACROptions(name="cacr").name, SimCLROptions(name="simclr").name}
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_number_of_views_is_refused_with_the_right_one(kind):
+    with pytest.raises(ClzooError, match="needs"):
+        tiny_method(kind, views={2: 1, 3: 1}[VIEWS.get(kind, 2)] if kind != "hydra_single_view" else -1)

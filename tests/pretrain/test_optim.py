@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
-from clzoo.pretrain.recipe import Schedule, find_recipe, load_recipe
+from clzoo.pretrain.recipe import Schedule
+from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
 
 def test_cosine_with_warmup_rises_linearly_and_falls_to_zero():

@@ -1,18 +1,58 @@
 import pytest
+import torch
+from small_recipes import small_recipe
 
-from clzoo.assets import RECIPES
+from clzoo.assets import HUB, RECIPES
 from clzoo.errors import ClzooError
-from clzoo.pretrain.recipe import find_recipe, load_recipe, recipe_names
+from clzoo.methods import METHODS, Batch
+from clzoo.pretrain.build import build_method
+from clzoo.pretrain.loop import render_views
+from clzoo.pretrain.optim import create_optimizer
+from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_is_valid_and_named_after_its_method_and_data(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     assert name.startswith(f"{recipe.method.name}_{recipe.data.name}")
+    header = (RECIPES / f"{name}.yaml").read_text().split("\n\n")[0]
+    assert f"clzoo pretrain {name} --data DIR" in header
+    assert "easured" in header
+
+
+@pytest.mark.parametrize("data", ["cifar10", "tiny", "in1k"])
+def test_every_method_has_a_recipe_for_every_data_set(data):
+    assert {f"{method}_{data}" for method in METHODS} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_takes_two_steps_on_generated_images(name):
+    recipe = small_recipe(name)
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    method = build_method(recipe, classes=3)
+    optimizer = create_optimizer(method, recipe)
+    before = [parameter.clone() for parameter in method.backbone.parameters() if parameter.requires_grad]
+    for step in range(2):
+        samples = torch.arange(8)
+        views = render_views(pixels, samples, recipe, epoch=0)
+        assert [tuple(view.shape) for view in views] == [(8, 3, p.size, p.size) for p in recipe.view_policies()]
+        loss = method(Batch(views, samples % 3, seed=0, step=step, progress=0.3))
+        assert torch.isfinite(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = [parameter for parameter in method.backbone.parameters() if parameter.requires_grad]
+    assert any(not torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("path", sorted(HUB.glob("*/recipe.yaml")), ids=lambda path: path.parent.name)
+def test_the_recipes_of_the_zoos_own_checkpoints_can_be_run_again(path):
+    assert load_recipe(path).schedule.epochs > 0
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
-    recipe = load_recipe(find_recipe("cacr_cifar10"))
+    recipe = load_recipe(find_recipe("reco_cifar10"))
     (tmp_path / "r.yaml").write_text(recipe.to_yaml())
     assert load_recipe(tmp_path / "r.yaml") == recipe
 
@@ -22,14 +62,15 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
     [
         ("method.t_poss=1", "unknown key 'method.t_poss': did you mean 't_pos'"),
         ("optimizer.base_ler=1", "unknown key 'optimizer.base_ler': did you mean 'base_lr'"),
+        ("views.0.grayscail=1", "unknown key 'views.0.grayscail': did you mean 'grayscale'"),
         ("sede=1", "unknown key 'sede': did you mean 'seed'"),
         ("schedule.epochs=many", "schedule.epochs is 'many'"),
         ("schedule.epochs=0", "schedule.epochs is 0"),
         ("schedule.epochs=1.5", "schedule.epochs is 1.5"),
         ("seed=true", "seed is True"),
-        ("method.views=1", "method.views is 1"),
-        ("method.name=cacrr", "expected tags: 'cacr', 'simclr'"),
-        ("views.flip=1.5", "views.flip is 1.5"),
+        ("method.name=cacrr", "expected tags: 'align_uniform', 'cacr'"),
+        ("views.0.flip=1.5", "views.0.flip is 1.5"),
+        ("views=[]", "views is []"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_the_nearest_valid_one(override, message):
@@ -40,18 +81,19 @@ def test_a_wrong_key_or_value_is_named_with_the_nearest_valid_one(override, mess
 
 
 def test_an_override_changes_one_value():
-    recipe = load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs=3", "views.crop_scale=[0.5, 1.0]"))
+    recipe = load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs=3", "views.0.crop_scale=[0.5, 1.0]"))
     assert recipe.schedule.epochs == 3
-    assert recipe.views.crop_scale == (0.5, 1.0)
+    assert recipe.views[0].crop_scale == (0.5, 1.0)
 
 
 def test_numbers_may_be_written_with_an_exponent():
     assert load_recipe(find_recipe("cacr_cifar10"), ("optimizer.weight_decay=5e-4",)).optimizer.weight_decay == 5e-4
 
 
-def test_an_override_without_a_value_is_an_error():
-    with pytest.raises(ClzooError, match=r"expected section\.key=value"):
-        load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs",))
+@pytest.mark.parametrize("override", ["schedule.epochs", "views.7.size=3", "views.first.size=3", "seed.x=1"])
+def test_an_override_that_fits_nothing_is_an_error(override):
+    with pytest.raises(ClzooError, match="--set"):
+        load_recipe(find_recipe("cacr_cifar10"), (override,))
 
 
 def test_a_missing_section_is_named(tmp_path):
@@ -68,6 +110,17 @@ def test_an_unknown_recipe_names_the_closest_ones():
         find_recipe("./nothing.yaml")
 
 
-def test_the_learning_rate_scales_with_the_batch():
-    recipe = load_recipe(find_recipe("cacr_cifar10"))
-    assert recipe.learning_rate == pytest.approx(0.06)  # 0.12 per 256 at batch 128
+def test_the_learning_rate_scales_with_the_batch_unless_the_recipe_says_otherwise():
+    assert load_recipe(find_recipe("cacr_cifar10")).learning_rate == pytest.approx(0.06)  # 0.12 per 256 at batch 128
+    assert load_recipe(find_recipe("hydra_in1k")).learning_rate == pytest.approx(0.2)
+
+
+def test_views_that_do_not_fit_the_method_are_refused():
+    with pytest.raises(ClzooError, match="reco needs 3 views, the recipe's `views` add up to 2"):
+        build_method(small_recipe("reco_cifar10", "views.0.count=1"), classes=None)
+
+
+def test_methods_that_need_labels_say_so():
+    for name in ("hydra_cifar10", "hydra_moco_cifar10", "supcon_cifar10"):
+        with pytest.raises(ClzooError, match="labels"):
+            build_method(small_recipe(name), classes=None)

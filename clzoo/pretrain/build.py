@@ -1,0 +1,83 @@
+"""From a recipe to the module that trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import build_sincos2d_pos_embed
+from torch import nn
+
+from clzoo.backbones import create_backbone
+from clzoo.distributed import world_size
+from clzoo.errors import ClzooError
+from clzoo.methods import create_method
+from clzoo.methods.batchnorm import split_batchnorm
+from clzoo.pretrain.recipe import Backbone, Recipe
+
+
+def build_method(recipe: Recipe, classes: int | None) -> Any:
+    """The recipe's method with its initial weights, a function of the recipe's seed.
+
+    Args:
+        classes: number of classes of the data, or None where it has no labels.
+    """
+    torch.manual_seed(recipe.seed)
+    backbone: Any = build_backbone(recipe.backbone)
+    views = len(recipe.view_policies())
+    return create_method(backbone, backbone.num_features, recipe.method, views=views, classes=classes)
+
+
+def build_backbone(b: Backbone) -> nn.Module:
+    """The architecture with the recipe's BatchNorm groups, fixed positions and frozen parts."""
+    backbone: Any = create_backbone(
+        b.architecture,
+        model_args=b.model_args,
+        global_pool=b.global_pool,
+        stem_stride=b.stem_stride,
+        stem_pool=b.stem_pool,
+    )
+    if b.batchnorm_groups > 1:
+        split_batchnorm(backbone, b.batchnorm_groups)
+    if b.sincos_positions:
+        _fix_positions(backbone, b.architecture)
+    for prefix in b.frozen:
+        chosen = [parameter for name, parameter in backbone.named_parameters() if name.startswith(prefix)]
+        if not chosen:
+            raise ClzooError(f"backbone.frozen: {b.architecture} has no parameter whose name starts with {prefix!r}.")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    return backbone
+
+
+def _fix_positions(vit: Any, architecture: str) -> None:
+    """MoCo v3's fixed two-dimensional sine-cosine positions; zero for the class token."""
+    if getattr(vit, "pos_embed", None) is None:
+        raise ClzooError(f"backbone.sincos_positions is for ViTs; {architecture} has no position embedding.")
+    table = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
+    prefix = torch.zeros(vit.num_prefix_tokens, vit.embed_dim)
+    with torch.no_grad():
+        vit.pos_embed.copy_(torch.cat([prefix, table])[None])
+    vit.pos_embed.requires_grad_(False)
+
+
+def for_processes(method: nn.Module, device: torch.device) -> nn.Module:
+    """Wrapped for torchrun; with one process the method itself.
+
+    Raises:
+        ClzooError: synchronised BatchNorm is asked for where torch has none (CPU).
+    """
+    if world_size() == 1:
+        return method
+    norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in method.modules())
+    if norms and method.needs.batchnorm == "sync":  # type: ignore[union-attr]
+        if device.type != "cuda":
+            raise ClzooError(
+                "this method synchronises BatchNorm over processes, which torch can do on CUDA only. "
+                "Run one process on a CPU: clzoo pretrain RECIPE --data DIR"
+            )
+        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    # Buffers stay each process's own: queues are equal by construction, shuffled BatchNorm is local on purpose.
+    return nn.parallel.DistributedDataParallel(
+        method, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )

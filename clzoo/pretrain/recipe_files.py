@@ -1,0 +1,127 @@
+"""Finding, reading and overriding recipe files; errors name the key and the nearest valid one."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from clzoo.assets import RECIPES
+from clzoo.errors import ClzooError
+from clzoo.methods import MethodOptions
+from clzoo.pretrain.recipe import Recipe
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for a word; people mean the number."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A path that has a separator or ends in .yaml, else a name among the shipped recipes.
+
+    Raises:
+        ClzooError: no such file or name, with the closest names.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        if (shipped := RECIPES / path.name).is_file() and path.parts[:-1] == ("recipes",):
+            return shipped  # `recipes/NAME.yaml` as the documentation writes it, from any folder
+        raise ClzooError(f"{path} does not exist. Shipped recipes: {', '.join(recipe_names())}.")
+    if (RECIPES / f"{name_or_path}.yaml").is_file():
+        return RECIPES / f"{name_or_path}.yaml"
+    near = difflib.get_close_matches(name_or_path, recipe_names(), n=3) or recipe_names()
+    raise ClzooError(f"there is no recipe {name_or_path!r}. Did you mean: {', '.join(near)}? Type: clzoo pretrain NAME")
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        overrides: "section.key=value", the value written as YAML.
+
+    Raises:
+        ClzooError: not YAML, or one line per wrong key that names it and the nearest valid one.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ClzooError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ClzooError(f"{path} must hold a table with the keys {', '.join(Recipe.model_fields)}.")
+    for override in overrides:
+        _override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = "\n".join(f"  {_explain(values, problem)}" for problem in error.errors())
+        raise ClzooError(f"{path} is not a valid recipe:\n{lines}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ClzooError(f"--set {override!r}: expected section.key=value, for example --set schedule.epochs=10")
+    *sections, last = key.split(".")
+    table: Any = values
+    for section in sections:
+        table = _entry(table, section, override)
+    if isinstance(table, list):
+        _entry(table, last, override)  # refuses what is no position
+        table[int(last)] = yaml.load(text, Loader=_Yaml)
+    elif isinstance(table, dict):
+        table[last] = yaml.load(text, Loader=_Yaml)
+    else:
+        raise ClzooError(f"--set {override!r}: {'.'.join(sections)} is no table of the recipe.")
+
+
+def _entry(table: Any, key: str, override: str) -> Any:
+    """What lies under a key of a table, or at a position of a list (views.0.size)."""
+    if isinstance(table, list):
+        if not key.isdigit() or int(key) >= len(table):
+            raise ClzooError(f"--set {override!r}: {key!r} is no position of a list of {len(table)}; count from 0.")
+        return table[int(key)]
+    if not isinstance(table, dict):
+        raise ClzooError(f"--set {override!r}: nothing lies under {key!r}.")
+    return table.setdefault(key, {})
+
+
+def _explain(values: dict[str, Any], problem: Any) -> str:
+    location = [str(part) for part in problem["loc"]]
+    if location[0] == "method" and len(location) > 2:
+        del location[1]  # pydantic puts the method's name there, which is no key of the file
+    key = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        valid = list(_table_of(values, location[0]).model_fields) if len(location) > 1 else list(Recipe.model_fields)
+        near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
+        return f"unknown key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}.")
+    if problem["type"] == "missing":
+        return f"missing key {key!r}."
+    return f"{key} is {problem['input']!r}: {problem['msg'].lower()}."
+
+
+def _table_of(values: dict[str, Any], section: str) -> type[BaseModel]:
+    """The table whose keys are valid in a section."""
+    if section == "method":
+        name = values["method"]["name"]
+        return next(
+            table for table in get_args(MethodOptions) if name in get_args(table.model_fields["name"].annotation)
+        )
+    annotation: Any = Recipe.model_fields[section].annotation
+    table: type[BaseModel] = (get_args(annotation) or (annotation,))[0]  # list[ViewGroup] or the table itself
+    return table

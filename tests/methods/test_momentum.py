@@ -1,0 +1,130 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_batch, tiny_method
+from torch import nn
+
+from clzoo.errors import ClzooError
+from clzoo.losses import info_nce_keys, info_nce_queue
+from clzoo.methods.batchnorm import SplitBatchNorm2d, split_batchnorm
+from clzoo.methods.momentum import Queue, cosine_to_one, momentum_copy, momentum_update
+
+
+def test_the_average_moves_by_one_minus_the_momentum():
+    module = nn.Linear(2, 2)
+    average = momentum_copy(module)
+    before = average.weight.clone()
+    with torch.no_grad():
+        module.weight.add_(1.0)
+    momentum_update(average, module, 0.9)
+    assert torch.allclose(average.weight, before + 0.1)
+    assert not average.weight.requires_grad
+
+
+def test_the_momentum_rises_to_one_along_a_cosine():
+    assert cosine_to_one(0.99, 0.0) == pytest.approx(0.99)
+    assert cosine_to_one(0.99, 0.5) == pytest.approx(0.995)
+    assert cosine_to_one(0.99, 1.0) == pytest.approx(1.0)
+
+
+def test_the_queue_replaces_its_oldest_entries_first():
+    torch.manual_seed(0)
+    queue = Queue(6, 2)
+    start = queue.entries.clone()
+    assert torch.allclose(start.norm(dim=1), torch.ones(6))
+    batches = [torch.randn(2, 2) for _ in range(4)]
+    for keys in batches[:2]:
+        queue.push(keys)
+    unit = [F.normalize(keys, dim=1) for keys in batches]
+    assert torch.allclose(queue.entries, torch.cat([unit[0], unit[1], start[4:]]))
+    for keys in batches[2:]:
+        queue.push(keys)
+    assert torch.allclose(queue.entries, torch.cat([unit[3], unit[1], unit[2]]))
+
+
+def test_a_queue_that_the_batch_does_not_divide_is_refused():
+    with pytest.raises(ClzooError, match=r"--set method\.queue=15"):
+        Queue(16, 2).push(torch.randn(5, 2))
+
+
+def test_moco_v2_contrasts_with_the_queue_as_it_was_and_enqueues_afterwards():
+    method = tiny_method("mocov2")
+    before, batch = copy.deepcopy(method), tiny_batch("mocov2")
+    loss = method(batch)
+    before.update_momentum(0.9)
+    q, k = before.query(batch.views[0]), before.key(batch.views[1])
+    assert loss.item() == pytest.approx(info_nce_queue(q, k, before.queue.entries, 0.2).item())
+    assert torch.allclose(method.queue.entries[:8], F.normalize(k, dim=1))
+    assert torch.equal(method.queue.entries[8:], before.queue.entries[8:])
+
+
+def test_the_momentum_encoder_is_updated_before_the_keys_are_made():
+    method = tiny_method("mocov2")
+    with torch.no_grad():
+        method.backbone[1].weight.zero_()
+    before = method.momentum_backbone[1].weight.clone()
+    method(tiny_batch("mocov2"))
+    assert torch.allclose(method.momentum_backbone[1].weight, 0.9 * before)
+
+
+def test_moco_v3_is_symmetric_and_scaled_by_twice_the_temperature():
+    method = tiny_method("mocov3")
+    batch = tiny_batch("mocov3", progress=0.0)
+    twin = copy.deepcopy(method)
+    loss = method(batch)
+    twin.update_momentum(0.9)
+    q1, q2 = (twin.query(view) for view in batch.views)
+    k1, k2 = (twin.key(view) for view in batch.views)
+    rows = torch.arange(8)
+    expected = info_nce_keys(q1, k2, rows, 0.5) + info_nce_keys(q2, k1, rows, 0.5)  # 2T = 1
+    assert loss.item() == pytest.approx(expected.item())
+
+
+def test_two_views_of_cacrs_momentum_form_are_half_of_moco_v3():
+    cacr = tiny_method("cacr_momentum", views=2, temperature=0.5)
+    moco = tiny_method("mocov3")
+    moco.load_state_dict(cacr.state_dict())
+    batch = tiny_batch("mocov3")
+    assert cacr(batch).item() == pytest.approx(moco(batch).item() / 2, rel=1e-6)
+
+
+def test_plain_potential_samples_are_moco_v2_exactly():
+    plain = tiny_method("potential_samples", positives="aug_only", negatives="all")
+    moco = tiny_method("mocov2")
+    moco.load_state_dict(plain.state_dict())
+    batch = tiny_batch("mocov2")
+    assert plain(batch).item() == pytest.approx(moco(batch).item(), rel=1e-6)
+
+
+def test_mining_starts_after_five_percent_of_the_run_and_is_full_at_twenty():
+    from clzoo.methods.potential_samples import mined_mass
+
+    assert [mined_mass(p) for p in (0.0, 0.05, 0.2, 0.9)] == [0, 0, 1, 1]
+    assert mined_mass(0.125) == pytest.approx(0.5)
+
+
+def test_split_batchnorm_is_a_batchnorm_for_each_group():
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.BatchNorm2d(3))
+    split = split_batchnorm(copy.deepcopy(plain), groups=2)
+    x = torch.randn(6, 3, 5, 5)
+    expected = torch.empty_like(x)
+    for group in range(2):  # image i belongs to group i mod 2
+        expected[group::2] = nn.BatchNorm2d(3)(x[group::2])
+    assert torch.allclose(split(x), expected, atol=1e-6)
+    assert torch.allclose(split[0].running_mean, 0.1 * x.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert split.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_split_batchnorm_in_eval_mode_is_a_plain_one():
+    torch.manual_seed(0)
+    split = SplitBatchNorm2d(3, 2).eval()
+    x = torch.randn(5, 3, 4, 4)  # no multiple of the groups: it does not matter here
+    assert torch.allclose(split(x), nn.BatchNorm2d(3).eval()(x))
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ClzooError, match="batchnorm_groups=4"):
+        SplitBatchNorm2d(3, 4)(torch.randn(6, 3, 4, 4))

@@ -1,0 +1,83 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_batch, tiny_method
+
+from clzoo.errors import ClzooError
+from clzoo.losses import info_nce_queue
+from clzoo.losses.reco import info_nce_without, reco_global_batch
+from clzoo.methods import Batch
+from clzoo.methods import reco as reco_file
+from clzoo.methods.reco import local_target, mix_views
+
+
+def test_without_its_two_terms_it_is_moco_v2_exactly():
+    reco, moco = tiny_method("reco", lambda1=0.0, lambda2=0.0), tiny_method("mocov2")
+    moco.load_state_dict({k: v for k, v in reco.state_dict().items() if not k.startswith("weak_queue")})
+    batch = tiny_batch("reco")
+    assert reco(batch).item() == moco(Batch(batch.views[:2], progress=0.5)).item()
+
+
+def test_an_image_is_mixed_with_its_partners_other_view_inside_the_box():
+    batch = tiny_batch("reco", size=8)
+    first, second = torch.zeros(8, 3, 32, 32), torch.arange(1.0, 9.0)[:, None, None, None].expand(8, 3, 32, 32)
+    mixed, partners, share = mix_views(first, second, batch, group=4)
+    for i in range(8):
+        values = mixed[i].unique().tolist()
+        assert set(values) <= {0.0, float(partners[i] + 1)}
+        kept = (mixed[i] == 0).float().mean().item()
+        assert kept == pytest.approx(share[i].item(), abs=1e-6)  # lambda of the clipped box, for the outside's image
+    assert set(partners[:4].tolist()) == {0, 1, 2, 3}  # partners stay in their group
+    assert len(set(share.tolist())) == 2  # one lambda per group
+
+
+def test_an_empty_box_makes_the_local_term_infonce_with_the_image_itself(monkeypatch):
+    monkeypatch.setattr(reco_file, "draw_box", lambda *_: ((0, 0, 0, 0), 1.0))
+    batch = tiny_batch("reco")
+    full, without = tiny_method("reco", lambda1=0.0), tiny_method("reco", lambda1=0.0, lambda2=0.0)
+    local = full(batch).item() - without(batch).item()
+    fresh = tiny_method("reco")
+    fresh.update_momentum(0.9)
+    q = fresh.query(batch.views[0])
+    assert local == pytest.approx(info_nce_queue(q, q.detach(), fresh.queue.entries, 0.2).item(), abs=1e-5)
+
+
+def test_no_gradient_flows_through_the_local_target():
+    own = torch.randn(3, 4, requires_grad=True)
+    assert not local_target(own, torch.randn(3, 4), torch.tensor([0.2, 0.5, 1.0])).requires_grad
+
+
+def test_both_queues_advance_together_with_their_own_keys():
+    method = tiny_method("reco")
+    method(tiny_batch("reco"))
+    assert method.queue.pointer == method.weak_queue.pointer == 8
+    assert not torch.equal(method.queue.entries[:8], method.weak_queue.entries[:8])
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ClzooError, match="group=5 does not divide the batch of 8"):
+        tiny_method("reco", group=5)(tiny_batch("reco"))
+
+
+def test_in_a_batch_the_relation_leaves_out_the_image_itself():
+    z = torch.randn(2, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q, w = F.normalize(z, dim=2)
+    total = 0.0
+    for i in range(5):
+        others = [j for j in range(5) if j != i]
+        teacher = torch.stack([w[i] @ w[j] / 0.04 for j in others]).softmax(0)
+        student = torch.stack([q[i] @ w[j] / 0.1 for j in others]).log_softmax(0)
+        total -= float((teacher * student).sum()) / 5
+    assert reco_global_batch(z[0], z[1], 0.1, 0.04).item() == pytest.approx(total, abs=1e-9)
+
+
+def test_rows_left_out_are_no_negatives():
+    z = torch.randn(3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    without = torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 0]])
+    q, p, k = F.normalize(z, dim=2)
+    total = 0.0
+    for i in range(5):
+        negatives = [q[i] @ k[j] / 0.2 for j in range(5) if j not in without[i]]
+        logits = torch.stack([q[i] @ p[i] / 0.2, *negatives])
+        total -= float(logits.log_softmax(0)[0]) / 5
+    assert info_nce_without(z[0], z[1], z[2], without, 0.2).item() == pytest.approx(total, abs=1e-9)
