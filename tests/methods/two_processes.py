@@ -16,7 +16,7 @@ def without_batchnorm(module: nn.Module) -> nn.Module:
     """BatchNorm's statistics depend on who sees which image; GroupNorm's do not."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d):
-            group_norm = nn.GroupNorm(1, child.num_features)
+            group_norm = nn.GroupNorm(1, child.num_features, affine=child.affine)
             # A trainable weight that gets no gradient (a momentum copy's) would keep the processes waiting.
             group_norm.requires_grad_(all(p.requires_grad for p in child.parameters()))
             setattr(module, name, group_norm)
