@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+
+
+@contextmanager
+def processes(device: str) -> Iterator[str]:
+    """Join the processes that torchrun started, if it did; yields this process's device.
+
+    NCCL for CUDA, Gloo for CPUs. "auto" and "cuda" become the GPU of this process's local rank.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield device
+        return
+    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
 
 
 def world_size() -> int:

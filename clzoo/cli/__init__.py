@@ -20,6 +20,8 @@ _COMMANDS = {
     "embed": "Embed a folder of images, and index it.",
     "store": "Export or compact an embedding store.",
     "search": "Find the nearest images of an indexed folder.",
+    "recipes": "The recipes that ship with clzoo.",
+    "pack": "Decode a data set once, for pretraining.",
     "pretrain": "Train an encoder from a recipe.",
     "publish": "Make a hub entry of a finished run.",
 }

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from clzoo.cli.common import quiet_option
+
+if TYPE_CHECKING:
+    from clzoo.pretrain.recipe import Recipe
 
 
 @click.command("pretrain")
@@ -16,28 +20,39 @@ from clzoo.cli.common import quiet_option
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. schedule.epochs=10.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<recipe>].")
+@click.option("--init", metavar="NAME", help="Start from a model of the zoo, or a folder, instead of random weights.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if there is none.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and its sizes, and train nothing.")
 @quiet_option
 def command(
     recipe: str,
     data: Path | None,
     overrides: tuple[str, ...],
     out: Path | None,
+    init: str | None,
     device: str,
     max_minutes: float | None,
+    resume: bool,
+    dry_run: bool,
     quiet: bool,
 ) -> None:
-    """Train an encoder from RECIPE: a shipped name, or a YAML file.
+    """Train an encoder from RECIPE: a shipped name (see `clzoo recipes`), or a YAML file.
 
-    Run the same command again and an unfinished run goes on where it stopped.
+    Run the same command again and an unfinished run goes on where it stopped. On several GPUs: torchrun
+    --nproc-per-node=8 -m clzoo pretrain RECIPE --data DIR
     """
+    from clzoo.distributed import processes, rank
     from clzoo.errors import ClzooError
     from clzoo.pretrain.loop import pretrain
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, overrides)
+    if dry_run:
+        _print_plan(loaded)
+        return
     if data is None or not data.is_dir():
         found = "no --data was given" if data is None else f"--data {data} is not a folder"
         raise ClzooError(
@@ -45,5 +60,24 @@ def command(
             f"Type: clzoo pretrain {recipe} --data DIR, where DIR/train/<class>/ holds the images."
         )
     out = out or Path("runs") / path.stem
-    if pretrain(loaded, data, out, device=device, max_minutes=max_minutes):
-        click.echo(f"finished: {out}. Next: clzoo publish {out} NAME --data {data}")
+    if resume and not (out / "recipe.yaml").is_file():
+        raise ClzooError(f"--resume: {out} holds no run. Start one without --resume.")
+    with processes(device) as own_device:
+        finished = pretrain(loaded, data, out, device=own_device, max_minutes=max_minutes, init=init)
+        if finished and rank() == 0:
+            click.echo(f"finished: {out}. Next: clzoo publish {out} NAME --data {data}")
+
+
+def _print_plan(recipe: Recipe) -> None:
+    from clzoo.pretrain.plan import plan
+
+    p = plan(recipe)
+    click.echo(recipe.to_yaml())
+    click.echo(f"# backbone      {p.backbone_parameters:,} parameters")
+    click.echo(f"# trained       {p.trained_parameters:,} parameters, with the heads")
+    click.echo(f"# momentum      {p.momentum_parameters:,} parameters; queue {p.queue_entries:,} entries")
+    click.echo(
+        f"# state         {p.state_bytes / 2**20:,.0f} MiB: weights, gradients, optimiser; activations come on top"
+    )
+    click.echo(f"# views         {', '.join(str(shape) for shape in p.view_shapes)}: {p.view_bytes / 2**20:,.0f} MiB")
+    click.echo(f"# learning rate {recipe.learning_rate:g}")

@@ -20,9 +20,16 @@ KEEP = 2
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Write `checkpoint-<step>.pt`, then the `.json` with its checksum that makes it count; drop older ones."""
     path = folder / f"checkpoint-{step:08d}.pt"
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
-    write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256_of(path)})
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(state, temporary)
+        write_json(path.with_suffix(".json"), {"step": step, "sha256": sha256_of(path)})
+    except (OSError, RuntimeError) as error:  # torch wraps a short write into a RuntimeError
+        path.unlink(missing_ok=True)
+        raise ClzooError(
+            f"the checkpoint of step {step} cannot be written to {folder}: {error}. The one before is whole: make room "
+            "on the disk and run the same command again."
+        ) from error
     for old in _records(folder)[:-KEEP]:
         old.unlink()
         old.with_suffix(".pt").unlink(missing_ok=True)

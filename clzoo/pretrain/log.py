@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import signal
@@ -12,9 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Any
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from clzoo.distributed import rank
 
 logger = logging.getLogger("clzoo")
 
@@ -22,16 +26,22 @@ EVERY = 50  # steps between two lines
 
 
 class StepLog:
-    """Averages over `EVERY` steps: loss, learning rate, images per second, share of the time spent on making views."""
+    """Averages over `EVERY` steps: loss, learning rate, images per second, share of the time spent on making views.
 
-    def __init__(self, path: Path, first_step: int, total_steps: int) -> None:
-        self._file = path.open("a", encoding="utf-8")
+    Lines go to `folder/log.jsonl`, and to TensorBoard's files where it is installed. Of several processes the first
+    writes.
+    """
+
+    def __init__(self, folder: Path, first_step: int, total_steps: int) -> None:
+        self._writes = rank() == 0
+        self._file = (folder / "log.jsonl").open("a", encoding="utf-8") if self._writes else None
+        self._tensorboard = _tensorboard(folder) if self._writes else None
         self._bar = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr.isatty() and self._writes),
         )
         self._task = self._bar.add_task("", total=total_steps, completed=first_step)
         self._losses: list[torch.Tensor] = []
@@ -45,7 +55,10 @@ class StepLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._bar.stop()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -81,8 +94,22 @@ class StepLog:
         self._write({"step": step, **{name: round(value, 4) for name, value in values.items()}})
 
     def _write(self, line: dict[str, float]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in line.items():
+                if name != "step":
+                    self._tensorboard.add_scalar(name, value, line["step"])
+
+
+def _tensorboard(folder: Path) -> Any:
+    """A writer of event files, or None where TensorBoard is not installed (`pip install "clzoo[log]"`)."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"))
 
 
 @contextmanager

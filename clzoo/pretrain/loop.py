@@ -20,25 +20,34 @@ from clzoo.errors import ClzooError
 from clzoo.methods.batch import Batch
 from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
+from clzoo.pretrain.curves import draw_curves
 from clzoo.pretrain.log import StepLog, stop_on_sigterm
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, write_state
+from clzoo.pretrain.start import start_from
 from clzoo.transform import normalize
 
 log = logging.getLogger("clzoo")
 
-MONITOR_EVERY = 200  # steps
 
-
-def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max_minutes: float | None = None) -> bool:
+def pretrain(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    max_minutes: float | None = None,
+    init: str | None = None,
+) -> bool:
     """Train `recipe` on an image folder; run again with the same arguments, it goes on where it stopped.
 
     Args:
         data: folder of class sub-folders, or one that holds such a folder as `train`.
         out: run folder: recipe.yaml, log.jsonl, checkpoints, and state.json.
         max_minutes: stop with a checkpoint after this time; so does SIGTERM.
+        init: a zoo name or folder whose weights a new run starts from.
 
     Returns:
         Whether the run is finished.
@@ -57,6 +66,8 @@ def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max
     method = build_method(recipe, classes=len(images.classes)).to(target, memory_format=torch.channels_last)
     optimizer = create_optimizer(method, recipe)
     first_step, seconds_before = _restore(out, method, optimizer)
+    if init is not None and first_step == 0:
+        start_from(method, init)
     if recipe.compile:
         method.backbone.compile()
     model = for_processes(method, target)
@@ -76,7 +87,9 @@ def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max
     pixels = torch.from_numpy(images.pixels).to(target)  # (N, S, S, 3) uint8
     labels = torch.from_numpy(images.labels).to(target)
     share = recipe.schedule.accumulate
-    with stop_on_sigterm() as stop, StepLog(out / "log.jsonl", first_step, total_steps) as step_log:
+    knn_every = recipe.monitor.knn_every_epochs
+    queries = _queries(data, recipe) if knn_every else images
+    with stop_on_sigterm() as stop, StepLog(out, first_step, total_steps) as step_log:
         for step in range(first_step, total_steps):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps_per_epoch)
             for group in optimizer.param_groups:
@@ -105,8 +118,10 @@ def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max
             step_log.add(step, loss, rate, batch_size)
 
             done = step + 1
-            if done % MONITOR_EVERY == 0:
+            if recipe.monitor.every_steps and done % recipe.monitor.every_steps == 0:
                 step_log.note(done, monitor(method, views))
+            if knn_every and done % (knn_every * steps_per_epoch) == 0 and rank() == 0:
+                step_log.note(done, {"knn": _online_knn(method, recipe, images, queries)})
             out_of_time = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
             stopping = moves and _any_process(stop.is_set() or out_of_time, target)
             if (moves and (done % steps_per_epoch < share or stopping)) or done == total_steps:
@@ -114,6 +129,8 @@ def pretrain(recipe: Recipe, data: Path, out: Path, *, device: str = "auto", max
             if stopping and done < total_steps:
                 log.warning("stopped after step %d of %d; run the same command again to go on", done, total_steps)
                 return False
+    if rank() == 0:
+        draw_curves(out)
     return True
 
 
@@ -142,6 +159,28 @@ def _batch_sizes(recipe: Recipe, images: ImageSet, data: Path) -> tuple[int, int
     if batch_size % processes:
         raise ClzooError(f"schedule.batch_size={batch_size} is not divisible by the {processes} processes.")
     return batch_size, batch_size // processes
+
+
+def _queries(data: Path, recipe: Recipe) -> ImageSet:
+    """The test split, for the online k-NN."""
+    folder = find_split(data, "test", "val")
+    if folder is None:
+        raise ClzooError(
+            f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs} needs {data}/test or {data}/val. "
+            "Without one: --set monitor.knn_every_epochs=0"
+        )
+    return load_image_folder(folder, recipe.data.size)
+
+
+def _online_knn(method: Any, recipe: Recipe, train: ImageSet, test: ImageSet) -> float:
+    """k-NN accuracy of the backbone as it is, in percent; leaves no trace in the method."""
+    from clzoo.evaluation.controls import model_knn
+    from clzoo.pretrain.publish import encoder_of
+
+    was_training = method.training
+    accuracy = model_knn(encoder_of(method, recipe, "online", str(next(method.parameters()).device)), train, test)
+    method.train(was_training)
+    return accuracy
 
 
 def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:

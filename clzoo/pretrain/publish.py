@@ -19,6 +19,7 @@ from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import describe
+from clzoo.pretrain.start import save_pretraining_state
 from clzoo.zoo.saving import save_entry
 
 log = logging.getLogger("clzoo")
@@ -53,7 +54,8 @@ def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto"
     if (found := describe(train)) != read_json(run / "data.json"):
         raise ClzooError(f"{data} is not what {run} trained on: {read_json(run / 'data.json')}, found {found}.")
 
-    encoder = encoder_of(run, recipe, len(train.classes), name, device)
+    method = load_method(run, recipe, len(train.classes))
+    encoder = encoder_of(method, recipe, name, device)
     metrics = {
         "results": _measure(encoder, train, test, title or recipe.data.title),
         "training": {
@@ -68,19 +70,25 @@ def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto"
             "versions": state["versions"],
         },
     }
-    return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
+    save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
+    save_pretraining_state(method, out)
+    return out
 
 
-def encoder_of(run: Path, recipe: Recipe, classes: int, name: str, device: str = "auto") -> Encoder:
-    """The backbone of a run's newest checkpoint."""
+def load_method(run: Path, recipe: Recipe, classes: int) -> Any:
+    """The method of a run's newest checkpoint."""
     state = load_checkpoint(run)
     if state is None:
         raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
     method = build_method(recipe, classes)
     method.load_state_dict(state["method"])
-    backbone = method.backbone
-    config = dataclasses.replace(recipe.model_config_of(backbone.num_features), name=name)
-    return Encoder(backbone, config, resolve_device(device))
+    return method
+
+
+def encoder_of(method: Any, recipe: Recipe, name: str, device: str = "auto") -> Encoder:
+    """A method's backbone with the preprocessing that its recipe implies."""
+    config = dataclasses.replace(recipe.model_config_of(method.backbone.num_features), name=name)
+    return Encoder(method.backbone, config, resolve_device(device))
 
 
 def _splits(data: Path, recipe: Recipe) -> tuple[ImageSet, ImageSet]:

@@ -97,6 +97,13 @@ class Schedule(Table):
     milestones: list[int] = Field(default_factory=list)
 
 
+class Monitor(Table):
+    """How often a run looks at itself, 0 for never: label-free measures every so many steps, k-NN every few epochs."""
+
+    every_steps: int = Field(200, ge=0)
+    knn_every_epochs: int = Field(0, ge=0)
+
+
 class Recipe(Table):
     """The whole file."""
 
@@ -106,6 +113,7 @@ class Recipe(Table):
     views: list[ViewGroup] = Field(min_length=1)
     optimizer: Optimizer
     schedule: Schedule
+    monitor: Monitor = Monitor()
     compile: bool = False  # torch.compile the backbone; faster where a C++ compiler or a GPU is at hand
     seed: int = Field(0, ge=0)
 

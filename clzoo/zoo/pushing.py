@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clzoo")
 
 _REQUIRED = ("config.json", "model.safetensors", "README.md", "metrics.json")
-_OPTIONAL = ("recipe.yaml",)
+_OPTIONAL = ("recipe.yaml", "pretrain.safetensors")
 
 _LOG_IN = "Type: hf auth login; or set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens)."
 
@@ -52,8 +52,8 @@ def push(
 ) -> str:
     """Upload a hub entry in one commit; the repository is made if it does not exist.
 
-    What goes up: config.json, model.safetensors, README.md, metrics.json, and recipe.yaml if there is one; nothing
-    else that lies in the folder. A card that clzoo wrote is written anew, so that it names the repository.
+    What goes up: config.json, model.safetensors, README.md, metrics.json, and recipe.yaml and pretrain.safetensors if
+    there; nothing else that lies in the folder. A card that clzoo wrote is written anew, so that it names the repository.
 
     Args:
         path: the folder, as `Encoder.save_pretrained` or `clzoo publish` wrote it.

@@ -10,30 +10,30 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_recipes import small_recipe
 
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.methods import METHODS
+from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.loop import pretrain
-from clzoo.pretrain.recipe import find_recipe, load_recipe
+from clzoo.pretrain.monitors import monitor
+from clzoo.pretrain.publish import publish
 
-SMALL = (
-    "backbone.architecture=resnet10t",
-    "backbone.model_args={channels: [4, 8, 8, 8], stem_type: deep, stem_width: 4}",
-    "backbone.stem_stride=2",
-    "method.hidden_dim=16",
-    "method.out_dim=8",
-    "schedule.epochs=1",
-    "schedule.batch_size=8",
-    "schedule.warmup_epochs=0",
-)
+RECIPES = [f"{method}_cifar10" for method in METHODS]
+
+# Every run of the fast tests checks one method's resumption; over the commits each has its turn.
+COMMITS = subprocess.run(["git", "rev-list", "--count", "HEAD"], capture_output=True, text=True).stdout
+OF_THIS_COMMIT = RECIPES[int(COMMITS or 0) % len(RECIPES)]
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """64 pictures of two classes: stripes along the rows or the columns, noise on top."""
+    """64 pictures of two classes: stripes along the rows or the columns, noise on top; and 16 to test with."""
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    for split, count in (("train", 32), ("test", 8)):
+    for split, count in (("train", 32), ("test", 16)):
         for name, axis in (("rows", 0), ("columns", 1)):
             folder = root / split / name
             folder.mkdir(parents=True)
@@ -50,47 +50,85 @@ def weights_of(run) -> dict[str, torch.Tensor]:
     return state["method"]
 
 
+def lines_of(run) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.parametrize("name", ["cacr_cifar10", "simclr_cifar10"])
-def test_a_run_lowers_its_loss_and_leaves_a_whole_folder(name, pictures, tmp_path):
-    recipe = load_recipe(find_recipe(name), (*SMALL, "schedule.epochs=15", "optimizer.base_lr=0.5"))
+def test_a_run_lowers_its_loss_and_leaves_a_whole_folder(pictures, tmp_path):
+    recipe = small_recipe("cacr_cifar10", "schedule.epochs=15", "optimizer.base_lr=0.5", "monitor.every_steps=40")
     assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert lines[-1]["loss"] < lines[0]["loss"]
+    losses = [line["loss"] for line in lines_of(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < losses[0]
+    monitors = [line for line in lines_of(tmp_path / "run") if "effective_rank" in line]
+    assert [line["step"] for line in monitors] == [40, 80, 120]
+    assert all(1 <= line["effective_rank"] <= 8 and 0 <= line["alignment"] <= 4 for line in monitors)
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     assert state["finished"]
     assert state["images_seen"] == 15 * 64
-    assert state["encoder_forwards"] == 15 * 64 * recipe.method.views
+    assert state["encoder_forwards"] == 15 * 64 * 5
+    assert Image.open(tmp_path / "run" / "curves.png").width > 500
 
 
-def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(pictures, tmp_path):
-    recipe = load_recipe(find_recipe("cacr_cifar10"), SMALL)
-    other = load_recipe(find_recipe("cacr_cifar10"), (*SMALL, "seed=1"))
-    for run, what in (("a", recipe), ("b", recipe), ("c", other)):
-        pretrain(what, pictures, tmp_path / run, device="cpu")
+def test_another_seed_gives_other_weights(pictures, tmp_path):
+    for run, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pretrain(small_recipe("cacr_cifar10", f"seed={seed}"), pictures, tmp_path / run, device="cpu")
     assert same(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
     assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
 
-# One step a call, each with a fresh load of data and checkpoint.
-@pytest.mark.parametrize("name", ["cacr_cifar10", "simclr_cifar10"])
-def test_a_run_stopped_and_resumed_equals_the_uninterrupted_one_bit_for_bit(name, pictures, tmp_path):
-    recipe = load_recipe(find_recipe(name), SMALL)
+@pytest.mark.parametrize("name", [OF_THIS_COMMIT, *(pytest.param(n, marks=pytest.mark.slow) for n in RECIPES)])
+def test_a_run_in_pieces_equals_the_uninterrupted_one_bit_for_bit(name, pictures, tmp_path):
+    recipe = small_recipe(name)
     assert pretrain(recipe, pictures, tmp_path / "whole", device="cpu")
-    pieces = 0
-    while not pretrain(recipe, pictures, tmp_path / "pieces", device="cpu", max_minutes=0):
+    pieces = 1
+    while not pretrain(recipe, pictures, tmp_path / "pieces", device="cpu", max_minutes=0):  # one step a call
         pieces += 1
-    assert pieces == 7
+    assert pieces == 8
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
 
 
-def start(pictures, run) -> subprocess.Popen:
-    overrides = [part for value in (*SMALL, "schedule.epochs=12") for part in ("--set", value)]
-    command = [sys.executable, "-m", "clzoo", "pretrain", "cacr_cifar10", "--data", str(pictures), "--out", str(run)]
-    return subprocess.Popen([*command, *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def test_looking_at_a_run_does_not_change_it(pictures, tmp_path):
+    quiet = small_recipe("mocov2_cifar10", "monitor.every_steps=0")
+    watched = small_recipe("mocov2_cifar10", "monitor.every_steps=2", "monitor.knn_every_epochs=1")
+    pretrain(quiet, pictures, tmp_path / "quiet", device="cpu")
+    pretrain(watched, pictures, tmp_path / "watched", device="cpu")
+    assert same(weights_of(tmp_path / "quiet"), weights_of(tmp_path / "watched"))
+    (knn,) = [line["knn"] for line in lines_of(tmp_path / "watched") if "knn" in line]
+    assert 0 <= knn <= 100
+
+
+def test_accumulated_gradients_move_the_weights_once_in_so_many_steps(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10", "schedule.accumulate=4")
+    assert pretrain(recipe, pictures, tmp_path / "whole", device="cpu")
+    while not pretrain(recipe, pictures, tmp_path / "pieces", device="cpu", max_minutes=0):
+        assert json.loads((tmp_path / "pieces" / "state.json").read_text())["step"] % 4 == 0
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
+
+
+def start(pictures, run, *overrides, name="cacr_cifar10", processes=1, **options) -> subprocess.Popen:
+    """The command line on a small recipe written out as a file."""
+    recipe = run.parent / f"{run.name}.yaml"
+    recipe.write_text(small_recipe(name, *overrides).to_yaml())
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [
+        sys.executable,
+        *launcher,
+        "-m",
+        "clzoo",
+        "pretrain",
+        str(recipe),
+        "--data",
+        str(pictures),
+        "--out",
+        str(run),
+    ]
+    return subprocess.Popen(
+        [*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 def wait_for_checkpoint(run, process) -> None:
@@ -100,35 +138,52 @@ def wait_for_checkpoint(run, process) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(pictures, tmp_path):
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_killed_process_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(name, pictures, tmp_path):
     seed = random.randrange(10**6)
     print("seed", seed)
     delays = random.Random(seed)
-    recipe = load_recipe(find_recipe("cacr_cifar10"), (*SMALL, "schedule.epochs=12"))
-    pretrain(recipe, pictures, tmp_path / "whole", device="cpu")
+    pretrain(small_recipe(name, "schedule.epochs=12"), pictures, tmp_path / "whole", device="cpu")
     run = tmp_path / "killed"
-    for _ in range(4):
-        process = start(pictures, run)
+    for _ in range(3):
+        process = start(pictures, run, "schedule.epochs=12", name=name)
         wait_for_checkpoint(run, process)
         time.sleep(delays.uniform(0, 1.5))
         process.kill()
         process.wait()
-    assert start(pictures, run).wait() == 0
+    last = start(pictures, run, "schedule.epochs=12", name=name)
+    assert last.wait() == 0, last.stderr.read()
     assert same(weights_of(tmp_path / "whole"), weights_of(run))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
 def test_sigterm_leaves_a_checkpoint_and_exits_with_0(pictures, tmp_path):
-    process = start(pictures, tmp_path / "run")
+    process = start(pictures, tmp_path / "run", "schedule.epochs=500")
     wait_for_checkpoint(tmp_path / "run", process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     assert "run the same command again" in process.stderr.read()
 
 
+@pytest.mark.slow
+def test_two_processes_train_a_method_with_shuffled_batchnorm_and_resume(pictures, tmp_path):
+    process = start(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10", processes=2)
+    assert process.wait() == 0, process.stderr.read()
+    state = load_checkpoint(tmp_path / "run")
+    assert state["step"] == 24
+    again = start(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10", processes=2)
+    assert again.wait() == 0, again.stderr.read()
+
+
+@pytest.mark.slow
+def test_synchronised_batchnorm_on_several_cpu_processes_is_an_error_that_says_so(pictures, tmp_path):
+    process = start(pictures, tmp_path / "run", name="simclr_cifar10", processes=2)
+    assert process.wait() != 0
+    assert "synchronises BatchNorm" in process.stderr.read()
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(pictures, tmp_path, caplog):
-    recipe = load_recipe(find_recipe("cacr_cifar10"), (*SMALL, "schedule.epochs=2"))
-    pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    pretrain(small_recipe("cacr_cifar10", "schedule.epochs=2"), pictures, tmp_path / "run", device="cpu")
     older, newest = sorted((tmp_path / "run").glob("checkpoint-*.pt"))
     before = weights_of(tmp_path / "run")
     newest.write_bytes(newest.read_bytes()[:-100])
@@ -139,17 +194,37 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(pi
         load_checkpoint(tmp_path / "run")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the limit is a POSIX one")
+def test_a_full_disk_stops_the_run_with_a_reason_and_keeps_the_checkpoint_before(pictures, tmp_path):
+    import resource
+
+    assert not pretrain(small_recipe("cacr_cifar10"), pictures, tmp_path / "run", device="cpu", max_minutes=0)
+    before = weights_of(tmp_path / "run")
+
+    def no_large_files() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # bytes; a checkpoint has more
+
+    process = start(pictures, tmp_path / "run", preexec_fn=no_large_files)
+    assert process.wait() == 1
+    error = process.stderr.read()
+    assert "cannot be written" in error
+    assert "Traceback" not in error
+    assert same(weights_of(tmp_path / "run"), before)
+    assert pretrain(small_recipe("cacr_cifar10"), pictures, tmp_path / "run", device="cpu")  # with room, it goes on
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(pictures, tmp_path):
-    recipe = load_recipe(find_recipe("cacr_cifar10"), (*SMALL, "optimizer.base_lr=1e30", "schedule.epochs=4"))
+    recipe = small_recipe("cacr_cifar10", "optimizer.base_lr=1e30", "schedule.epochs=4")
     with pytest.raises(ClzooError, match=r"the loss is nan at step \d+"):
         pretrain(recipe, pictures, tmp_path / "run", device="cpu")
 
 
 def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures, tmp_path):
-    recipe = load_recipe(find_recipe("cacr_cifar10"), SMALL)
+    recipe = small_recipe("cacr_cifar10")
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="another recipe"):
-        pretrain(load_recipe(find_recipe("cacr_cifar10"), (*SMALL, "seed=1")), pictures, tmp_path / "run", device="cpu")
+        pretrain(small_recipe("cacr_cifar10", "seed=1"), pictures, tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="other data"):
         pretrain(recipe, pictures / "test", tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="no run folder"):
@@ -157,6 +232,41 @@ def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures
 
 
 def test_fewer_images_than_a_batch_is_an_error(pictures, tmp_path):
-    recipe = load_recipe(find_recipe("cacr_cifar10"), (*SMALL, "schedule.batch_size=100"))
     with pytest.raises(ClzooError, match="64 images, fewer than one batch"):
-        pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+        pretrain(small_recipe("cacr_cifar10", batch_size=100), pictures, tmp_path / "run", device="cpu")
+
+
+def test_a_finished_run_becomes_an_entry_that_the_next_run_can_start_from(pictures, tmp_path, caplog):
+    recipe = small_recipe("mocov2_cifar10")
+    pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    entry = publish(tmp_path / "run", "mocov2-tiny-stripes", pictures, tmp_path / "entry", device="cpu")
+    encoder = Encoder.from_pretrained(str(entry), device="cpu")
+    trained = weights_of(tmp_path / "run")
+    assert torch.equal(encoder.module.state_dict()["conv1.weight"], trained["backbone.conv1.weight"])
+    metrics = json.loads((entry / "metrics.json").read_text())
+    assert [row["of"] for row in metrics["results"]][:2] == ["this model", "random initialisation"]
+    assert metrics["training"]["images_seen"] == 64
+
+    caplog.set_level("INFO", "clzoo")
+    pretrain(recipe, pictures, tmp_path / "next", device="cpu", init=str(entry), max_minutes=0)
+    assert "all other state of the pretraining" in caplog.text
+    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "x", device="cpu", init=str(entry), max_minutes=0)
+    assert "heads are new" in caplog.text
+    with pytest.raises(ClzooError, match="does not fit"):
+        pretrain(small_recipe("mocov3_cifar10", "backbone.model_args={}"), pictures, tmp_path / "y", init=str(entry))
+
+
+def test_an_unfinished_run_is_not_published(pictures, tmp_path):
+    pretrain(small_recipe("cacr_cifar10"), pictures, tmp_path / "run", device="cpu", max_minutes=0)
+    with pytest.raises(ClzooError, match="stopped at step 1 of 8"):
+        publish(tmp_path / "run", "cacr-tiny-stripes", pictures, tmp_path / "entry")
+
+
+def test_monitors_tell_collapse_from_spread():
+    method = build_method(small_recipe("simclr_cifar10"), classes=None)
+    views = list(torch.rand(2, 16, 3, 24, 24, generator=torch.Generator().manual_seed(0)))
+    apart, together = monitor(method, views), monitor(method, [views[0][:1].expand(16, 3, 24, 24)] * 2)
+    assert together["alignment"] == pytest.approx(0, abs=1e-6)
+    assert together["uniformity"] == pytest.approx(0, abs=1e-4)
+    assert apart["effective_rank"] > 2
+    assert apart["alignment"] > together["alignment"]

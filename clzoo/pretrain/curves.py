@@ -1,0 +1,40 @@
+"""The curves of a run as one picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from clzoo.files import atomic_path
+
+_PANELS = (
+    "loss",
+    "learning_rate",
+    "alignment",
+    "uniformity",
+    "effective_rank",
+    "knn",
+    "images_per_second",
+    "data_wait",
+)
+
+
+def draw_curves(folder: Path) -> Path:
+    """Read `folder/log.jsonl` and draw what it holds against the step, into `folder/curves.png`."""
+    from matplotlib.figure import Figure
+
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    names = [name for name in _PANELS if any(name in line for line in lines)]
+    columns = 2
+    rows = max(1, -(-len(names) // columns))
+    figure = Figure(figsize=(5 * columns, 2.4 * rows), layout="constrained")
+    for position, name in enumerate(names, start=1):
+        points = sorted((line["step"], line[name]) for line in lines if name in line)
+        panel = figure.add_subplot(rows, columns, position)
+        panel.plot([step for step, _ in points], [value for _, value in points], linewidth=1)
+        panel.set_title(name.replace("_", " "), fontsize=9)
+        panel.set_xlabel("step", fontsize=8)
+        panel.grid(alpha=0.3)
+    with atomic_path(folder / "curves.png") as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    return folder / "curves.png"

@@ -1,0 +1,66 @@
+"""What a run leaves for the next one beside its encoder, and starting from it (`--init`)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from clzoo.errors import ClzooError
+from clzoo.files import atomic_path
+from clzoo.zoo.loading import locate, read_encoder
+
+PRETRAINING_STATE = "pretrain.safetensors"
+"""Beside an entry's model.safetensors: heads, gates, queue, momentum encoder."""
+
+log = logging.getLogger("clzoo")
+
+
+def start_from(method: Any, name_or_path: str) -> None:
+    """Load an encoder into `method.backbone`, strictly, and what its entry kept of the pretraining into the rest.
+
+    Heads, queue and momentum encoder come from the entry's `pretrain.safetensors` where it lies beside the weights and
+    fits this method tensor by tensor; else they start fresh (a momentum backbone then starts as the backbone), and it
+    is said which.
+
+    Raises:
+        ClzooError: the encoder's architecture is not the recipe's.
+    """
+    found_files = locate(name_or_path)
+    encoder = read_encoder(found_files, torch.device("cpu"))
+    found, expected = encoder.module.state_dict(), method.backbone.state_dict()
+    differing = [
+        k for k in {*found, *expected} if k not in found or k not in expected or found[k].shape != expected[k].shape
+    ]
+    if differing:
+        raise ClzooError(
+            f"--init {name_or_path}, a {encoder.config.architecture} {encoder.config.model_args or ''}, does not fit "
+            f"the recipe's backbone: {len(differing)} tensors differ, e.g. {sorted(differing)[0]}. "
+            "Choose the recipe's backbone to match: --set backbone.architecture=..."
+        )
+    method.backbone.load_state_dict(found)
+    path = found_files.weights.with_name(PRETRAINING_STATE)
+    rest = {k: v for k, v in method.state_dict().items() if not k.startswith("backbone.")}
+    kept = load_file(path) if path.is_file() else {}
+    if kept.keys() == rest.keys() and all(kept[k].shape == rest[k].shape for k in rest):
+        method.load_state_dict({**kept, **{f"backbone.{k}": v for k, v in found.items()}})
+        log.info("started from %s with its heads and all other state of the pretraining", name_or_path)
+        return
+    if hasattr(method, "momentum_backbone"):
+        method.momentum_backbone.load_state_dict(found)
+    log.info(
+        "started from the encoder of %s; heads%s are new",
+        name_or_path,
+        " and queue" if hasattr(method, "queue") else "",
+    )
+
+
+def save_pretraining_state(method: Any, folder: Path) -> Path:
+    """Write all of a method's state but the backbone to `folder/pretrain.safetensors`, atomically."""
+    rest = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items() if not k.startswith("backbone.")}
+    with atomic_path(folder / PRETRAINING_STATE) as temporary:
+        save_file(rest, temporary, metadata={"format": "pt"})
+    return folder / PRETRAINING_STATE
