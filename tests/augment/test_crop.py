@@ -21,6 +21,23 @@ def test_equals_torchvision_for_the_same_boxes(size):
     assert (resized_crop(images, boxes, size) - torch.stack(expected)).abs().max() < 1 / 255
 
 
+def test_mirrored_samples_are_the_flipped_crops():
+    images = pictures()
+    boxes = draw_crops(torch.rand(len(images), 40, generator=torch.Generator().manual_seed(1)), 32, 40, (0.05, 1.0))
+    plain = resized_crop(images, boxes, 20)
+    mirrored = torch.arange(len(images)) % 3 == 0
+    expected = torch.where(mirrored[:, None, None, None], plain.flip(3), plain)
+    assert torch.allclose(resized_crop(images, boxes, 20, mirrored), expected, atol=1e-6)
+
+
+def test_half_precision_as_used_on_a_gpu_stays_within_one_level():
+    pixels = (pictures(height=64, width=80) * 255).round()
+    boxes = draw_crops(torch.rand(len(pixels), 40, generator=torch.Generator().manual_seed(1)), 64, 80, (0.05, 1.0))
+    whole, half = resized_crop(pixels, boxes, 56), resized_crop(pixels.half(), boxes, 56)
+    assert half.dtype == torch.float16
+    assert (whole - half.float()).abs().max() < 1  # of 255
+
+
 def test_boxes_are_distributed_as_torchvision_draws_them():
     count, scale = 4000, (0.2, 1.0)
     ours = draw_crops(torch.rand(count, 40, generator=torch.Generator().manual_seed(2)), 32, 32, scale).float()

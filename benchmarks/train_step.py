@@ -1,0 +1,125 @@
+"""What a training step costs beside its forward and backward pass, and InfoNCE beside lightly's, in one run.
+
+    python benchmarks/train_step.py                              # CPU: cacr_cifar10_narrow; CUDA: MoCo v3 on ViT-S/16
+    python benchmarks/train_step.py --recipe mocov2_cifar10 --steps 30
+
+Prints ratios of the best of several interleaved rounds; absolute times move with the machine's load. Images are
+generated: the time does not depend on what they show. lightly is optional (pip install lightly); what is missing is
+printed as "not measured". Figures with their hardware: docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from collections.abc import Callable
+
+import torch
+
+from clzoo.hardware import describe_hardware
+from clzoo.losses import info_nce
+from clzoo.methods import Batch
+from clzoo.pretrain.build import build_method
+from clzoo.pretrain.loop import _autocast, render_views
+from clzoo.pretrain.optim import create_optimizer
+from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+
+ON_GPU = ["method.projector=[4096,4096,256]", "schedule.batch_size=256", "backbone.architecture=vit_small_patch16_224",
+          "backbone.model_args={num_heads: 12}", "backbone.global_pool=token"]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", help="a shipped name or a file")
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(f"{describe_hardware(str(device))}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    against_lightly(device, arguments.rounds)
+    on_gpu = device.type == "cuda" and arguments.recipe is None
+    name = arguments.recipe or ("mocov3_in1k" if on_gpu else "cacr_cifar10_narrow")
+    overrides = (*(ON_GPU if on_gpu else ()), "compile=false")
+    step_shares(load_recipe(find_recipe(name), overrides), device, arguments.steps)
+
+
+def against_lightly(device: torch.device, rounds: int) -> None:
+    """InfoNCE forward and backward, D = 128, ours and lightly's in turns."""
+    print("InfoNCE forward + backward, D = 128")
+    if importlib.util.find_spec("lightly") is None:
+        print("  not measured: lightly is not installed (pip install lightly)\n")
+        return
+    from lightly.loss import NTXentLoss
+
+    theirs = NTXentLoss(temperature=0.5)
+    for n in (256, 1024, 2048):
+        z = torch.randn(2, n, 128, device=device, requires_grad=True)
+        assert torch.allclose(info_nce(z, 0.5), theirs(z[0], z[1]), rtol=1e-4), "the two losses differ"
+        ours_best, theirs_best = interleaved(
+            device, rounds, lambda z=z: info_nce(z, 0.5).backward(), lambda z=z: theirs(z[0], z[1]).backward()
+        )
+        print(f"  N = {n:5}: ours {1e3 * ours_best:7.2f} ms, lightly {1e3 * theirs_best:7.2f} ms, "
+              f"ratio {theirs_best / ours_best:.2f}")  # fmt: skip
+    print()
+
+
+def interleaved(device: torch.device, rounds: int, *functions: Callable[[], object]) -> list[float]:
+    """Best seconds of each function, called in turns."""
+    best = [float("inf")] * len(functions)
+    for _ in range(rounds + 2):
+        for i, function in enumerate(functions):
+            best[i] = min(best[i], timed(device, function))
+    return best
+
+
+def timed(device: torch.device, function: Callable[[], object]) -> float:
+    since = now(device)
+    function()
+    return now(device) - since
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after everything asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def step_shares(recipe: Recipe, device: torch.device, steps: int) -> None:
+    """Medians over steps of the three parts of a step."""
+    batch_size = recipe.schedule.batch_size
+    method = build_method(recipe, classes=10).to(device, memory_format=torch.channels_last)
+    optimizer = create_optimizer(method, recipe)
+    side = recipe.data.size
+    pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
+    samples = torch.arange(batch_size, device=device)
+    parts: dict[str, list[float]] = {"views": [], "forward and backward": [], "optimiser": []}
+    for step in range(steps + 3):
+        t0 = now(device)
+        batch = Batch(render_views(pixels, samples, recipe, epoch=step), samples % 10, step=step)
+        t1 = now(device)
+        with _autocast(device):
+            method(batch).backward()
+        t2 = now(device)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        t3 = now(device)
+        if step >= 3:  # the first steps warm up
+            for part, seconds in zip(parts, (t1 - t0, t2 - t1, t3 - t2), strict=True):
+                parts[part].append(seconds)
+    medians = {part: sorted(times)[len(times) // 2] for part, times in parts.items()}
+    total = sum(medians.values())
+    views = len(recipe.view_policies())
+    print(
+        f"{recipe.name}, {recipe.backbone.architecture}, batch {batch_size} x {views} views, {recipe.views[0].size} px"
+    )
+    for part, seconds in medians.items():
+        print(f"  {part:21} {1e3 * seconds:8.1f} ms  {seconds / total:6.1%}")
+    print(f"  {batch_size / total:,.0f} images/s; share that is not forward and backward: "
+          f"{1 - medians['forward and backward'] / total:.1%}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from clzoo.augment.mix import cutmix, draw_box
+
+ONES, ZEROS = torch.ones(2, 3, 20, 30), torch.zeros(2, 3, 20, 30)
+
+
+def boxes(count: int = 2000):
+    generator = torch.Generator().manual_seed(0)
+    return [draw_box(generator, 20, 30) for _ in range(count)]
+
+
+def test_boxes_are_clipped_to_the_image_and_lambda_is_what_they_leave():
+    clipped = 0
+    for (top, left, bottom, right), share in boxes():
+        assert 0 <= top <= bottom <= 20
+        assert 0 <= left <= right <= 30
+        kept = cutmix(ONES, ZEROS, (top, left, bottom, right)).mean().item()
+        assert share == pytest.approx(kept, abs=1e-6)  # lambda weighs the image that keeps its outside
+        clipped += top == 0 or left == 0 or bottom == 20 or right == 30
+    assert clipped > 500
+
+
+def test_lambda_before_clipping_is_uniform():
+    # Where the box is inside, its area is 1 - lambda of a uniform lambda, so small boxes are as frequent as they should.
+    unclipped = torch.tensor([1 - share for (t, l, b, r), share in boxes(8000) if (b - t) * (r - l) < 0.1 * 600])
+    quarter = (unclipped < 0.05).float().mean()
+    assert 0.4 < quarter < 0.75
+
+
+def test_an_empty_box_changes_nothing():
+    assert torch.equal(cutmix(ONES, ZEROS, (5, 7, 5, 7)), ONES)
+    assert torch.equal(cutmix(ONES, ZEROS, (0, 30, 20, 30)), ONES)
+
+
+def test_the_box_comes_from_the_other_image_and_both_stay_as_they_were():
+    mixed = cutmix(ONES, ZEROS, (2, 3, 8, 10))
+    assert (mixed[:, :, 2:8, 3:10] == 0).all()
+    assert mixed.sum() == ONES.numel() - 2 * 3 * 6 * 7
+    assert (ONES == 1).all()
+    assert (ZEROS == 0).all()
+
+
+def test_the_same_generator_state_gives_the_same_box():
+    assert boxes(5) == boxes(5)

@@ -1,0 +1,95 @@
+"""Data sets in the Hub's layout on the local disk. They need the package `datasets` (clzoo[data])."""
+
+import sys
+
+import numpy as np
+import pytest
+from picture_folders import encoded, picture
+
+from clzoo.data.opening import open_source, splits_of
+from clzoo.data.packing import pack
+from clzoo.data.training import open_training_set
+from clzoo.errors import ClzooError
+
+
+def test_without_the_package_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ClzooError, match=r'needs the package datasets. Type: pip install "clzoo\[data\]"'):
+        open_training_set("cifar10", "hf-hub:someone/pictures", 32)
+
+
+@pytest.fixture
+def datasets(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    module = pytest.importorskip("datasets", reason="the package datasets is not installed: pip install clzoo[data]")
+    monkeypatch.setattr(module.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(module.config, "HF_HUB_OFFLINE", True)
+    module.disable_progress_bars()
+    return module
+
+
+def write(datasets, folder, *, split="train", labels="label", numbers=range(6), broken=()):
+    """A Parquet file of one split: six pictures of two classes."""
+    pictures = [
+        {"bytes": b"broken" if n in broken else encoded(picture(n % 2, n // 2)), "path": f"{n}.png"} for n in numbers
+    ]
+    features = {"image": datasets.Image()}
+    columns = {"image": pictures}
+    if labels:
+        features[labels] = datasets.ClassLabel(names=["ant", "bee"])
+        columns[labels] = [n % 2 for n in numbers]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    made = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    made.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return f"hf-hub:{folder}"
+
+
+@pytest.mark.parametrize("budget", [0, 1 << 30])
+@pytest.mark.parametrize("labels", ["label", "fine_label", "kind"])
+def test_a_hub_set_is_read_with_its_classes(datasets, tmp_path, budget, labels):
+    opened = open_training_set("toy", write(datasets, tmp_path / "toy", labels=labels), 16, budget=budget)
+    assert opened.labels.tolist() == [0, 1] * 3
+    assert opened.classes == ("ant", "bee")
+    found = [opened.image(n).resize((1, 1)).getpixel((0, 0)) for n in (5, 0, 2)]
+    assert found == [picture(n % 2, n // 2).getpixel((0, 0)) for n in (5, 0, 2)]
+
+
+def test_validation_is_taken_where_there_is_no_test_split(datasets, tmp_path):
+    write(datasets, tmp_path / "toy")
+    name = write(datasets, tmp_path / "toy", split="validation", numbers=range(2))
+    assert len(open_training_set("toy", name, 16, split="test")) == 2
+    assert splits_of(name) == ["train", "test"]
+
+
+def test_a_missing_split_is_an_error_with_those_that_are_there(datasets, tmp_path):
+    with pytest.raises(ClzooError, match="has the splits train; expected test or val or validation"):
+        open_training_set("toy", write(datasets, tmp_path / "toy"), 16, split="test")
+
+
+def test_a_set_without_class_column_has_no_labels(datasets, tmp_path):
+    assert open_training_set("toy", write(datasets, tmp_path / "toy", labels=None), 16).labels is None
+
+
+def test_a_damaged_image_is_named_by_its_path(datasets, tmp_path):
+    streamed = open_training_set("toy", write(datasets, tmp_path / "toy", broken=(2,)), 16, budget=0)
+    assert streamed.image(2).tobytes() == streamed.image(4).tobytes()
+    assert streamed.skipped == ("2.png: not an image that Pillow can read",)
+
+
+def test_the_digest_tells_other_images_of_the_same_number(datasets, tmp_path):
+    one = open_source(write(datasets, tmp_path / "one"), "train").images
+    same = open_source(write(datasets, tmp_path / "same"), "train").images
+    other = open_source(write(datasets, tmp_path / "other", broken=(3,)), "train").images
+    rows = np.arange(6)
+    assert one.digest(rows) == same.digest(rows) != other.digest(rows)
+
+
+def test_a_set_that_cannot_be_had_is_an_error(datasets, tmp_path):
+    with pytest.raises(ClzooError, match="hf-hub:/no/such/folder cannot be loaded"):
+        open_training_set("toy", "hf-hub:/no/such/folder", 16)
+
+
+def test_a_hub_set_can_be_packed(datasets, tmp_path):
+    made = pack(write(datasets, tmp_path / "toy"), 16, tmp_path / "packed")
+    assert [summary["images"] for summary in made] == [6]
+    assert open_training_set("toy", tmp_path / "packed", 16).labels.tolist() == [0, 1] * 3
