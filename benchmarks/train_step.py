@@ -21,7 +21,8 @@ from clzoo.hardware import describe_hardware
 from clzoo.losses import info_nce
 from clzoo.methods import Batch
 from clzoo.pretrain.build import build_method
-from clzoo.pretrain.loop import _autocast, render_views
+from clzoo.pretrain.feed import render_views
+from clzoo.pretrain.loop import autocast
 from clzoo.pretrain.optim import create_optimizer
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
@@ -100,7 +101,7 @@ def step_shares(recipe: Recipe, device: torch.device, steps: int) -> None:
         t0 = now(device)
         batch = Batch(render_views(pixels, samples, recipe, epoch=step), samples % 10, step=step)
         t1 = now(device)
-        with _autocast(device):
+        with autocast(device):
             method(batch).backward()
         t2 = now(device)
         optimizer.step()

@@ -1,9 +1,15 @@
 """Colour operations on float images (B, 3, H, W) in [0, 1], each sample with its own strength.
 
-The formulas are torchvision's (its functional operations on float tensors), for one factor per sample.
+The formulas are torchvision's (its functional operations on float tensors), for one factor per sample. Names that end
+in an underscore change their argument in place, as torch's do; most are arithmetic on whole planes, because comparisons
+and `torch.where` cost a CPU several times as much.
 """
 
+from __future__ import annotations
+
 import torch
+
+from clzoo.augment.rows import in_groups
 
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision rounds it
 
@@ -11,43 +17,47 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision rounds it
 def grayscale(images: torch.Tensor) -> torch.Tensor:
     """Luma, (B, 1, H, W)."""
     red, green, blue = images.unbind(1)
-    return (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[:, None]
+    return torch.mul(red, _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])[:, None]
 
 
-def adjust_brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def adjust_brightness_(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Multiply by factor (B,); 1 changes nothing, 0 gives black."""
-    return (images * _per_sample(factor)).clamp(0, 1)
+    return images.mul_(_per_sample(factor)).clamp_(0, 1)
 
 
-def adjust_contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def adjust_contrast_(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Blend with the image's mean luma; 1 changes nothing, 0 gives flat grey."""
-    mean = grayscale(images).mean(dim=(2, 3), keepdim=True)  # (B, 1, 1, 1)
-    return _blend(images, mean, factor)
+    mean = images.mean(dim=(2, 3)) @ images.new_tensor(_LUMA)  # (B,)
+    return images.mul_(_per_sample(factor)).add_(_per_sample((1 - factor) * mean)).clamp_(0, 1)
 
 
-def adjust_saturation(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def adjust_saturation_(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Blend with the luma of each pixel; 1 changes nothing, 0 gives grey."""
-    return _blend(images, grayscale(images), factor)
+    rest = grayscale(images).mul_(_per_sample(1 - factor))  # (B, 1, H, W)
+    return images.mul_(_per_sample(factor)).add_(rest).clamp_(0, 1)
 
 
-def adjust_hue(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+def adjust_hue_(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Turn the hue by shift (B,) in turns, [-0.5, 0.5]; value and saturation stay.
 
-    A turn of the hue keeps a pixel's largest value v and its chroma c = max - min; the channels follow from the hue
-    angle h in sixths: v - c * clamp(min(k, 4 - k), 0, 1), k = (n + h) mod 6, n = 5, 3, 1 for red, green, blue.
+    A turn of the hue keeps a pixel's largest value v and its chroma c = max - min. With the hue in turns, a channel is
+    v - c * clamp(2 - 6 d, 0, 1), where d is the distance around the circle from the hue to the channel's complement:
+    cyan 1/2 for red, magenta 5/6 for green, yellow 1/6 for blue.
     """
-    red, green, blue = images.unbind(1)  # each (B, H, W)
-    value = images.amax(dim=1)
-    chroma = value - images.amin(dim=1)
-    safe = torch.where(chroma == 0, 1, chroma)
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = hue + 6 * shift[:, None, None]
-    k = (hue[:, None] + hue.new_tensor([5.0, 3.0, 1.0])[:, None, None]) % 6  # (B, 3, H, W)
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+    red, green, blue = images.unbind(1)  # views, each (B, H, W)
+    value = torch.maximum(red, green).maximum(blue)
+    chroma = value - torch.minimum(red, green).minimum(blue)
+    scale = (6 * chroma).clamp_(min=1e-12).reciprocal_()  # a grey pixel has no hue: its differences are 0
+    is_red = torch.eq(value, red, out=torch.empty_like(value))
+    is_green = torch.eq(value, green, out=torch.empty_like(value))
+    hue = (red - green).mul_(scale).add_(2 / 3)
+    hue = hue.lerp_((blue - red).mul_(scale).add_(1 / 3), is_green)
+    hue = hue.lerp_((green - blue).mul_(scale), is_red).add_(shift[:, None, None])
+    for channel, complement in ((red, 1 / 2), (green, 5 / 6), (blue, 1 / 6)):
+        distance = hue - complement
+        distance.sub_(distance.round()).abs_()
+        torch.addcmul(value, chroma, distance.mul_(-6).add_(2).clamp_(0, 1), value=-1, out=channel)
+    return images
 
 
 def color_jitter(images: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
@@ -55,24 +65,21 @@ def color_jitter(images: torch.Tensor, order: torch.Tensor, factors: torch.Tenso
 
     Args:
         images: float (B, 3, H, W) in [0, 1].
-        order: (B, 4) permutations of 0..3: which operation comes first, second ...
-        factors: (B, 4) strength of brightness, contrast, saturation (1: unchanged) and hue (0: unchanged).
+        order: (B, 4) permutations of 0..3, on the host: which operation comes first, second ...
+        factors: (B, 4), on the host: of brightness, contrast and saturation (1: unchanged), and of hue (0: unchanged).
     """
-    images = images.clone()
-    operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    neutral = factors.new_tensor([1.0, 1.0, 1.0, 0.0])
-    for place in range(4):
-        for number, operation in enumerate(operations):
-            chosen = (order[:, place] == number) & (factors[:, number] != neutral[number])
-            rows = chosen.nonzero().squeeze(1)
-            if len(rows):
-                images[rows] = operation(images[rows], factors[rows, number])
-    return images
+    operations = (adjust_brightness_, adjust_contrast_, adjust_saturation_, adjust_hue_)
+    unchanged = factors == torch.tensor([1.0, 1.0, 1.0, 0.0])
+    order = order.long()
+    chosen = order.masked_fill(unchanged.gather(1, order), len(operations))
+    return in_groups(images, chosen.unbind(1), operations, factors.gather(1, order))
 
 
-def _blend(images: torch.Tensor, other: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    f = _per_sample(factor)
-    return (f * images + (1 - f) * other).clamp(0, 1)
+def solarize_(images: torch.Tensor, threshold: float | torch.Tensor = 0.5) -> torch.Tensor:
+    """Invert what is at least `threshold`: one number, or one per sample (B,)."""
+    limit = _per_sample(threshold) if isinstance(threshold, torch.Tensor) else threshold
+    inverted = torch.ge(images, limit, out=torch.empty_like(images))  # 1 or 0
+    return images.lerp_(1 - images, inverted)
 
 
 def _per_sample(factor: torch.Tensor) -> torch.Tensor:

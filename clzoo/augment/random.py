@@ -10,13 +10,14 @@ _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15  # odd, so that multiples of it visit all 64-bit numbers
 
 
-def uniforms(seed: int, epoch: int, samples: torch.Tensor, view: int, count: int) -> torch.Tensor:
+def uniforms(seed: int, epoch: int, samples: torch.Tensor, view: int, count: int, start: int = 0) -> torch.Tensor:
     """Independent uniform numbers for each sample.
 
     Args:
         samples: (B,) indices into the data set, int64.
         view: number of the view; different views of a sample are independent.
         count: numbers per sample.
+        start: the first number's position; position p holds the same number whatever count and start.
 
     Returns:
         (B, count) float32 in [0, 1), multiples of 2^-24.
@@ -24,9 +25,23 @@ def uniforms(seed: int, epoch: int, samples: torch.Tensor, view: int, count: int
     state = torch.full_like(samples, _signed(seed * _GOLDEN))
     for counter in (torch.full_like(samples, epoch), samples, torch.full_like(samples, view)):
         state = _mix(state + (counter + 1) * _signed(_GOLDEN))  # tensors wrap around, Python's integers do not
-    positions = torch.arange(1, count + 1, device=samples.device) * _signed(_GOLDEN)  # (count,)
+    positions = torch.arange(start + 1, start + count + 1, device=samples.device) * _signed(_GOLDEN)  # (count,)
     bits = _mix(_mix(state[:, None] + positions))  # (B, count)
     return _shift_right(bits, 40).float() / (1 << 24)
+
+
+def uniform(seed: int, epoch: int, sample: int, view: int, position: int) -> float:
+    """One of the numbers of `uniforms`, in Python's integers: for workers, where ten calls of torch cost more."""
+    state = seed * _GOLDEN & _MASK64
+    for counter in (epoch, sample, view):
+        state = _mix_integer(state + (counter + 1) * _GOLDEN & _MASK64)
+    return (_mix_integer(_mix_integer(state + (position + 1) * _GOLDEN & _MASK64)) >> 40) / (1 << 24)
+
+
+def _mix_integer(x: int) -> int:
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _MASK64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _MASK64
+    return x ^ (x >> 31)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

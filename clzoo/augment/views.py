@@ -1,16 +1,44 @@
-"""From a batch of stored images to one random view of each: what the network sees in pretraining."""
+"""From a batch of stored images to one random view of each: what the network sees in pretraining.
+
+The order is that of the published chains: crop, flip, RandAugment, colour jitter, grayscale, blur, solarise, erase.
+Some chains flip last (MoCo v2 and v3); a flip commutes with the colour operations and with the blur, so the place
+after the crop is right for them too, and it costs nothing there.
+
+The random numbers of a view are a row of uniforms. Every purpose has its own places in that row, so that switching one
+operation on or off leaves the numbers of the others as they are:
+
+    0-39   crop: area, aspect, top, left of ten attempts      51      blur, whether
+    40     flip, whether                                      52      blur, sigma
+    41-44  jitter, order (the sorting of four numbers)        53      solarise, whether
+    45-48  jitter, factors                                    54      erase, whether
+    49     jitter, whether                                    55-94   erase: area, aspect, top, left of ten attempts
+    50     grayscale, whether                                 95-     RandAugment, five per layer
+
+They are drawn on the host, wherever the images lie: only parameters travel, and a device is never waited for.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
+from PIL import Image
 
-from clzoo.augment.color import color_jitter, grayscale
-from clzoo.augment.crop import draw_crops, resized_crop
-from clzoo.augment.random import uniforms
+from clzoo.augment.blur import default_kernel_size, gaussian_blur
+from clzoo.augment.color import color_jitter, grayscale, solarize_
+from clzoo.augment.crop import draw_crop, draw_crops, resized_crop
+from clzoo.augment.erase import draw_erasures, erase
+from clzoo.augment.rand_augment import DRAWS_PER_LAYER, parse_rand_augment, rand_augment
+from clzoo.augment.random import uniform, uniforms
+from clzoo.augment.rows import on_rows
 
-_DRAWS = 52  # 40 for the crop, 12 for the rest
+_CROP, _FLIP = slice(0, 40), 40
+_ORDER, _FACTORS, _JITTER = slice(41, 45), slice(45, 49), 49
+_GRAYSCALE, _BLUR, _SIGMA, _SOLARIZE = 50, 51, 52, 53
+_ERASE, _ERASE_BOX = 54, slice(55, 95)
+_RAND_AUGMENT = 95
 
 
 @dataclass(frozen=True)
@@ -26,6 +54,16 @@ class ViewPolicy:
     hue: float = 0.4
     jitter: float = 1.0  # probability that the four colour operations are applied
     grayscale: float = 0.2
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of the box's width to its height
+    blur: float = 0.0  # probability; the kernel is a tenth of the size
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view
+    solarize: float = 0.0  # probability; the threshold is 0.5
+    rand_augment: str | None = None  # timm's string, such as "rand-m9-mstd0.5-inc1"
+    erase: float = 0.0  # probability
+
+    def __post_init__(self) -> None:
+        if self.rand_augment is not None:
+            parse_rand_augment(self.rand_augment)  # a wrong string is refused before anything starts
 
 
 def make_view(
@@ -35,27 +73,81 @@ def make_view(
 
     Args:
         images: uint8 (B, H, W, 3).
-        samples: (B,) their indices in the data set, on the same device.
+        samples: (B,) int64 indices in the data set; best on the host, where the random numbers are drawn.
         view: 0, 1, ...
 
     Returns:
-        float32 (B, 3, size, size) in [0, 1], not normalised.
+        float32 (B, 3, size, size) in [0, 1], not normalised, on the device of the images.
     """
-    u = uniforms(seed, epoch, samples, view, _DRAWS)
-    pixels = images.permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+    u = _draw(policy, seed, epoch, samples, view)
+    # A GPU multiplies half-precision matrices many times faster; pixels are exact there, weights to 2^-11.
+    kind = torch.float16 if images.device.type == "cuda" else torch.float32
+    pixels = images.permute(0, 3, 1, 2).to(kind, memory_format=torch.contiguous_format)
+    boxes = draw_crops(u[:, _CROP], images.shape[1], images.shape[2], policy.crop_scale, policy.crop_ratio)
+    pixels = resized_crop(pixels, boxes, policy.size, mirrored=u[:, _FLIP] < policy.flip).float().div_(255)
+    return _finish(pixels, policy, u)
 
-    boxes = draw_crops(u[:, :40], pixels.shape[2], pixels.shape[3], policy.crop_scale)
-    pixels = resized_crop(pixels, boxes, policy.size)
-    pixels = torch.where((u[:, 40] < policy.flip)[:, None, None, None], pixels.flip(3), pixels)
 
-    order = u[:, 41:45].argsort(dim=1)
-    factors = _jitter_factors(u[:, 45:49], policy)
-    unchanged = factors.new_tensor([1.0, 1.0, 1.0, 0.0])
-    factors = torch.where((u[:, 49] < policy.jitter)[:, None], factors, unchanged)
-    pixels = color_jitter(pixels, order, factors)
+def crop_on_host(
+    image: Image.Image, policy: ViewPolicy, *, seed: int, epoch: int, sample: int, view: int
+) -> np.ndarray:
+    """The first part of `make_view` for one image: the same box and flip, with Pillow's resize. For decode workers.
 
-    gray = (u[:, 50] < policy.grayscale)[:, None, None, None]
-    return torch.where(gray, grayscale(pixels), pixels)
+    Returns:
+        uint8 (size, size, 3), for `finish_view`.
+    """
+    numbers = partial(uniform, seed, epoch, sample, view)
+    top, left, height, width = draw_crop(numbers, image.height, image.width, policy.crop_scale, policy.crop_ratio)
+    box = (left, top, left + width, top + height)
+    # Not resize(box=...), whose filter reaches over the edge of the box into the rest of the image.
+    crop = image.crop(box).convert("RGB").resize((policy.size, policy.size), Image.Resampling.BILINEAR)
+    if numbers(_FLIP) < policy.flip:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.array(crop)
+
+
+def finish_view(
+    crops: torch.Tensor, policy: ViewPolicy, *, seed: int, epoch: int, samples: torch.Tensor, view: int
+) -> torch.Tensor:
+    """The second part of `make_view`, after `crop_on_host`: everything but crop and flip, for the whole batch.
+
+    Args:
+        crops: uint8 (B, size, size, 3).
+
+    Returns:
+        float32 (B, 3, size, size) in [0, 1], not normalised, on the device of the crops.
+    """
+    pixels = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return _finish(pixels, policy, _draw(policy, seed, epoch, samples, view))
+
+
+def _draw(policy: ViewPolicy, seed: int, epoch: int, samples: torch.Tensor, view: int) -> torch.Tensor:
+    """The uniforms of the table above, as far as the policy needs them, on the host."""
+    count = _RAND_AUGMENT if policy.erase else _ERASE
+    if policy.rand_augment is not None:
+        count = _RAND_AUGMENT + DRAWS_PER_LAYER * parse_rand_augment(policy.rand_augment).layers
+    return uniforms(seed, epoch, samples.cpu(), view, count)
+
+
+def _finish(pixels: torch.Tensor, policy: ViewPolicy, u: torch.Tensor) -> torch.Tensor:
+    """Everything after crop and flip, on float pixels (B, 3, size, size) that may be changed in place."""
+    if policy.rand_augment is not None:
+        pixels = rand_augment(pixels, parse_rand_augment(policy.rand_augment), u[:, _RAND_AUGMENT:])
+    if policy.jitter:
+        unchanged = u.new_tensor([1.0, 1.0, 1.0, 0.0])
+        factors = torch.where(u[:, _JITTER, None] < policy.jitter, _jitter_factors(u[:, _FACTORS], policy), unchanged)
+        pixels = color_jitter(pixels, u[:, _ORDER].argsort(dim=1), factors)
+    on_rows(pixels, u[:, _GRAYSCALE] < policy.grayscale, lambda images: grayscale(images).expand_as(images))
+    if policy.blur:
+        low, high = policy.blur_sigma
+        sigma = low + (high - low) * u[:, _SIGMA]
+        kernel_size = default_kernel_size(policy.size)
+        on_rows(pixels, u[:, _BLUR] < policy.blur, lambda i, s: gaussian_blur(i, s, kernel_size), sigma)
+    on_rows(pixels, u[:, _SOLARIZE] < policy.solarize, solarize_)
+    if policy.erase:
+        boxes = draw_erasures(u[:, _ERASE_BOX], policy.size, policy.size)
+        on_rows(pixels, u[:, _ERASE] < policy.erase, erase, boxes)
+    return pixels.clamp_(0, 1)  # rounding may have left 1.0000001
 
 
 def _jitter_factors(u: torch.Tensor, policy: ViewPolicy) -> torch.Tensor:

@@ -22,6 +22,7 @@ _COMMANDS = {
     "search": "Find the nearest images of an indexed folder.",
     "recipes": "The recipes that ship with clzoo.",
     "pack": "Decode a data set once, for pretraining.",
+    "views": "Draw the views of one image that a run sees.",
     "pretrain": "Train an encoder from a recipe.",
     "publish": "Make a hub entry of a finished run.",
 }

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("pretrain")
 @click.argument("recipe")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Folder of class sub-folders, or one with train/ and test/."
+    "--data", help="Image folder, tar shards, torchvision's files, a pack, or hf-hub:ORG/NAME (docs/data.md)."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. schedule.epochs=10.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<recipe>].")
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @quiet_option
 def command(
     recipe: str,
-    data: Path | None,
+    data: str | None,
     overrides: tuple[str, ...],
     out: Path | None,
     init: str | None,
@@ -53,10 +53,9 @@ def command(
     if dry_run:
         _print_plan(loaded)
         return
-    if data is None or not data.is_dir():
-        found = "no --data was given" if data is None else f"--data {data} is not a folder"
+    if data is None:
         raise ClzooError(
-            f"{path.name} trains on {loaded.data.title}, but {found}. "
+            f"{path.name} trains on {loaded.data.title}, but no --data was given. "
             f"Type: clzoo pretrain {recipe} --data DIR, where DIR/train/<class>/ holds the images."
         )
     out = out or Path("runs") / path.stem

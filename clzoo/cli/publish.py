@@ -12,14 +12,12 @@ from clzoo.cli.common import quiet_option
 @click.command("publish")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("name")
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="What the run trained on: train/ and test/."
-)
+@click.option("--data", required=True, help="What the run trained on, with a test split.")
 @click.option("--title", help="What the card calls the data, e.g. 'CIFAR-10 (JPEG copy)' [default: the recipe's].")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @quiet_option
-def command(run: Path, name: str, data: Path, title: str | None, out: Path | None, device: str, quiet: bool) -> None:
+def command(run: Path, name: str, data: str, title: str | None, out: Path | None, device: str, quiet: bool) -> None:
     """Make a hub entry NAME of a finished run: weights, recipe, k-NN beside its controls, and a card."""
     from clzoo.pretrain.publish import publish
 

@@ -67,10 +67,15 @@ class Failure(NamedTuple):
 
 @dataclass
 class Listing:
-    """What a source holds: images in path order, their ids (int64 (N,)), failures, and what was ignored by suffix."""
+    """What a source holds: images in path order, their ids (int64 (N,)), failures, and what was ignored by suffix.
+
+    `class_files` are the members of shards that hold an image's class number (webdataset's `key.cls`); they count as
+    ignored too, since nothing but pretraining reads them.
+    """
 
     root: Path
     items: list[Item] = field(default_factory=list)
+    class_files: list[Item] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
@@ -269,6 +274,8 @@ def _add_member(
         return
     if not _is_image(member.name):
         _ignore(listing, member.name)
+        if member.name.endswith(".cls") and member.isreg():
+            listing.class_files.append(Item(path, member.size, mtime_ns, file, member.offset_data))
     elif not member.isreg() or member.issparse():
         listing.failures.append(Failure(_printable(path), None, mtime_ns, "not a regular member of the shard"))
     elif _printable(path) != path:

@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import nn
 
 from clzoo.config import ModelConfig
-from clzoo.data.resident import ImageSet
+from clzoo.data.parallel import usable_cores
+from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
 from clzoo.evaluation.knn import knn_accuracy
 from clzoo.transform import normalize
 
 BATCH = 500  # images per forward pass
 
 
-def encode_all(encoder: Encoder, pixels: np.ndarray) -> torch.Tensor:
-    """uint8 (N, S, S, 3) -> float32 (N, dim), not normalised."""
-    return torch.cat([encoder.encode(part) for part in torch.from_numpy(pixels).split(BATCH)])
+def pixel_batches(encoder: Encoder, images: TrainingSet) -> Iterator[torch.Tensor]:
+    """The set as the encoder wants it, uint8 (B, S, S, 3): as held in memory where the size is right, else resized."""
+    p = encoder.config.preprocessing
+    if images.pixels is not None and images.pixels.shape[1] == p.size and p.crop_pct == 1.0:
+        yield from torch.from_numpy(images.pixels).split(BATCH)
+        return
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for first in range(0, len(images), BATCH):
+            rows = range(first, min(first + BATCH, len(images)))
+            yield torch.from_numpy(np.stack(list(pool.map(lambda row: encoder.pixels(images.image(row)), rows))))
 
 
-def model_knn(encoder: Encoder, train: ImageSet, test: ImageSet) -> float:
+def encode_all(encoder: Encoder, images: TrainingSet) -> torch.Tensor:
+    """Features of a set, float32 (N, dim), not normalised."""
+    return torch.cat([encoder.encode(batch) for batch in pixel_batches(encoder, images)])
+
+
+def model_knn(encoder: Encoder, train: TrainingSet, test: TrainingSet) -> float:
     """k-NN accuracy (percent) of an encoder's features: bank `train`, queries `test`."""
-    bank, queries = encode_all(encoder, train.pixels), encode_all(encoder, test.pixels)
-    labels, truth = torch.from_numpy(train.labels), torch.from_numpy(test.labels)
-    return knn_accuracy(bank, labels.to(bank.device), queries, truth.to(bank.device))
+    bank, queries = encode_all(encoder, train), encode_all(encoder, test)
+    labels, truth = (torch.from_numpy(part.require_labels("k-NN")).to(bank.device) for part in (train, test))
+    return knn_accuracy(bank, labels, queries, truth)
 
 
-def random_knn(config: ModelConfig, train: ImageSet, test: ImageSet, seeds: tuple[int, ...]) -> tuple[float, float]:
+def random_knn(
+    config: ModelConfig, train: TrainingSet, test: TrainingSet, seeds: tuple[int, ...]
+) -> tuple[float, float]:
     """Mean and standard deviation over seeds of the k-NN accuracy of the untrained network.
 
     Its BatchNorm statistics come from one pass over `train`: with the initial ones features would hardly differ.
@@ -38,27 +56,36 @@ def random_knn(config: ModelConfig, train: ImageSet, test: ImageSet, seeds: tupl
     for seed in seeds:
         torch.manual_seed(seed)
         encoder = Encoder.untrained(config)
-        calibrate_batchnorm(encoder, train.pixels)
+        calibrate_batchnorm(encoder, pixel_batches(encoder, train))
         values.append(model_knn(encoder, train, test))
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def pixel_knn(train: ImageSet, test: ImageSet) -> float:
-    """k-NN accuracy of the raw pixels, centred per channel by the train set's mean (else all cosines are near 1)."""
+def pixel_knn(train: TrainingSet, test: TrainingSet) -> float:
+    """k-NN accuracy of the raw pixels, centred per channel by the train set's mean (else all cosines are near 1).
+
+    Raises:
+        ClzooError: sets that are not held in memory.
+    """
+    if train.pixels is None or test.pixels is None:
+        raise ClzooError(f"the k-NN of raw pixels is for sets that fit in memory; {train.origin} does not.")
     mean = train.pixels.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
-    bank, queries = (torch.from_numpy((part.pixels - mean).reshape(len(part), -1)) for part in (train, test))
-    return knn_accuracy(bank, torch.from_numpy(train.labels), queries, torch.from_numpy(test.labels))
+    bank, queries = (
+        torch.from_numpy((pixels - mean).reshape(len(pixels), -1)) for pixels in (train.pixels, test.pixels)
+    )
+    labels, truth = (torch.from_numpy(part.require_labels("k-NN")) for part in (train, test))
+    return knn_accuracy(bank, labels, queries, truth)
 
 
 @torch.no_grad()
-def calibrate_batchnorm(encoder: Encoder, pixels: np.ndarray) -> None:
-    """Set the running statistics of every BatchNorm to the averages over one pass of `pixels` uint8 (N, S, S, 3)."""
+def calibrate_batchnorm(encoder: Encoder, batches: Iterable[torch.Tensor]) -> None:
+    """Set the running statistics of every BatchNorm to the averages over uint8 batches (B, S, S, 3)."""
     norms = [module for module in encoder.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's way to ask for a plain average over batches
     encoder.module.train()
-    for part in torch.from_numpy(pixels).split(BATCH):
+    for part in batches:
         encoder.module(normalize(part.to(encoder.device), encoder.config.preprocessing))
     encoder.module.eval()
     for norm in norms:

@@ -11,40 +11,38 @@ from typing import Any
 import torch
 from torch import nn
 
-from clzoo.augment import make_view
-from clzoo.config import Preprocessing
-from clzoo.data.resident import ImageSet, find_split, load_image_folder
+from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
-from clzoo.methods.batch import Batch
 from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
+from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.log import StepLog, stop_on_sigterm
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, write_state
 from clzoo.pretrain.start import start_from
-from clzoo.transform import normalize
 
 log = logging.getLogger("clzoo")
 
 
 def pretrain(
     recipe: Recipe,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     device: str = "auto",
     max_minutes: float | None = None,
     init: str | None = None,
 ) -> bool:
-    """Train `recipe` on an image folder; run again with the same arguments, it goes on where it stopped.
+    """Train `recipe` on a set of images; run again with the same arguments, it goes on where it stopped.
 
     Args:
-        data: folder of class sub-folders, or one that holds such a folder as `train`.
+        data: what clzoo.data.training opens: an image folder (or one with `train`), tar shards, torchvision's files, a
+            pack, or hf-hub:ORG/NAME.
         out: run folder: recipe.yaml, log.jsonl, checkpoints, and state.json.
         max_minutes: stop with a checkpoint after this time; so does SIGTERM.
         init: a zoo name or folder whose weights a new run starts from.
@@ -56,14 +54,15 @@ def pretrain(
         ClzooError: bad data, a run folder of another recipe, a loss that is not finite.
     """
     target = resolve_device(device)
-    images = load_image_folder(find_split(data, "train") or data, recipe.data.size)
-    batch_size, local_batch = _batch_sizes(recipe, images, data)
-    steps_per_epoch = len(images) // batch_size
-    total_steps = recipe.schedule.epochs * steps_per_epoch
+    images = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
+    steps = Steps.of(recipe, images)
     if rank() == 0:
         claim(out, recipe, images)
 
-    method = build_method(recipe, classes=len(images.classes)).to(target, memory_format=torch.channels_last)
+    classes = None if images.labels is None else len(images.classes)
+    method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
+    if method.needs.labels:
+        images.require_labels(recipe.method.name)
     optimizer = create_optimizer(method, recipe)
     first_step, seconds_before = _restore(out, method, optimizer)
     if init is not None and first_step == 0:
@@ -74,7 +73,7 @@ def pretrain(
     started = time.monotonic()
     log.info(
         "%s on %d images: steps %d to %d of batch %d x %d views, on %s, run folder %s",
-        recipe.name, len(images), first_step, total_steps, batch_size, len(recipe.view_policies()), target, out,
+        recipe.name, len(images), first_step, steps.total, steps.batch_size, len(recipe.view_policies()), target, out,
     )  # fmt: skip
 
     def checkpoint(step: int) -> None:
@@ -82,27 +81,22 @@ def pretrain(
         state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
         if rank() == 0:
             save_checkpoint(out, step, state)
-            write_state(out, recipe, step, total_steps, seconds, str(target))
+            write_state(out, recipe, step, steps.total, seconds, str(target))
 
-    pixels = torch.from_numpy(images.pixels).to(target)  # (N, S, S, 3) uint8
-    labels = torch.from_numpy(images.labels).to(target)
     share = recipe.schedule.accumulate
     knn_every = recipe.monitor.knn_every_epochs
     queries = _queries(data, recipe) if knn_every else images
-    with stop_on_sigterm() as stop, StepLog(out, first_step, total_steps) as step_log:
-        for step in range(first_step, total_steps):
-            rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps_per_epoch)
+    batches = feed(images, recipe, steps, first_step, target)
+    with stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
+        for step in range(first_step, steps.total):
+            rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             with step_log.waiting_for_data():
-                epoch, position = divmod(step, steps_per_epoch)
-                first = position * batch_size + rank() * local_batch
-                samples = _order(recipe.seed, epoch, len(images))[first : first + local_batch].to(target)
-                views = render_views(pixels[samples], samples, recipe, epoch)
-                batch = Batch(views, labels[samples], seed=recipe.seed, step=step, progress=step / total_steps)
+                batch = next(batches)
 
             moves = (step + 1) % share == 0
-            with _no_sync(model, moves), _autocast(target):
+            with _no_sync(model, moves), autocast(target):
                 loss = model(batch)
                 if not torch.isfinite(loss):
                     raise ClzooError(
@@ -115,64 +109,37 @@ def pretrain(
                     nn.utils.clip_grad_norm_(method.parameters(), recipe.optimizer.clip_grad)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            step_log.add(step, loss, rate, batch_size)
+            step_log.add(step, loss, rate, steps.batch_size)
 
             done = step + 1
             if recipe.monitor.every_steps and done % recipe.monitor.every_steps == 0:
-                step_log.note(done, monitor(method, views))
-            if knn_every and done % (knn_every * steps_per_epoch) == 0 and rank() == 0:
+                step_log.note(done, monitor(method, batch.views))
+            if knn_every and done % (knn_every * steps.per_epoch) == 0 and rank() == 0:
                 step_log.note(done, {"knn": _online_knn(method, recipe, images, queries)})
             out_of_time = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
             stopping = moves and _any_process(stop.is_set() or out_of_time, target)
-            if (moves and (done % steps_per_epoch < share or stopping)) or done == total_steps:
+            if (moves and (done % steps.per_epoch < share or stopping)) or done == steps.total:
                 checkpoint(done)
-            if stopping and done < total_steps:
-                log.warning("stopped after step %d of %d; run the same command again to go on", done, total_steps)
+            if stopping and done < steps.total:
+                log.warning("stopped after step %d of %d; run the same command again to go on", done, steps.total)
                 return False
     if rank() == 0:
         draw_curves(out)
     return True
 
 
-def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:
-    """The views of a batch as the network sees them: V normalised tensors (B, 3, size, size).
-
-    Args:
-        pixels: uint8 (B, H, W, 3).
-        samples: (B,) indices in the data set.
-    """
-    preprocessing = Preprocessing(mean=recipe.data.mean, std=recipe.data.std)
-    rendered = (
-        make_view(pixels, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view)
-        for view, policy in enumerate(recipe.view_policies())
-    )
-    return [normalize(255 * view.permute(0, 2, 3, 1), preprocessing) for view in rendered]
-
-
-def _batch_sizes(recipe: Recipe, images: ImageSet, data: Path) -> tuple[int, int]:
-    """Images of a step over all processes, and of this process."""
-    batch_size, processes = recipe.schedule.batch_size, world_size()
-    if len(images) < batch_size:
-        raise ClzooError(
-            f"{data} has {len(images)} images, fewer than one batch: --set schedule.batch_size={len(images)}"
-        )
-    if batch_size % processes:
-        raise ClzooError(f"schedule.batch_size={batch_size} is not divisible by the {processes} processes.")
-    return batch_size, batch_size // processes
-
-
-def _queries(data: Path, recipe: Recipe) -> ImageSet:
+def _queries(data: str | Path, recipe: Recipe) -> TrainingSet:
     """The test split, for the online k-NN."""
-    folder = find_split(data, "test", "val")
-    if folder is None:
+    try:
+        return open_training_set(recipe.data.name, data, recipe.data.size, split="test")
+    except ClzooError as error:
         raise ClzooError(
-            f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs} needs {data}/test or {data}/val. "
+            f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs} needs a test split. {error} "
             "Without one: --set monitor.knn_every_epochs=0"
-        )
-    return load_image_folder(folder, recipe.data.size)
+        ) from error
 
 
-def _online_knn(method: Any, recipe: Recipe, train: ImageSet, test: ImageSet) -> float:
+def _online_knn(method: Any, recipe: Recipe, train: TrainingSet, test: TrainingSet) -> float:
     """k-NN accuracy of the backbone as it is, in percent; leaves no trace in the method."""
     from clzoo.evaluation.controls import model_knn
     from clzoo.pretrain.publish import encoder_of
@@ -193,13 +160,7 @@ def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> 
     return state["step"], state["seconds"]
 
 
-def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """(count,) permutation of the data set for one epoch, a function of seed and epoch alone."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator)
-
-
-def _autocast(device: torch.device) -> Any:
+def autocast(device: torch.device) -> Any:
     """bf16 on CUDA; nothing elsewhere (a CPU emulates it, unusably slowly)."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from clzoo.data.resident import ImageSet, find_split, load_image_folder
+from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -18,7 +18,6 @@ from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import describe
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.zoo.saving import save_entry
 
@@ -27,7 +26,9 @@ log = logging.getLogger("clzoo")
 CONTROL_SEEDS = (0, 1, 2)
 
 
-def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto", title: str | None = None) -> Path:
+def publish(
+    run: Path, name: str, data: str | Path, out: Path, *, device: str = "auto", title: str | None = None
+) -> Path:
     """Make the hub entry `out` of a finished run, and measure it beside its controls.
 
     Args:
@@ -50,11 +51,13 @@ def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto"
             f"{name!r} does not fit the run; zoo names are <method>-<backbone>-<data>, "
             f"here for example {recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}."
         )
-    train, test = _splits(data, recipe)
-    if (found := describe(train)) != read_json(run / "data.json"):
-        raise ClzooError(f"{data} is not what {run} trained on: {read_json(run / 'data.json')}, found {found}.")
+    trained_on = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
+    if (found := trained_on.fingerprint()) != (expected := read_json(run / "data.json")):
+        raise ClzooError(f"{data} is not what {run} trained on: {expected}, found {found}.")
+    train = open_training_set(recipe.data.name, data, recipe.data.size, split="train")
+    test = open_training_set(recipe.data.name, data, recipe.data.size, split="test")
 
-    method = load_method(run, recipe, len(train.classes))
+    method = load_method(run, recipe, None if trained_on.labels is None else len(trained_on.classes))
     encoder = encoder_of(method, recipe, name, device)
     metrics = {
         "results": _measure(encoder, train, test, title or recipe.data.title),
@@ -75,7 +78,7 @@ def publish(run: Path, name: str, data: Path, out: Path, *, device: str = "auto"
     return out
 
 
-def load_method(run: Path, recipe: Recipe, classes: int) -> Any:
+def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:
     """The method of a run's newest checkpoint."""
     state = load_checkpoint(run)
     if state is None:
@@ -91,22 +94,13 @@ def encoder_of(method: Any, recipe: Recipe, name: str, device: str = "auto") -> 
     return Encoder(method.backbone, config, resolve_device(device))
 
 
-def _splits(data: Path, recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    train, test = find_split(data, "train"), find_split(data, "test", "val")
-    if train is None or test is None:
-        raise ClzooError(
-            f"{data} needs the folders train and test (or val) for the k-NN; found no {'test' if train else 'train'}."
-        )
-    return load_image_folder(train, recipe.data.size), load_image_folder(test, recipe.data.size)
-
-
-def _measure(encoder: Encoder, train: ImageSet, test: ImageSet, title: str) -> list[dict[str, Any]]:
+def _measure(encoder: Encoder, train: TrainingSet, test: TrainingSet, title: str) -> list[dict[str, Any]]:
     if train.classes != test.classes:
         raise ClzooError(f"train and test differ in their classes: {sorted(set(train.classes) ^ set(test.classes))}.")
     common = {"protocol": PROTOCOL, "dataset": title, "split": "test", "metric": "top-1"}
     log.info("measuring %s of the model, of three untrained networks, and of raw pixels", PROTOCOL)
     random_mean, random_std = random_knn(encoder.config, train, test, CONTROL_SEEDS)
-    return [
+    rows = [
         {**common, "of": "this model", "value": round(model_knn(encoder, train, test), 2)},
         {
             **common,
@@ -115,5 +109,7 @@ def _measure(encoder: Encoder, train: ImageSet, test: ImageSet, title: str) -> l
             "std": round(random_std, 2),
             "seeds": list(CONTROL_SEEDS),
         },
-        {**common, "of": "raw pixels", "value": round(pixel_knn(train, test), 2)},
     ]
+    if train.pixels is not None and test.pixels is not None:
+        rows.append({**common, "of": "raw pixels", "value": round(pixel_knn(train, test), 2)})
+    return rows

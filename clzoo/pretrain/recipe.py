@@ -113,7 +113,7 @@ class Recipe(Table):
     views: list[ViewGroup] = Field(min_length=1)
     optimizer: Optimizer
     schedule: Schedule
-    monitor: Monitor = Monitor()
+    monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
     compile: bool = False  # torch.compile the backbone; faster where a C++ compiler or a GPU is at hand
     seed: int = Field(0, ge=0)
 

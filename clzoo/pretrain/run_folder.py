@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any
 
-from clzoo.data.resident import ImageSet
+from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.pretrain.recipe import Recipe
 
 
-def claim(out: Path, recipe: Recipe, images: ImageSet) -> None:
+def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     """Make `out` the folder of this run, or check that it already is.
 
     Raises:
         ClzooError: the folder belongs to another recipe or other data, or is no run folder.
     """
-    text, fingerprint = recipe.to_yaml(), describe(images)
+    text, fingerprint = recipe.to_yaml(), images.fingerprint()
     if (out / "recipe.yaml").is_file():
         if (out / "recipe.yaml").read_text(encoding="utf-8") != text:
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
@@ -30,18 +28,6 @@ def claim(out: Path, recipe: Recipe, images: ImageSet) -> None:
         raise ClzooError(f"{out} is not empty and is no run folder. Choose another --out.")
     write_json(out / "data.json", fingerprint)
     write_text(out / "recipe.yaml", text)  # last: it makes the folder a run folder
-
-
-def describe(images: ImageSet) -> dict[str, Any]:
-    """What the data were: counts, and a hash over the decoded pixels and labels."""
-    digest = hashlib.sha256(images.pixels.tobytes())
-    digest.update(images.labels.tobytes())
-    return {
-        "images": len(images),
-        "classes": len(images.classes),
-        "skipped": len(images.skipped),
-        "sha256": digest.hexdigest(),
-    }
 
 
 def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds: float, device: str) -> None:

@@ -10,7 +10,10 @@ def test_equals_torchvision_for_the_same_sigma(size, kernel_size):
     images = torch.rand(5, 3, size, size, generator=torch.Generator().manual_seed(0))
     sigma = torch.tensor([0.1, 0.5, 1.0, 1.7, 2.0])
     expected = torch.stack(
-        [reference.gaussian_blur(image, [kernel_size] * 2, [s.item()] * 2) for image, s in zip(images, sigma, strict=True)]
+        [
+            reference.gaussian_blur(image, [kernel_size] * 2, [s.item()] * 2)
+            for image, s in zip(images, sigma, strict=True)
+        ]
     )
     assert (gaussian_blur(images, sigma, kernel_size) - expected).abs().max() < 1e-5
 

@@ -128,6 +128,7 @@ def test_the_worker_takes_pictures_of_any_mode_and_shape():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("policy", [PLAIN, BYOL, HYDRA, EVERYTHING], ids=["plain", "byol", "hydra", "everything"])
 def test_a_gpu_makes_the_same_views(policy):
     here, there = views(policy), views(policy, images=IMAGES.cuda())

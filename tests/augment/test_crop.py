@@ -3,7 +3,7 @@ import torch
 import torchvision.transforms.v2.functional as reference
 from torchvision.transforms import RandomResizedCrop
 
-from clzoo.augment.crop import draw_crops, resized_crop
+from clzoo.augment.crop import draw_crop, draw_crops, resized_crop
 
 
 def pictures(count: int = 24, height: int = 32, width: int = 40) -> torch.Tensor:
@@ -47,6 +47,16 @@ def test_boxes_are_distributed_as_torchvision_draws_them():
     # Standard error of a mean of 4000 is about 0.1 pixel; of a standard deviation about 0.07.
     assert torch.allclose(ours.mean(0), theirs.mean(0), atol=0.4)
     assert torch.allclose(ours.std(0), theirs.std(0), atol=0.3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scale"), [(32, 32, (0.2, 1.0)), (375, 500, (0.08, 1.0)), (9, 400, (0.5, 1.0))]
+)
+def test_one_image_gets_the_box_that_it_gets_in_a_batch(height, width, scale):
+    u = torch.rand(3000, 40, generator=torch.Generator().manual_seed(6))
+    together = draw_crops(u, height, width, scale).tolist()
+    alone = [list(draw_crop(row.__getitem__, height, width, scale, (3 / 4, 4 / 3))) for row in u.tolist()]
+    assert alone == together
 
 
 def test_boxes_lie_inside_the_image():

@@ -9,7 +9,10 @@ def test_equals_torchvision_for_the_same_boxes():
     images = torch.rand(40, 3, 20, 30, generator=torch.Generator().manual_seed(0))
     boxes = draw_erasures(torch.rand(40, 40, generator=torch.Generator().manual_seed(1)), 20, 30)
     expected = torch.stack(
-        [reference.erase(image, *box, torch.full((3, 1, 1), GREY)) for image, box in zip(images, boxes.tolist(), strict=True)]
+        [
+            reference.erase(image, *box, torch.full((3, 1, 1), GREY))
+            for image, box in zip(images, boxes.tolist(), strict=True)
+        ]
     )
     assert torch.equal(erase(images, boxes), expected)
     assert not torch.equal(expected, images)

@@ -1,3 +1,6 @@
+import math
+import random
+
 import pytest
 import torch
 
@@ -22,11 +25,21 @@ def test_boxes_are_clipped_to_the_image_and_lambda_is_what_they_leave():
     assert clipped > 500
 
 
-def test_lambda_before_clipping_is_uniform():
-    # Where the box is inside, its area is 1 - lambda of a uniform lambda, so small boxes are as frequent as they should.
-    unclipped = torch.tensor([1 - share for (t, l, b, r), share in boxes(8000) if (b - t) * (r - l) < 0.1 * 600])
-    quarter = (unclipped < 0.05).float().mean()
-    assert 0.4 < quarter < 0.75
+def test_lambda_is_distributed_as_the_definition_says():
+    random.seed(1)
+    expected = []
+    for _ in range(8000):
+        side = math.sqrt(1 - random.random())
+        half_height, half_width = int(20 * side) // 2, int(30 * side) // 2
+        y, x = random.randrange(20), random.randrange(30)
+        rows = min(y + half_height, 20) - max(y - half_height, 0)
+        columns = min(x + half_width, 30) - max(x - half_width, 0)
+        expected.append(1 - rows * columns / 600)
+    ours = torch.tensor([share for _, share in boxes(8000)])
+    theirs = torch.tensor(expected)
+    # Standard error of the mean: 0.003.
+    assert ours.mean().item() == pytest.approx(theirs.mean().item(), abs=0.015)
+    assert ours.std().item() == pytest.approx(theirs.std().item(), abs=0.015)
 
 
 def test_an_empty_box_changes_nothing():

@@ -3,7 +3,7 @@ import dataclasses
 import torch
 
 from clzoo.augment import ViewPolicy, make_view
-from clzoo.augment.random import uniforms
+from clzoo.augment.random import uniform, uniforms
 
 IMAGES = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 SAMPLES = torch.arange(100, 116)
@@ -69,23 +69,15 @@ def test_uniform_numbers_are_uniform_and_uncorrelated():
     assert neighbours.abs() < 0.02
 
 
-def plain_integers(seed, epoch, sample, view, position):
-    """The generator in Python's unbounded integers, masked to 64 bits."""
-    mask, golden = (1 << 64) - 1, 0x9E3779B97F4A7C15
-
-    def mix(x):
-        x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
-        return x ^ (x >> 31)
-
-    state = (seed * golden) & mask
-    for counter in (epoch, sample, view):
-        state = mix((state + (counter + 1) * golden) & mask)
-    return mix(mix((state + position * golden) & mask)) >> 40
-
-
-def test_random_numbers_equal_those_of_plain_integer_arithmetic():
+def test_one_number_is_that_of_the_batch():
     samples = [0, 3, 2**40]
-    u = uniforms(1, 2, torch.tensor(samples), view=4, count=2)
-    expected = [[plain_integers(1, 2, sample, 4, position) for position in (1, 2)] for sample in samples]
-    assert (u * 2**24).long().tolist() == expected
+    u = uniforms(1, 2, torch.tensor(samples), view=4, count=100)
+    alone = [[uniform(1, 2, sample, 4, position) for position in range(100)] for sample in samples]
+    assert u.tolist() == alone
+    assert torch.equal(uniforms(1, 2, torch.tensor(samples), view=4, count=7, start=60), u[:, 60:67])
+
+
+def test_random_numbers_stay_what_they_are():
+    # A run that is resumed with a later version has to see the views that it would have seen.
+    recorded = [440321, 8669563, 1640512]
+    assert [int(uniform(1, 2, sample, 4, 0) * 2**24) for sample in (0, 3, 2**40)] == recorded

@@ -4,13 +4,16 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner, Result
 from picture_folders import encoded, make_folder, make_shard, noise, picture
 from PIL import Image
 
+from clzoo.cli import cli
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
@@ -21,9 +24,8 @@ def folder(tmp_path):
     return make_folder(tmp_path / "pictures", {"ant": 3, "bee": 2})
 
 
-def clzoo(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "clzoo", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+def clzoo(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def test_a_pack_is_the_resident_set_on_disk(folder, tmp_path):
@@ -114,7 +116,7 @@ def test_unreadable_files_are_left_out_named_and_counted(folder, tmp_path):
     (folder / "ant" / "01.png").write_bytes(b"broken")
     (folder / "bee" / "01.png").write_bytes(b"")
     result = clzoo("pack", folder, "--size", 16, "--out", tmp_path / "packed")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert "3 images of 16 px" in result.stdout
     assert "2 left out" in result.stdout
     assert "skipped ant/01.png: not an image" in result.stderr
@@ -128,7 +130,7 @@ def test_unreadable_files_are_left_out_named_and_counted(folder, tmp_path):
 
 def test_the_command_prints_its_counts_as_json(folder, tmp_path):
     result = clzoo("pack", folder, "--size", 16, "--out", tmp_path / "packed", "--json")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert [made["images"] for made in json.loads(result.stdout)] == [5]
 
 
@@ -149,10 +151,22 @@ def test_packing_a_pack_or_torchvisions_arrays_is_refused(folder, tmp_path):
 
 
 def test_too_little_room_is_found_before_anything_is_decoded(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda _: (10**6, 10**6, 100))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(ClzooError, match=r"5 images of 16 px take .* GiB, but .* has .* GiB free"):
         pack(folder, 16, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
+
+
+def test_a_disk_that_fills_up_is_an_error_that_leaves_nothing(folder, tmp_path):
+    resource = pytest.importorskip("resource", reason="limits on file sizes exist on POSIX alone")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(ClzooError, match=r"packed cannot be written: File too large\. Nothing is left"):
+            pack(folder, 256, tmp_path / "packed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_nothing_readable_leaves_nothing_behind(tmp_path):
@@ -163,6 +177,7 @@ def test_nothing_readable_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_pack_and_the_next_one_tidies_up(tmp_path):
     folder = tmp_path / "src"
     folder.mkdir()

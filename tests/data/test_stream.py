@@ -35,7 +35,9 @@ def collect(images, batches, **options) -> list[list[torch.Tensor]]:
 
 
 def same(one, two) -> bool:
-    return len(one) == len(two) and all(torch.equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y))
+    return len(one) == len(two) and all(
+        torch.equal(a, b) for x, y in zip(one, two, strict=True) for a, b in zip(x, y, strict=True)
+    )
 
 
 def test_each_view_is_the_crop_of_its_policy_seed_epoch_sample_and_number(images):

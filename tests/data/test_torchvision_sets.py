@@ -136,7 +136,7 @@ def test_a_subset_of_cifar10_is_taken_in_the_published_order(cifar10):
 
 @pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("stl10", "STL10")])
 def test_missing_files_are_an_error_with_the_command_that_gets_them(tmp_path, name, kind):
-    with pytest.raises(ClzooError, match="is missing. Download them: python -c") as caught:
+    with pytest.raises(ClzooError, match=r"is missing\. Download them: python -c") as caught:
         open_training_set(name, tmp_path / "data", 32)
     code = str(caught.value).split('python -c "')[1].rstrip('"')
     compile(code, "command", "exec")
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_refused_before_it_is_unpickled(cifar10):
             return (victim.with_name("executed").touch, ())
 
     victim.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ClzooError, match="damaged or incomplete. Download them"):
+    with pytest.raises(ClzooError, match=r"damaged or incomplete\. Download them"):
         open_training_set("cifar10", root, 32)
     assert not victim.with_name("executed").exists()
 

@@ -109,7 +109,7 @@ def test_missing_and_empty_folders_are_errors_that_say_what_is_expected(tmp_path
         open_training_set("mine", tmp_path / "nothing", 32)
     with pytest.raises(ClzooError, match="holds no images: found nothing"):
         open_training_set("mine", tmp_path, 32)
-    with pytest.raises(ClzooError, match="no data were named for mine.*--data DIR"):
+    with pytest.raises(ClzooError, match=r"no data were named for mine.*--data DIR"):
         open_training_set("mine", None, 32)
 
 
@@ -304,7 +304,7 @@ def test_a_subset_needs_labels_and_is_for_pretraining_alone(tmp_path, folder):
     flat = tmp_path / "flat"
     flat.mkdir()
     (tmp_path / "x.png").rename(flat / "x.png")
-    with pytest.raises(ClzooError, match="data.subset=linear needs labels"):
+    with pytest.raises(ClzooError, match=r"data\.subset=linear needs labels"):
         open_training_set("mine", flat, 16, subset="linear")
     with pytest.raises(ClzooError, match="for the images of pretraining"):
         open_training_set("mine", folder, 16, split="train", subset="linear")

@@ -6,7 +6,7 @@ from clzoo.assets import HUB, RECIPES
 from clzoo.errors import ClzooError
 from clzoo.methods import METHODS, Batch
 from clzoo.pretrain.build import build_method
-from clzoo.pretrain.loop import render_views
+from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.optim import create_optimizer
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
 

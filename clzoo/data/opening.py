@@ -1,0 +1,64 @@
+"""From what a user names to a collection of images: which kind of source it is, and which splits it has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from clzoo.data.collection import Collection
+from clzoo.data.folders import open_folder, splits_of_folder
+from clzoo.data.hub_sets import PREFIX, hub_splits, open_hub_set
+from clzoo.data.packed import find_pack, open_pack
+from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
+from clzoo.errors import ClzooError
+
+
+def open_source(source: str | Path, split: str, *, name: str | None = None, download: bool = False) -> Collection:
+    """One split of a source of any kind; nothing is decoded yet.
+
+    Args:
+        source: hf-hub:ORG/NAME; or a folder that holds, in this order of preference, a pack, the files of torchvision's
+            `name`, or images or tar shards; or one .tar file.
+        split: "pretrain", "train" or "test"; the first two differ where a data set has images for pretraining alone.
+        name: the recipe's data set, such as "cifar10".
+        download: fetch a torchvision data set into the folder if it is missing.
+
+    Raises:
+        ClzooError: nothing there, not this split, or damaged; with what was expected.
+    """
+    part = "train" if split == "pretrain" else split
+    if str(source).startswith(PREFIX):
+        return open_hub_set(str(source), part)
+    folder = Path(source)
+    if (pack := find_pack(folder, part)) is not None:
+        return open_pack(pack)
+    known = _torchvision_set_in(folder, name)
+    if known is None and name in FOLDERS and (download or not folder.is_dir() or not any(folder.iterdir())):
+        known = name  # nothing else is there either: say how to get it, or get it
+    if known is not None:
+        return open_torchvision_set(known, folder, split, download=download)
+    return open_folder(folder, part)
+
+
+def splits_of(source: str | Path) -> list[str]:
+    """The splits of a source that is to be packed, "train" and "test"; empty where it is one whole.
+
+    Raises:
+        ClzooError: it is packed already, or a data set of arrays so small that packing gains nothing.
+    """
+    if str(source).startswith(PREFIX):
+        return hub_splits(str(source))
+    folder = Path(source)
+    if find_pack(folder, "train") or find_pack(folder, "test"):
+        raise ClzooError(f"{source} is a pack already. Type: clzoo pretrain R --data {source}")
+    if (known := _torchvision_set_in(folder, None)) is not None:
+        raise ClzooError(
+            f"{source} holds {known}, which is small arrays already. Type: clzoo pretrain R --data {source}"
+        )
+    return splits_of_folder(folder)
+
+
+def _torchvision_set_in(folder: Path, name: str | None) -> str | None:
+    """`name` if its files are in the folder, or without a name any data set whose files are."""
+    return next(
+        (known for known, files in FOLDERS.items() if name in (None, known) and (folder / files).is_dir()), None
+    )

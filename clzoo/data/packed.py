@@ -1,0 +1,61 @@
+"""Decoded data sets on disk: images of one size as a memory-mapped array, so that training decodes nothing.
+
+A pack is a folder:
+
+    pixels.npy      uint8 (N, size, size, 3); numpy.load(..., mmap_mode="r") reads it anywhere
+    items.parquet   path and label (null without labels) of each row
+    pack.json       size, classes, what was left out and why, hashes, the source's fingerprint
+
+It is made beside its place and renamed into it (see clzoo.data.packing), so that a folder with a pack.json is whole. A
+source with splits becomes a folder of packs, one for each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from clzoo.data.collection import ArrayImages, Collection
+from clzoo.data.folders import SPLITS, find_split
+from clzoo.errors import ClzooError
+from clzoo.files import read_json
+
+FORMAT = 1
+"""Of the files; another one is refused."""
+
+
+def find_pack(source: Path, split: str) -> Path | None:
+    """The pack of a split: `source` itself (the training split), or its sub-folder."""
+    if split == "train" and (source / "pack.json").is_file():
+        return source
+    folder = find_split(source, *SPLITS[split])
+    return folder if folder is not None and (folder / "pack.json").is_file() else None
+
+
+def open_pack(folder: Path) -> Collection:
+    """A pack as a collection; the pixels are mapped, not read.
+
+    Raises:
+        ClzooError: a file is missing, damaged, or of an unknown format.
+    """
+    import pyarrow.parquet as pq
+
+    summary = read_json(folder / "pack.json")
+    again = f"Make it again: clzoo pack SRC --size {summary.get('size', 256)} --out {folder}"
+    if summary.get("format") != FORMAT:
+        raise ClzooError(f"{folder / 'pack.json'} has format {summary.get('format')!r}, expected {FORMAT}. {again}")
+    shape = (summary["images"], summary["size"], summary["size"], 3)
+    try:
+        pixels = np.load(folder / "pixels.npy", mmap_mode="r")
+        items = pq.read_table(folder / "items.parquet")
+    except (OSError, ValueError) as error:
+        raise ClzooError(f"{folder} is damaged: {error}. {again}") from error
+    if pixels.shape != shape or pixels.dtype != np.uint8 or items.num_rows != len(pixels):
+        raise ClzooError(
+            f"{folder / 'pixels.npy'} holds {pixels.dtype} {pixels.shape} for {items.num_rows} items; expected uint8 "
+            f"{shape}. {again}"
+        )
+    labels = items["label"].to_numpy().astype(np.int64) if summary["classes"] else None
+    images = ArrayImages(pixels, summary["sha256"])
+    return Collection(str(folder), images, labels, tuple(summary["classes"]), tuple(summary["skipped"]))

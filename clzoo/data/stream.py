@@ -1,0 +1,160 @@
+"""Random crops decoded ahead of the training step, in bounded memory, in the order that the loop asks for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+
+from clzoo.augment.views import ViewPolicy, crop_on_host
+from clzoo.data.parallel import usable_cores
+from clzoo.data.training import TrainingSet
+
+AHEAD = 3
+"""Batches that are being decoded while the loop works on one."""
+
+_JOBS_PER_WORKER = 4  # that a batch is cut into: few hand-overs, yet no worker is idle for long
+
+
+def stream_crops(
+    images: TrainingSet,
+    batches: Iterable[tuple[int, torch.Tensor]],
+    policies: Sequence[ViewPolicy],
+    *,
+    seed: int,
+    device: torch.device,
+    workers: int | None = None,
+    ahead: int = AHEAD,
+) -> Generator[list[torch.Tensor], None, None]:
+    """The host's part of each view (see clzoo.augment.views.crop_on_host) of batch after batch.
+
+    The result is a function of (seed, epoch, sample, view) alone: neither workers nor `ahead` nor where the loop began
+    make a difference. Every image is decoded once for all its views. Close the generator to cancel what is under way.
+
+    On CUDA the workers write into pinned buffers, and a stream of its own copies them over while the step before
+    computes. A buffer is written again only after its copy is done.
+
+    Args:
+        images: streamed or resident (on a CPU per-image crops are the faster ones at 224 px).
+        batches: (epoch, samples int64 (B,)) of the coming steps; read `ahead` of what was handed out.
+        policies: one per view.
+        workers: threads; as many as cores by default.
+
+    Yields:
+        V tensors uint8 (B, size, size, 3) on `device`, size that of the view's policy.
+
+    Raises:
+        ClzooError: a class without an image that can be decoded.
+    """
+    pending = iter(batches)
+    threads = workers or usable_cores()
+    pool = ThreadPoolExecutor(threads, "clzoo-crop")
+    transfer = _Transfer(device, policies, sets=ahead + 3)  # `ahead`, the one waited for, two on their way to the GPU
+    decoding: deque[_Decoding] = deque()
+    arriving: deque[_Arriving] = deque()
+
+    def start(count: int) -> None:
+        for epoch, samples in islice(pending, count):
+            batch = _Decoding(transfer.take(len(samples)), samples.tolist(), epoch)
+            batch.submit(pool, threads * _JOBS_PER_WORKER, images, policies, seed)
+            decoding.append(batch)
+
+    try:
+        start(ahead + 1)
+        while decoding or arriving:
+            # The batch to hand out, and the one after it where that needs no waiting.
+            while decoding and (not arriving or (len(arriving) == 1 and decoding[0].is_done())):
+                arriving.append(transfer.send(decoding.popleft().result()))
+                start(1)
+            yield transfer.receive(arriving.popleft())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass
+class _Decoding:
+    """A batch in the hands of the workers."""
+
+    buffers: list[torch.Tensor]  # per view uint8 (B, size, size, 3), in host memory
+    samples: list[int]
+    epoch: int
+    jobs: list[Future[None]] = field(default_factory=list)
+
+    def submit(
+        self, pool: ThreadPoolExecutor, jobs: int, images: TrainingSet, policies: Sequence[ViewPolicy], seed: int
+    ) -> None:
+        arrays = [buffer.numpy() for buffer in self.buffers]
+
+        def crop(slots: range) -> None:
+            for slot in slots:
+                sample = self.samples[slot]
+                image = images.image(sample)
+                for view, policy in enumerate(policies):
+                    arrays[view][slot] = crop_on_host(
+                        image, policy, seed=seed, epoch=self.epoch, sample=sample, view=view
+                    )
+
+        count = len(self.samples)
+        step = max(1, count // jobs)
+        self.jobs = [pool.submit(crop, range(first, min(first + step, count))) for first in range(0, count, step)]
+
+    def is_done(self) -> bool:
+        return all(job.done() for job in self.jobs)
+
+    def result(self) -> list[torch.Tensor]:
+        for job in self.jobs:
+            job.result()
+        return self.buffers
+
+
+class _Arriving(NamedTuple):
+    views: list[torch.Tensor]  # on the device
+    copied: torch.cuda.Event | None
+
+
+class _Transfer:
+    """Buffers for the workers, and their way to the device."""
+
+    def __init__(self, device: torch.device, policies: Sequence[ViewPolicy], sets: int) -> None:
+        self.device = device
+        self.sizes = [policy.size for policy in policies]
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.left = sets  # pinned sets that may still be made; then the oldest is used again
+        self.used: deque[tuple[list[torch.Tensor], torch.cuda.Event]] = deque()
+
+    def take(self, count: int) -> list[torch.Tensor]:
+        """Empty buffers for `count` samples of each view."""
+        pinned = self.stream is not None
+        if self.left > 0 or not self.used or not pinned:
+            self.left -= 1
+            return [torch.empty((count, size, size, 3), dtype=torch.uint8, pin_memory=pinned) for size in self.sizes]
+        buffers, copied = self.used.popleft()
+        copied.synchronize()
+        if len(buffers[0]) != count:
+            self.left += 1
+            return self.take(count)
+        return buffers
+
+    def send(self, buffers: list[torch.Tensor]) -> _Arriving:
+        """Start the way to the device."""
+        if self.stream is None:
+            return _Arriving([buffer.to(self.device) for buffer in buffers], None)
+        with torch.cuda.stream(self.stream):
+            views = [buffer.to(self.device, non_blocking=True) for buffer in buffers]
+            copied = self.stream.record_event()
+        self.used.append((buffers, copied))
+        return _Arriving(views, copied)
+
+    def receive(self, arriving: _Arriving) -> list[torch.Tensor]:
+        """Tensors that the current stream may use."""
+        if arriving.copied is not None:
+            current = torch.cuda.current_stream(self.device)
+            current.wait_event(arriving.copied)
+            for view in arriving.views:
+                view.record_stream(current)  # its memory was taken on the other stream
+        return arriving.views

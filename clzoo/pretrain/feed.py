@@ -1,0 +1,121 @@
+"""From step numbers to batches: which samples, their views as the network sees them, their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import tee
+
+import torch
+
+from clzoo.augment import finish_view, make_view
+from clzoo.config import Preprocessing
+from clzoo.data.stream import stream_crops
+from clzoo.data.training import TrainingSet
+from clzoo.distributed import rank, world_size
+from clzoo.errors import ClzooError
+from clzoo.methods import Batch
+from clzoo.pretrain.recipe import Recipe
+from clzoo.transform import normalize
+
+LARGEST_BATCHED_ON_CPU = 96
+"""Pixels up to which a CPU augments whole batches; above, cropping image by image is faster (docs/performance.md)."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How an epoch is cut into steps, over all processes and for this one."""
+
+    per_epoch: int
+    total: int
+    batch_size: int
+    local_batch: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: TrainingSet) -> Steps:
+        """Raises ClzooError where the batch does not fit the images or the processes."""
+        batch_size, count = recipe.schedule.batch_size, world_size()
+        if len(images) < batch_size:
+            raise ClzooError(
+                f"{images.origin} has {len(images)} images, fewer than one batch: "
+                f"--set schedule.batch_size={len(images)}"
+            )
+        if batch_size % count or batch_size // count < 2:
+            raise ClzooError(
+                f"schedule.batch_size={batch_size} does not go into {count} processes with at least two images each."
+            )
+        per_epoch = len(images) // batch_size
+        return cls(per_epoch, recipe.schedule.epochs * per_epoch, batch_size, batch_size // count)
+
+
+def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, device: torch.device) -> Iterator[Batch]:
+    """The batches of this process from a step on; each is a function of the recipe's seed and the step alone."""
+    labels = None if images.labels is None else torch.from_numpy(images.labels)
+    todo = range(first_step, steps.total)
+    for step, (samples, views) in zip(
+        todo, _views(images, recipe, _plan(recipe, steps, images, todo), device), strict=True
+    ):
+        own_labels = None if labels is None else labels[samples].to(device)
+        yield Batch(views, own_labels, seed=recipe.seed, step=step, progress=step / steps.total)
+
+
+def crops_on_host(images: TrainingSet, recipe: Recipe, device: torch.device) -> bool:
+    """Whether crops are made image by image by decode workers, not for whole batches on the device."""
+    largest = max(policy.size for policy in recipe.view_policies())
+    return images.pixels is None or (device.type == "cpu" and largest > LARGEST_BATCHED_ON_CPU)
+
+
+def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:
+    """The views of a batch as the network sees them: V normalised tensors (B, 3, size, size).
+
+    Args:
+        pixels: uint8 (B, H, W, 3).
+        samples: (B,) indices in the data set.
+    """
+    return [
+        _normalized(make_view(pixels, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view), recipe)
+        for view, policy in enumerate(recipe.view_policies())
+    ]
+
+
+def _views(
+    images: TrainingSet, recipe: Recipe, plan: Iterator[tuple[int, torch.Tensor]], device: torch.device
+) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    """(samples, views) of each planned (epoch, samples)."""
+    if not crops_on_host(images, recipe, device):
+        pixels = torch.from_numpy(images.pixels).to(device)  # (N, S, S, 3) uint8
+        for epoch, samples in plan:
+            yield samples, render_views(pixels[samples.to(device)], samples, recipe, epoch)
+        return
+    policies = recipe.view_policies()
+    plan, ahead = tee(plan)  # the streamer reads a few batches ahead
+    crops = stream_crops(images, ahead, policies, seed=recipe.seed, device=device)
+    for (epoch, samples), batch in zip(plan, crops, strict=True):
+        finished = (
+            finish_view(crop, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view)
+            for view, (crop, policy) in enumerate(zip(batch, policies, strict=True))
+        )
+        yield samples, [_normalized(view, recipe) for view in finished]
+
+
+def _plan(recipe: Recipe, steps: Steps, images: TrainingSet, todo: range) -> Iterator[tuple[int, torch.Tensor]]:
+    """(epoch, this process's samples (B,)) of each step: its part of the epoch's permutation."""
+    epoch_of_order, order = -1, torch.empty(0)
+    for step in todo:
+        epoch, position = divmod(step, steps.per_epoch)
+        if epoch != epoch_of_order:
+            epoch_of_order, order = epoch, _order(recipe.seed, epoch, len(images))
+        first = position * steps.batch_size + rank() * steps.local_batch
+        yield epoch, order[first : first + steps.local_batch]
+
+
+def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
+    """(count,) permutation of the data set for one epoch, a function of seed and epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.randperm(count, generator=generator)
+
+
+def _normalized(view: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """(B, 3, S, S) in [0, 1] -> minus mean over standard deviation, channels_last."""
+    preprocessing = Preprocessing(mean=recipe.data.mean, std=recipe.data.std)
+    return normalize(255 * view.permute(0, 2, 3, 1), preprocessing)
