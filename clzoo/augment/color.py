@@ -44,20 +44,18 @@ def adjust_hue_(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     v - c * clamp(2 - 6 d, 0, 1), where d is the distance around the circle from the hue to the channel's complement:
     cyan 1/2 for red, magenta 5/6 for green, yellow 1/6 for blue.
     """
-    red, green, blue = images.unbind(1)  # views, each (B, H, W)
-    value = torch.maximum(red, green).maximum(blue)
-    chroma = value - torch.minimum(red, green).minimum(blue)
+    red, green, blue = images.unbind(1)  # each (B, H, W)
+    value = images.amax(dim=1)
+    chroma = value - images.amin(dim=1)
     scale = (6 * chroma).clamp_(min=1e-12).reciprocal_()  # a grey pixel has no hue: its differences are 0
     is_red = torch.eq(value, red, out=torch.empty_like(value))
     is_green = torch.eq(value, green, out=torch.empty_like(value))
     hue = (red - green).mul_(scale).add_(2 / 3)
     hue = hue.lerp_((blue - red).mul_(scale).add_(1 / 3), is_green)
     hue = hue.lerp_((green - blue).mul_(scale), is_red).add_(shift[:, None, None])
-    for channel, complement in ((red, 1 / 2), (green, 5 / 6), (blue, 1 / 6)):
-        distance = hue - complement
-        distance.sub_(distance.round()).abs_()
-        torch.addcmul(value, chroma, distance.mul_(-6).add_(2).clamp_(0, 1), value=-1, out=channel)
-    return images
+    distance = hue[:, None] - images.new_tensor([1 / 2, 5 / 6, 1 / 6])[:, None, None]  # (B, 3, H, W)
+    share = distance.sub_(distance.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
+    return torch.addcmul(value[:, None], chroma[:, None], share, value=-1, out=images)
 
 
 def color_jitter(images: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -255,9 +255,9 @@ def _add_shard(listing: Listing, file: str, path: str) -> None:
                 archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
                 name = posixpath.normpath(member.name).lstrip("/")  # as tar unpacks it
                 _add_member(listing, members, member, f"{path}/{name}", file, status.st_mtime_ns)
-            # tarfile takes the end of the file for the end of the archive; a whole archive has zeros there.
+            # tarfile takes the end of the file, or half a header, for the archive's end; a whole one has zeros there.
             archive.fileobj.seek(archive.offset)
-            if not archive.fileobj.read(tarfile.BLOCKSIZE):
+            if len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
                 reason = "no end mark: the shard seems to have been cut off"
     except (OSError, tarfile.TarError) as error:
         reason = f"damaged shard: {getattr(error, 'strerror', None) or error}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clzoo.data.parallel import usable_cores
 from clzoo.data.sources import Failure, Listing, list_images
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.embed.manifest import MANIFEST, STORE_DTYPES
@@ -17,7 +18,7 @@ from clzoo.embed.plan import fresh_manifest
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.run import Run
 from clzoo.embed.store import ERRORS
-from clzoo.embed.stream import Clock, Settings, default_batch_size, default_workers, encode_items
+from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
 from clzoo.embed.writer import is_ours, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -131,7 +132,7 @@ def embed_folder(
     _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
-        batch_size or default_batch_size(encoder), workers or default_workers(), dtype, store_dtype, normalize
+        batch_size or default_batch_size(encoder), workers or usable_cores(), dtype, store_dtype, normalize
     )
     clock = Clock()
     try:

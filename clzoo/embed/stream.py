@@ -10,7 +10,6 @@ copies are asynchronous, and one batch stays in flight, so that the GPU never wa
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -64,11 +63,6 @@ def default_batch_size(encoder: Encoder) -> int:
     if encoder.device.type != "cpu":
         return 256
     return min(max(16, 16 * 224**2 // encoder.config.preprocessing.size**2), 256)
-
-
-def default_workers() -> int:
-    """One per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def encode_items(

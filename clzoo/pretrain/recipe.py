@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from clzoo.augment import ViewPolicy
 from clzoo.config import ModelConfig, Preprocessing
+from clzoo.data.imbalance import check_subset
 from clzoo.methods import MethodOptions
 from clzoo.schema import Table
 
@@ -43,7 +44,14 @@ class Data(Table):
     size: int = Field(gt=0)
     mean: Triple
     std: Triple
-    subset: str | None = None
+    subset: str | None = None  # linear, exponential or longtail-R; see clzoo.data.imbalance
+
+    @field_validator("subset")
+    @classmethod
+    def _known_subset(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_subset(value)
+        return value
 
 
 class ViewGroup(Table):

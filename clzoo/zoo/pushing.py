@@ -53,7 +53,7 @@ def push(
     """Upload a hub entry in one commit; the repository is made if it does not exist.
 
     What goes up: config.json, model.safetensors, README.md, metrics.json, and recipe.yaml and pretrain.safetensors if
-    there; nothing else that lies in the folder. A card that clzoo wrote is written anew, so that it names the repository.
+    there; nothing else that lies in the folder. A card that clzoo wrote is written anew, to name the repository.
 
     Args:
         path: the folder, as `Encoder.save_pretrained` or `clzoo publish` wrote it.
