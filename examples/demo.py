@@ -19,6 +19,7 @@ import torch
 
 import clzoo
 from clzoo.embed import DEFAULT_MODEL
+from clzoo.evaluation.controls import calibrate_batchnorm
 from clzoo.index import write_page
 
 PICTURES = Path(__file__).resolve().parent / "pictures"
@@ -92,13 +93,7 @@ def random_precision(encoder: clzoo.Encoder, pictures: Sequence[Path], groups: S
     torch.manual_seed(seed)
     untrained = clzoo.Encoder.untrained(encoder.config)
     # BatchNorm needs statistics of real activations, or the control would be weaker than it has to be.
-    for layer in untrained.module.modules():
-        if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # a plain average instead of a decaying one
-            layer.reset_running_stats()
-    with torch.inference_mode():
-        untrained.module.train()(torch.stack([untrained.transform(picture) for picture in pictures]))
-
+    calibrate_batchnorm(untrained, [torch.from_numpy(np.stack([untrained.pixels(picture) for picture in pictures]))])
     vectors = untrained.embed(pictures)
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -1)

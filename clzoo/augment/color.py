@@ -27,7 +27,8 @@ def adjust_brightness_(images: torch.Tensor, factor: torch.Tensor) -> torch.Tens
 
 def adjust_contrast_(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """Blend with the image's mean luma; 1 changes nothing, 0 gives flat grey."""
-    mean = images.mean(dim=(2, 3)) @ images.new_tensor(_LUMA)  # (B,)
+    red, green, blue = images.mean(dim=(2, 3)).unbind(1)
+    mean = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue  # (B,)
     return images.mul_(_per_sample(factor)).add_(_per_sample((1 - factor) * mean)).clamp_(0, 1)
 
 
@@ -42,7 +43,7 @@ def adjust_hue_(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
     A turn of the hue keeps a pixel's largest value v and its chroma c = max - min. With the hue in turns, a channel is
     v - c * clamp(2 - 6 d, 0, 1), where d is the distance around the circle from the hue to the channel's complement:
-    cyan 1/2 for red, magenta 5/6 for green, yellow 1/6 for blue.
+    cyan 3/6 for red, magenta 5/6 for green, yellow 7/6 for blue.
     """
     red, green, blue = images.unbind(1)  # each (B, H, W)
     value = images.amax(dim=1)
@@ -53,7 +54,8 @@ def adjust_hue_(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     hue = (red - green).mul_(scale).add_(2 / 3)
     hue = hue.lerp_((blue - red).mul_(scale).add_(1 / 3), is_green)
     hue = hue.lerp_((green - blue).mul_(scale), is_red).add_(shift[:, None, None])
-    distance = hue[:, None] - images.new_tensor([1 / 2, 5 / 6, 1 / 6])[:, None, None]  # (B, 3, H, W)
+    complement = torch.arange(3, 9, 2, device=images.device)[:, None, None] / 6  # made there: a copy would wait
+    distance = hue[:, None] - complement  # (B, 3, H, W)
     share = distance.sub_(distance.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
     return torch.addcmul(value[:, None], chroma[:, None], share, value=-1, out=images)
 
@@ -70,7 +72,7 @@ def color_jitter(images: torch.Tensor, order: torch.Tensor, factors: torch.Tenso
     unchanged = factors == torch.tensor([1.0, 1.0, 1.0, 0.0])
     order = order.long()
     chosen = order.masked_fill(unchanged.gather(1, order), len(operations))
-    return in_groups(images, chosen.unbind(1), operations, factors.gather(1, order))
+    return in_groups(images, chosen, operations, factors.gather(1, order))
 
 
 def solarize_(images: torch.Tensor, threshold: float | torch.Tensor = 0.5) -> torch.Tensor:

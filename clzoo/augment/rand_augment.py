@@ -75,7 +75,7 @@ def rand_augment(images: torch.Tensor, policy: RandAugment, u: torch.Tensor) -> 
     """
     images = (images * 255).round_().div_(255)
     chosen, arguments = draw_operations(policy, u)
-    return in_groups(images, chosen.unbind(1), [operation for operation, _ in OPERATIONS.values()], arguments)
+    return in_groups(images, chosen, [operation for operation, _ in OPERATIONS.values()], arguments)
 
 
 def draw_operations(policy: RandAugment, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

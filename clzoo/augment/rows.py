@@ -35,7 +35,7 @@ def on_rows(images: torch.Tensor, chosen: torch.Tensor, operation: Operation, *p
 
 
 def in_groups(
-    images: torch.Tensor, layers: Sequence[torch.Tensor], operations: Sequence[Operation], parameters: torch.Tensor
+    images: torch.Tensor, chosen: torch.Tensor, operations: Sequence[Operation], parameters: torch.Tensor
 ) -> torch.Tensor:
     """Layer after layer, each sample through its own operation.
 
@@ -43,22 +43,25 @@ def in_groups(
 
     Args:
         images: (B, ...).
-        layers: one (B,) int64 each, on the host: the operation of each sample; len(operations) for none.
+        chosen: (B, layers) int64, on the host: the operation of each sample; len(operations) for none.
         operations: each takes (images, parameter), of n rows, and changes the images in place.
-        parameters: (B, len(layers)) on the host: each layer's parameter.
+        parameters: (B, layers), on the host.
 
     Returns:
-        (B, ...) in the order that came in.
+        (B, ...) in the order that came in, a copy.
     """
-    lies_at = torch.arange(len(images))  # where each sample lies in the sorted batch
-    for layer, choice in enumerate(layers):
-        by_operation = choice.argsort(stable=True)
-        images = images.index_select(0, to_device(lies_at[by_operation], images.device))
-        lies_at = by_operation.argsort()
-        values = to_device(parameters[by_operation, layer], images.device)
-        start = 0
-        for operation, count in zip(operations, choice.bincount(minlength=len(operations)).tolist(), strict=False):
-            if count:
-                operation(images[start : start + count], values[start : start + count])
-            start += count
-    return images.index_select(0, to_device(lies_at, images.device))
+    layers, kinds = chosen.shape[1], len(operations) + 1
+    counts = (chosen + kinds * torch.arange(layers)).flatten().bincount(minlength=layers * kinds).view(layers, kinds)
+    by_operation = chosen.argsort(dim=0, stable=True)  # column l: the samples in the order of layer l
+    lies_at = by_operation.argsort(dim=0)  # and where each sample lies in that order
+    # From the order that came in to the first layer's, from that to the second's ... and back to the first.
+    moves = torch.cat([by_operation[:, :1], lies_at[:, :-1].gather(0, by_operation[:, 1:]), lies_at[:, -1:]], dim=1)
+    moves = to_device(moves.T.contiguous(), images.device)  # (layers + 1, B)
+    values = to_device(parameters.gather(0, by_operation).T.contiguous(), images.device)  # (layers, B)
+    for layer, sizes in enumerate(counts.tolist()):
+        images = images.index_select(0, moves[layer])
+        groups = zip(operations, images.split(sizes), values[layer].split(sizes), strict=False)  # the last has none
+        for operation, group, value in groups:
+            if len(group):
+                operation(group, value)
+    return images.index_select(0, moves[layers])

@@ -19,6 +19,7 @@ They are drawn on the host, wherever the images lie: only parameters travel, and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,6 +40,8 @@ _ORDER, _FACTORS, _JITTER = slice(41, 45), slice(45, 49), 49
 _GRAYSCALE, _BLUR, _SIGMA, _SOLARIZE = 50, 51, 52, 53
 _ERASE, _ERASE_BOX = 54, slice(55, 95)
 _RAND_AUGMENT = 95
+
+_CACHED = 1 << 20  # values of a view that are worked on at a time on a CPU: 4 MiB
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,16 @@ def make_view(
         float32 (B, 3, size, size) in [0, 1], not normalised, on the device of the images.
     """
     u = _draw(policy, seed, epoch, samples, view)
+    boxes = draw_crops(u[:, _CROP], images.shape[1], images.shape[2], policy.crop_scale, policy.crop_ratio)
+    mirrored = u[:, _FLIP] < policy.flip
     # A GPU multiplies half-precision matrices many times faster; pixels are exact there, weights to 2^-11.
     kind = torch.float16 if images.device.type == "cuda" else torch.float32
-    pixels = images.permute(0, 3, 1, 2).to(kind, memory_format=torch.contiguous_format)
-    boxes = draw_crops(u[:, _CROP], images.shape[1], images.shape[2], policy.crop_scale, policy.crop_ratio)
-    pixels = resized_crop(pixels, boxes, policy.size, mirrored=u[:, _FLIP] < policy.flip).float().div_(255)
-    return _finish(pixels, policy, u)
+    result = torch.empty(len(images), 3, policy.size, policy.size, device=images.device)
+    for part in _parts(images, policy):
+        pixels = images[part].permute(0, 3, 1, 2).to(kind, memory_format=torch.contiguous_format)
+        pixels = resized_crop(pixels, boxes[part], policy.size, mirrored[part]).float().div_(255)
+        result[part] = _finish(pixels, policy, u[part])
+    return result
 
 
 def crop_on_host(
@@ -117,8 +124,12 @@ def finish_view(
     Returns:
         float32 (B, 3, size, size) in [0, 1], not normalised, on the device of the crops.
     """
-    pixels = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    return _finish(pixels, policy, _draw(policy, seed, epoch, samples, view))
+    u = _draw(policy, seed, epoch, samples, view)
+    result = torch.empty(len(crops), 3, *crops.shape[1:3], device=crops.device)
+    for part in _parts(crops, policy):
+        pixels = crops[part].permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+        result[part] = _finish(pixels, policy, u[part])
+    return result
 
 
 def _draw(policy: ViewPolicy, seed: int, epoch: int, samples: torch.Tensor, view: int) -> torch.Tensor:
@@ -127,6 +138,18 @@ def _draw(policy: ViewPolicy, seed: int, epoch: int, samples: torch.Tensor, view
     if policy.rand_augment is not None:
         count = _RAND_AUGMENT + DRAWS_PER_LAYER * parse_rand_augment(policy.rand_augment).layers
     return uniforms(seed, epoch, samples.cpu(), view, count)
+
+
+def _parts(images: torch.Tensor, policy: ViewPolicy) -> list[slice]:
+    """The batch in slices: whole on a GPU; on a CPU so small that one stays in its cache from operation to operation.
+
+    Larger buffers would also go back to the system after each operation, and fetching them again costs as much as the
+    arithmetic.
+    """
+    count = max(len(images), 1)
+    at_most = max(8, _CACHED // (3 * policy.size**2)) if images.device.type == "cpu" else count
+    step = math.ceil(count / math.ceil(count / at_most))
+    return [slice(start, start + step) for start in range(0, len(images), step)]
 
 
 def _finish(pixels: torch.Tensor, policy: ViewPolicy, u: torch.Tensor) -> torch.Tensor:
