@@ -41,23 +41,25 @@ def adjust_saturation_(images: torch.Tensor, factor: torch.Tensor) -> torch.Tens
 def adjust_hue_(images: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     """Turn the hue by shift (B,) in turns, [-0.5, 0.5]; value and saturation stay.
 
-    A turn of the hue keeps a pixel's largest value v and its chroma c = max - min. With the hue in turns, a channel is
-    v - c * clamp(2 - 6 d, 0, 1), where d is the distance around the circle from the hue to the channel's complement:
-    cyan 3/6 for red, magenta 5/6 for green, yellow 7/6 for blue.
+    A turn of the hue keeps a pixel's largest and smallest value. With the hue h in sixths of the circle, [0, 6), how
+    far each channel is on its way between the two is clamp(|h - k| - 1, 0, 1): red from the smallest, k = 3; green
+    and blue from the largest, k = 2 and 4.
     """
     red, green, blue = images.unbind(1)  # each (B, H, W)
-    value = images.amax(dim=1)
-    chroma = value - images.amin(dim=1)
-    scale = (6 * chroma).clamp_(min=1e-12).reciprocal_()  # a grey pixel has no hue: its differences are 0
-    is_red = torch.eq(value, red, out=torch.empty_like(value))
-    is_green = torch.eq(value, green, out=torch.empty_like(value))
-    hue = (red - green).mul_(scale).add_(2 / 3)
-    hue = hue.lerp_((blue - red).mul_(scale).add_(1 / 3), is_green)
-    hue = hue.lerp_((green - blue).mul_(scale), is_red).add_(shift[:, None, None])
-    complement = torch.arange(3, 9, 2, device=images.device)[:, None, None] / 6  # made there: a copy would wait
-    distance = hue[:, None] - complement  # (B, 3, H, W)
-    share = distance.sub_(distance.round()).abs_().mul_(-6).add_(2).clamp_(0, 1)
-    return torch.addcmul(value[:, None], chroma[:, None], share, value=-1, out=images)
+    high, low = images.amax(dim=1), images.amin(dim=1)
+    chroma = high - low
+    scale = chroma.clamp(min=1e-12).reciprocal_()  # a grey pixel has no hue: its differences are 0
+    is_red = torch.eq(high, red, out=torch.empty_like(high))
+    is_green = torch.eq(high, green, out=torch.empty_like(high))
+    hue = (red - green).mul_(scale).add_(4)
+    hue = hue.lerp_((blue - red).mul_(scale).add_(2), is_green)
+    hue = hue.lerp_((green - blue).mul_(scale), is_red).add_(6 * shift[:, None, None])
+    hue.sub_((hue / 6).floor_(), alpha=6)
+    red_way, green_way, blue_way = ((hue - k).abs_().sub_(1).clamp_(0, 1) for k in (3, 2, 4))
+    torch.addcmul(low, chroma, red_way, out=red)
+    torch.addcmul(high, chroma, green_way, value=-1, out=green)
+    torch.addcmul(high, chroma, blue_way, value=-1, out=blue)
+    return images
 
 
 def color_jitter(images: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:

@@ -81,18 +81,19 @@ def _centre_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[in
 
 
 def resized_crop(
-    images: torch.Tensor, boxes: torch.Tensor, size: int, mirrored: torch.Tensor | None = None
+    images: torch.Tensor, boxes: torch.Tensor, size: int, mirrored: torch.Tensor | None = None, white: float = 1.0
 ) -> torch.Tensor:
     """Cut each sample's box and resize it to a square with antialiased bilinear filtering.
 
     The filter is separable, so the whole batch is two matrix products with a small matrix per sample and side:
-    columns (B, W, size) from the right, rows (B, size, H) from the left.
+    one (B, W, size) from the right, one (B, size, H) from the left.
 
     Args:
         images: floating (B, C, H, W), contiguous; computed in their type, with weights made in float32.
         boxes: (B, 4) int64, on the host: top, left, height, width.
         size: side of the result, in pixels.
         mirrored: (B,) bool, on the host: samples whose result is flipped left to right.
+        white: the value that becomes 1.
 
     Returns:
         (B, C, size, size), the type of the images.
@@ -103,22 +104,25 @@ def resized_crop(
     across = forward
     if mirrored is not None:
         across = torch.where(to_device(mirrored, images.device)[:, None], forward.flip(1), forward)
-    columns = _resize_matrix(place[:, 1], place[:, 3], width, size, across).to(images.dtype)  # (B, size, W)
-    rows = _resize_matrix(place[:, 0], place[:, 2], height, size, forward).to(images.dtype)  # (B, size, H)
-    narrow = images.view(count, channels * height, width) @ columns.transpose(1, 2)  # (B, C * H, size)
-    return rows[:, None] @ narrow.view(count, channels, height, size)
+    columns = _resize_matrix(place[:, 1], place[:, 3], width, size, across).to(images.dtype)  # (B, W, size)
+    rows = _resize_matrix(place[:, 0], place[:, 2], height, size, forward, white).to(images.dtype)  # (B, H, size)
+    narrow = images.view(count, channels * height, width) @ columns  # (B, C * H, size)
+    return rows.transpose(1, 2)[:, None] @ narrow.view(count, channels, height, size)
 
 
 def _resize_matrix(
-    start: torch.Tensor, length: torch.Tensor, source: int, size: int, output: torch.Tensor
+    start: torch.Tensor, length: torch.Tensor, source: int, size: int, output: torch.Tensor, white: float = 1.0
 ) -> torch.Tensor:
-    """(B, size, source): row j holds the triangle filter's weights of output pixel output[j], zero outside the box."""
+    """(B, source, size): column j holds the triangle filter's weights of output pixel output[j], zero outside the box.
+
+    A column sums to 1 / white.
+    """
     step = (length / size)[:, None]  # (B, 1): source pixels per output pixel
     support = step.clamp(min=1)  # antialiasing: the triangle widens when the image shrinks
     centre = start[:, None] + (output + 0.5) * step  # (B, size)
     pixel = torch.arange(source, device=start.device)[None, :]
     inside = (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
     position = torch.where(inside, pixel + 0.5, math.inf)  # (B, source): infinitely far, where outside the box
-    weights = position[:, None, :] - centre[:, :, None]
+    weights = position[:, :, None] - centre[:, None, :]
     weights = weights.abs_().mul_(-1 / support[:, :, None]).add_(1).clamp_(min=0)
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+    return weights.div_(white * weights.sum(dim=1, keepdim=True))
