@@ -54,3 +54,12 @@ def hub(tmp_path: Path, warm_python: WarmPython) -> Iterator[Hub]:
     """A Hub-compatible server on loopback, empty, with one valid token."""
     with Hub(tmp_path, warm_python) as server:
         yield server
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `gpu` is skipped where there is none, however the run was started."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,11 +68,15 @@ def draw_pictures(folder: Path, count: int) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
 
 
-def test_the_zoo_is_inside(clzoo):
-    _, run = clzoo
+def test_the_zoo_and_the_recipes_are_inside(clzoo):
+    folder, run = clzoo
     assert "cacr-resnet50-in1k" in run("list")
     assert "hjzheng/CACR" in run("info", "cacr-resnet50-in1k")
-    assert "cached" in run("cached", "--help")
+    assert "reco_in1k" in run("recipes")
+    run("cached")
+    torch.save(timm.create_model("test_resnet").state_dict(), folder / "theirs.pth")
+    run("convert", "theirs.pth", "--arch", "test_resnet", "--out", "theirs")
+    run("verify", "./theirs")
 
 
 def test_the_bundled_model_is_verified_embeds_and_searches(clzoo):
@@ -92,6 +98,8 @@ def test_a_shipped_recipe_trains_and_its_run_becomes_an_entry(clzoo):
     overrides = [part for value in NARROW for part in ("--set", value)]
     run("pretrain", "cacr_cifar10", "--data", "data", "--out", "run", *overrides)
     run("publish", "run", "cacr-tiny-dots", "--data", "data")
-    assert "tiny" in run("info", "hub/cacr-tiny-dots")
+    run("verify", "hub/cacr-tiny-dots")
     run("embed", "data/test", "--model", "hub/cacr-tiny-dots", "--out", "vectors")
-    run("push", "nowhere", "org/name", code=1)
+    assert "nowhere" in run("push", "nowhere", "org/name", code=1)
+    run("views", "cacr_cifar10", "--data", "data", "--sample", "3", "--out", "views.png")
+    run("pack", "data/train", "--size", "32", "--out", "packed")
