@@ -38,8 +38,9 @@ from torch.utils.data import DataLoader, Dataset
 import clzoo
 from clzoo.backbones import create_backbone
 from clzoo.config import ModelConfig
+from clzoo.data.parallel import usable_cores
 from clzoo.data.sources import Listing, list_images
-from clzoo.embed.stream import default_batch_size, default_workers
+from clzoo.embed.stream import default_batch_size
 from clzoo.encoder import Encoder
 
 TIMM_BATCH, TIMM_WORKERS = 32, 2
@@ -54,7 +55,7 @@ def main() -> None:
         listing = list_images(source)
         print(
             f"{arguments.model} ({weights}), {len(listing.items)} images, {encoder.device}, "
-            f"{default_workers()} cores, torch {torch.__version__}, timm {timm.__version__}, "
+            f"{usable_cores()} cores, torch {torch.__version__}, timm {timm.__version__}, "
             f"clzoo batch {default_batch_size(encoder)}, timm batch {TIMM_BATCH}, {arguments.rounds} rounds"
         )
         ways = {
@@ -106,7 +107,7 @@ def repeat(listing: Listing, folder: Path, count: int) -> Path:
 
 def decode(encoder: Encoder, listing: Listing) -> list[np.ndarray]:
     """Every image to the network's pixels, on all cores."""
-    with ThreadPoolExecutor(default_workers()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(lambda item: encoder.pixels(item.read()), listing.items))
 
 
@@ -122,7 +123,7 @@ def model_ways(encoder: Encoder, listing: Listing) -> dict[str, Callable[[int], 
 
     def side_by_side(number: int) -> None:
         threads = torch.get_num_threads()
-        with ThreadPoolExecutor(default_workers(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(pool.map(encoder.encode, batches))
         torch.set_num_threads(threads)
 
