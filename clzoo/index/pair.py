@@ -151,8 +151,11 @@ def _fitting_description(folder: Path, sha256: str, remedy: str) -> dict[str, An
 
 def _read_checked(path: Path) -> dict[str, Any]:
     """One description; FileNotFoundError passes through."""
-    path.stat()
-    description = read_json(path)
+    try:
+        description = read_json(path)
+    except ClzooError:
+        path.stat()  # missing from the start, or renamed by a writer since
+        raise
     schema = description.get("schema") if isinstance(description, dict) else None
     if not isinstance(schema, int) or "sha256" not in description.get("index", {}):
         raise ClzooError(f"{path} is not the description of a clzoo index. Delete it and build the index again.")
