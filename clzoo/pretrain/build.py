@@ -21,11 +21,22 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
 
     Args:
         classes: number of classes of the data, or None where it has no labels.
+
+    Raises:
+        ClzooError: views, labels or queue that do not fit the method, or an unknown backbone.
     """
     torch.manual_seed(recipe.seed)
     backbone: Any = build_backbone(recipe.backbone)
     views = len(recipe.view_policies())
-    return create_method(backbone, backbone.num_features, recipe.method, views=views, classes=classes)
+    method = create_method(backbone, backbone.num_features, recipe.method, views=views, classes=classes)
+    batch_size = recipe.schedule.batch_size
+    queue = getattr(recipe.method, "queue", 0) if hasattr(method, "queue") else 0
+    if queue % batch_size:
+        raise ClzooError(
+            f"method.queue={queue} is no multiple of schedule.batch_size={batch_size}. "
+            f"Type: --set method.queue={max(1, queue // batch_size) * batch_size}"
+        )
+    return method
 
 
 def build_backbone(b: Backbone) -> nn.Module:

@@ -109,11 +109,14 @@ def test_accumulated_gradients_move_the_weights_once_in_so_many_steps(pictures, 
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
 
 
-def start(pictures, run, *overrides, name="cacr_cifar10", processes=1, **options) -> subprocess.Popen:
+def start(
+    pictures, run, *overrides, name="cacr_cifar10", processes=1, restarts=0, device="cpu", **options
+) -> subprocess.Popen:
     """The command line on a small recipe written out as a file."""
     recipe = run.parent / f"{run.name}.yaml"
     recipe.write_text(small_recipe(name, *overrides).to_yaml())
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    launcher += [f"--max-restarts={restarts}"] if restarts else []
     command = [
         sys.executable,
         *launcher,
@@ -127,7 +130,7 @@ def start(pictures, run, *overrides, name="cacr_cifar10", processes=1, **options
         str(run),
     ]
     return subprocess.Popen(
-        [*command, "--device", "cpu"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
+        [*command, "--device", device], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
     )
 
 
@@ -173,6 +176,19 @@ def test_two_processes_train_a_method_with_shuffled_batchnorm_and_resume(picture
     assert state["step"] == 24
     again = start(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10", processes=2)
     assert again.wait() == 0, again.stderr.read()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="finds the workers in /proc")  # noqa: PTH112
+def test_a_killed_worker_is_restarted_and_the_run_resumes(pictures, tmp_path):
+    overrides = ("schedule.epochs=40", "monitor.every_steps=0")
+    run = tmp_path / "run"
+    process = start(pictures, run, *overrides, name="mocov2_cifar10", processes=2, restarts=1)
+    wait_for_checkpoint(run, process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert process.wait() == 0, process.stderr.read()
+    assert load_checkpoint(run)["step"] == 320
 
 
 @pytest.mark.slow
@@ -270,3 +286,21 @@ def test_monitors_tell_collapse_from_spread():
     assert together["uniformity"] == pytest.approx(0, abs=1e-4)
     assert apart["effective_rank"] > 2
     assert apart["alignment"] > together["alignment"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["simclr_cifar10", "mocov2_cifar10", "hydra_cifar10"])
+def test_a_recipe_trains_on_a_gpu_in_bf16_and_resumes(name, pictures, tmp_path):
+    recipe = small_recipe(name, "schedule.epochs=2")
+    assert not pretrain(recipe, pictures, tmp_path / "run", device="cuda", max_minutes=0)
+    assert pretrain(recipe, pictures, tmp_path / "run", device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["simclr_cifar10", "mocov2_cifar10"])
+def test_batchnorm_is_synchronised_or_shuffled_over_two_gpus(name, pictures, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    process = start(pictures, tmp_path / "run", name=name, processes=2, device="cuda")
+    assert process.wait() == 0, process.stderr.read()
+    assert load_checkpoint(tmp_path / "run")["step"] == 8

@@ -124,3 +124,8 @@ def test_methods_that_need_labels_say_so():
     for name in ("hydra_cifar10", "hydra_moco_cifar10", "supcon_cifar10"):
         with pytest.raises(ClzooError, match="labels"):
             build_method(small_recipe(name), classes=None)
+
+
+def test_a_queue_that_the_batch_does_not_divide_is_refused_before_training():
+    with pytest.raises(ClzooError, match=r"method\.queue=30 .* --set method\.queue=24"):
+        build_method(small_recipe("mocov2_cifar10", "method.queue=30"), classes=None)
