@@ -129,3 +129,14 @@ def test_methods_that_need_labels_say_so():
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_training():
     with pytest.raises(ClzooError, match=r"method\.queue=30 .* --set method\.queue=24"):
         build_method(small_recipe("mocov2_cifar10", "method.queue=30"), classes=None)
+
+
+def test_local_crops_are_a_view_group_of_another_size():
+    groups = "[{count: 2, size: 24, crop_scale: [0.2, 1.0]}, {count: 8, size: 16, crop_scale: [0.05, 0.4]}]"
+    recipe = small_recipe("cacr_in1k", f"views={groups}")
+    pixels = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    views = render_views(pixels, torch.arange(8), recipe, epoch=0)
+    assert [view.shape[-1] for view in views] == [24, 24, *[16] * 8]
+    loss = build_method(recipe, classes=None)(Batch(views))
+    loss.backward()
+    assert torch.isfinite(loss)
