@@ -56,13 +56,12 @@ def pretrain(
     target = resolve_device(device)
     images = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
     steps = Steps.of(recipe, images)
-    if rank() == 0:
-        claim(out, recipe, images)
-
     classes = None if images.labels is None else len(images.classes)
     method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
     if method.needs.labels:
         images.require_labels(recipe.method.name)
+    if rank() == 0:  # once everything fits: a recipe that cannot run leaves no folder behind
+        claim(out, recipe, images)
     optimizer = create_optimizer(method, recipe)
     first_step, seconds_before = _restore(out, method, optimizer)
     if init is not None and first_step == 0:

@@ -10,8 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clzoo.augment import crop_on_host, finish_view, make_view
 from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
+from clzoo.pretrain.feed import crops_on_host
 from clzoo.pretrain.recipe import Recipe
 
 _TILE = 192  # pixels of the sheet that the largest view takes at least
@@ -42,10 +44,12 @@ def draw_views(recipe: Recipe, data: str | Path, out: Path, *, sample: int, epoc
 
 
 def _views_of(images: TrainingSet, recipe: Recipe, sample: int, epoch: int) -> list[Image.Image]:
+    """By the road that a run on this machine's default device takes."""
+    on_host = crops_on_host(images, recipe, resolve_device("auto"))
     samples = torch.tensor([sample])
     pictures = []
     for view, policy in enumerate(recipe.view_policies()):
-        if images.pixels is not None:
+        if images.pixels is not None and not on_host:
             held = torch.from_numpy(images.pixels[sample : sample + 1])
             made = make_view(held, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view)
         else:

@@ -247,6 +247,12 @@ def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures
         pretrain(recipe, pictures, pictures, device="cpu")
 
 
+def test_a_recipe_that_cannot_run_leaves_no_run_folder_behind(pictures, tmp_path):
+    with pytest.raises(ClzooError, match="needs 3 views"):
+        pretrain(small_recipe("reco_cifar10", "views.0.count=1"), pictures, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_fewer_images_than_a_batch_is_an_error(pictures, tmp_path):
     with pytest.raises(ClzooError, match="64 images, fewer than one batch"):
         pretrain(small_recipe("cacr_cifar10", batch_size=100), pictures, tmp_path / "run", device="cpu")
