@@ -9,6 +9,19 @@ from torch import nn
 
 from clzoo.errors import ClzooError
 
+_NOT_ARCHITECTURE = (
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "cache_dir",
+    "scriptable",
+    "exportable",
+    "no_jit",
+    "features_only",
+)
+"""Arguments of `timm.create_model` that read files or change what a module returns; configs come from anywhere."""
+
 
 def create_backbone(
     architecture: str,
@@ -29,8 +42,15 @@ def create_backbone(
         stem_pool: keep the max-pool behind that convolution (64 px images).
 
     Raises:
-        ClzooError: timm does not know the architecture, or the stem does not fit it.
+        ClzooError: timm does not know the architecture, an argument is not of the architecture, or the stem does not
+            fit it.
     """
+    for argument in _NOT_ARCHITECTURE:
+        if argument in model_args:
+            raise ClzooError(
+                f"model_args has {argument!r}, which is no property of an architecture. Remove it from config.json or "
+                "the recipe; weights are taken from model.safetensors alone."
+            )
     if not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture}*")[:5] or timm.list_models("resnet*")[:5]
         raise ClzooError(f"timm {timm.__version__} has no architecture {architecture!r}. Near it: {', '.join(close)}.")

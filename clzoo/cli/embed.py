@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,9 +13,9 @@ from clzoo.embed import DEFAULT_MODEL
 
 
 @click.command("embed")
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC")
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Zoo name, hf-hub:ORG/REPO, folder or file.")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The store.  [default: SRC-embeddings]")
+@click.option("--out", metavar="DIR", help="The store.  [default: SRC-embeddings]")
 @click.option("--index", type=click.Choice(["faiss"]), help="Index the store too, so that it can be searched.")
 @click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in one forward pass.  [default: by device]")
@@ -32,13 +33,15 @@ from clzoo.embed import DEFAULT_MODEL
 @click.option(
     "--labels/--no-labels", default=None, help="Keep the first sub-folder as label.  [default: as the store has it]"
 )
+@click.option("--shard", metavar="I/N", help="Embed share I of N, into DIR-shard-I-of-N; see clzoo store merge.")
+@click.option("--engine", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who computes.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be embedded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @quiet_option
 def command(
-    source: Path,
+    source: str,
     model: str,
-    out: Path | None,
+    out: str | None,
     index: str | None,
     factory: str | None,
     batch_size: int | None,
@@ -48,33 +51,52 @@ def command(
     store_dtype: str,
     normalize: bool,
     labels: bool | None,
+    shard: str | None,
+    engine: str,
     strict: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Embed the images of SRC: a folder (with its sub-folders), a text file of paths, or a .tar shard.
+    """Embed the images of SRC: a folder (with its sub-folders), a text file of paths, a .tar shard, or a URL
+    such as s3://bucket/prefix or hf://datasets/ORG/NAME.
 
     Run again, it embeds only what is new or changed, drops what was deleted, and continues after an interruption. Files
     that cannot be decoded are listed with their reasons in DIR/errors.parquet.
+
+    On several GPUs: torchrun --nproc-per-node=N -m clzoo embed SRC; the store is the same.
     """
     if factory is not None and index is None:
         raise click.UsageError("--factory needs --index faiss.")
+    if shard is not None and index is not None:
+        raise click.UsageError(
+            "--index is for the whole: merge the shares (clzoo store merge DIR DIR-shard-*), then --index."
+        )
     from clzoo.embed import embed_folder
+    from clzoo.embed.shards import parse_shard
 
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be decoded is reported by us
-    summary = embed_folder(
-        source,
-        model,
-        out,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        dtype=dtype,
-        store_dtype=store_dtype,
-        normalize=normalize,
-        labels=labels,
-        progress=not quiet,
-    )
+    options: dict[str, Any] = {
+        "device": device,
+        "batch_size": batch_size,
+        "workers": workers,
+        "dtype": dtype,
+        "store_dtype": store_dtype,
+        "normalize": normalize,
+        "labels": labels,
+        "engine": engine,
+        "progress": not quiet,
+    }
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun
+        from clzoo.embed.processes import embed_with_processes
+
+        if shard is not None or engine != "local":
+            raise click.UsageError("torchrun shares out the work already; leave out --shard and --engine.")
+        together = embed_with_processes(source, model, out, **options)
+        if together is None:
+            return
+        summary = together
+    else:
+        summary = embed_folder(source, model, out, shard=None if shard is None else parse_shard(shard), **options)
     counts = summary.to_json()
     if index is not None:
         from clzoo.index import refresh_index

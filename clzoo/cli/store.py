@@ -12,7 +12,7 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 
 @click.group("store")
 def command() -> None:
-    """Look into, export or compact an embedding store."""
+    """Look into, export, merge or compact an embedding store."""
 
 
 @command.command("info")
@@ -53,3 +53,33 @@ def compact(store: Path, quiet: bool) -> None:
     from clzoo.embed import compact_store
 
     compact_store(store)
+
+
+@command.command("merge")
+@click.argument("out", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("shares", metavar="SHARE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@quiet_option
+def merge(out: Path, shares: tuple[Path, ...], quiet: bool) -> None:
+    """Join the stores that `clzoo embed --shard` made of one source into DIR, row for row as one run makes it.
+
+    All shares must be there and finished; they stay as they are.
+    """
+    from clzoo.embed import merge_stores
+
+    merged = merge_stores(out, shares)
+    if not quiet:
+        click.echo(f"{out}: {len(merged)} vectors of {merged.manifest.model}, {merged.manifest.errors} failed")
+
+
+@command.command("copy")
+@click.argument("source", metavar="FROM")
+@click.argument("target", metavar="TO")
+@quiet_option
+def copy(source: str, target: str, quiet: bool) -> None:
+    """Copy a finished store to remote storage (s3://bucket/store), or from there into a new folder.
+
+    The manifest goes last, so that a remote reader finds one whole generation.
+    """
+    from clzoo.embed.copying import copy_store
+
+    copy_store(source, target)

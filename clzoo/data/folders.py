@@ -67,7 +67,7 @@ def splits_of_folder(source: Path) -> list[str]:
     names = [path.name for path in source.iterdir() if path.is_dir()]
     words = {_SPLIT_OF.get(name) for name in names} or {None}
     if words == {None}:
-        words = {_split_of_shard(f"{path.name}/") for path in source.glob("*.tar")}
+        words = {split_of_shard(f"{path.name}/") for path in source.glob("*.tar")}
     return [split for split in SPLITS if split in words]
 
 
@@ -87,7 +87,7 @@ def _sub_folder(source: Path, split: str) -> Path | None:
 
 def _of_split(listing: Listing, source: Path, split: str) -> Listing:
     """Only the shards named for the split (`in1k-train-0001.tar`); everything, if no shard is named for any."""
-    splits = {_split_of_shard(item.path) for item in listing.items}
+    splits = {split_of_shard(item.path) for item in listing.items}
     if not listing.items or (splits == {None} and split == "train"):
         return listing
     if split not in splits:
@@ -96,14 +96,15 @@ def _of_split(listing: Listing, source: Path, split: str) -> Listing:
             f"{source} has {found}; for the {split} split expected the folder "
             f"{' or '.join(str(source / name) for name in SPLITS[split])}, or shards with such a word in their names."
         )
-    items = [item for item in listing.items if _split_of_shard(item.path) == split]
-    class_files = [item for item in listing.class_files if _split_of_shard(item.path) == split]
-    failures = [failure for failure in listing.failures if _split_of_shard(failure.path) in (split, None)]
+    items = [item for item in listing.items if split_of_shard(item.path) == split]
+    class_files = [item for item in listing.class_files if split_of_shard(item.path) == split]
+    failures = [failure for failure in listing.failures if split_of_shard(failure.path) in (split, None)]
     log.info("%s: %d of %d images are in shards of the %s split", source, len(items), len(listing.items), split)
     return dataclasses.replace(listing, items=items, class_files=class_files, failures=failures)
 
 
-def _split_of_shard(path: str) -> str | None:
+def split_of_shard(path: str) -> str | None:
+    """The split that the name of a shard states, of `shard.tar/` or of an item inside; None where it states none."""
     shard, inside, _ = path.lower().partition(".tar/")
     words = re.split(r"[^a-z]+", shard.rpartition("/")[2]) if inside else []
     return next((_SPLIT_OF[word] for word in words if word in _SPLIT_OF), None)

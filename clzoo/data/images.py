@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from clzoo.errors import UnreadableImageError
+from clzoo.errors import ClzooError, UnreadableImageError
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused (Pillow's own warning threshold for decompression bombs)."""
@@ -47,6 +47,26 @@ def decode_image(source: Path | bytes) -> Image.Image:
         raise UnreadableImageError(error.strerror or str(error)) from error
     except Exception as error:  # a decoder's own failure on damaged data (SyntaxError, ValueError, struct.error ...)
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+
+def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
+    """What users hold -> an RGB image: a path, encoded bytes, a PIL image, or a uint8 (H, W, 3) array.
+
+    Raises:
+        UnreadableImageError: a file or bytes that cannot be decoded.
+        ClzooError: an array of another shape or type, or something else altogether.
+    """
+    if isinstance(image, str | Path):
+        return decode_image(Path(image))
+    if isinstance(image, bytes):
+        return decode_image(image)
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ClzooError(f"an array must be uint8 (H, W, 3), found {image.dtype} {image.shape}.")
+        return Image.fromarray(image)
+    raise ClzooError(f"cannot embed a {type(image).__name__}; expected a path, bytes, a PIL image or a uint8 array.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,6 +1,7 @@
 """Imbalanced subsets of a balanced training set, the same images every time and on every machine.
 
-Only the images of pretraining are subsampled: evaluation trains on the full balanced split and tests on the normal one.
+Pretraining takes them, and the protocol "imbalanced" fits probes to them; all else of evaluation trains on the whole
+train split, and no test split is ever thinned.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import numpy as np
 
 from clzoo.errors import ClzooError
 
-_SEED = 2021  # known; each class starts again from it
+SEED = 2021
+"""Of the published subsets (known); each class starts again from it."""
+
 _LONG_TAILED = re.compile(r"longtail-(\d+(?:\.\d+)?)")
 
 
@@ -39,19 +42,20 @@ def class_sizes(counts: Sequence[int], subset: str) -> list[int]:
     return [rule(label, counts) for label in range(len(counts))]
 
 
-def imbalanced_rows(labels: np.ndarray, classes: int, subset: str) -> np.ndarray:
+def imbalanced_rows(labels: np.ndarray, classes: int, subset: str, seed: int = SEED) -> np.ndarray:
     """The images that a subset keeps: sorted positions in `labels`, int64.
 
-    Of each class its positions are shuffled by `numpy.random.RandomState(2021)`, started anew for each class, and the
-    first ones are kept (known).
+    Of each class its positions are shuffled by `numpy.random.RandomState(seed)`, started anew for each class, and the
+    first ones are kept (known, with 2021).
 
     Args:
         labels: int64 (N,) in the data set's own order.
         classes: C; labels are below it.
         subset: see `class_sizes`.
+        seed: another one keeps as many, but other, images.
     """
     sizes = class_sizes(np.bincount(labels, minlength=classes).tolist(), subset)
-    kept = [_shuffled(np.flatnonzero(labels == label))[:size] for label, size in enumerate(sizes)]
+    kept = [_shuffled(np.flatnonzero(labels == label), seed)[:size] for label, size in enumerate(sizes)]
     return np.sort(np.concatenate(kept)).astype(np.int64)
 
 
@@ -65,8 +69,8 @@ def check_subset(subset: str) -> str:
     return subset
 
 
-def _shuffled(positions: np.ndarray) -> np.ndarray:
-    np.random.RandomState(_SEED).shuffle(positions)
+def _shuffled(positions: np.ndarray, seed: int) -> np.ndarray:
+    np.random.RandomState(seed).shuffle(positions)
     return positions
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clzoo.data.collection import Collection
-from clzoo.data.folders import open_folder, splits_of_folder
+from clzoo.data.folders import open_folder, split_of_shard, splits_of_folder
 from clzoo.data.hub_sets import PREFIX, hub_splits, open_hub_set
 from clzoo.data.packed import find_pack, open_pack
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
@@ -37,6 +37,35 @@ def open_source(source: str | Path, split: str, *, name: str | None = None, down
     if known is not None:
         return open_torchvision_set(known, folder, split, download=download)
     return open_folder(folder, part)
+
+
+def open_split(source: str | Path, split: str) -> Collection:
+    """ "train" or "test" of a source that holds both, with labels.
+
+    Raises:
+        ClzooError: nothing there, not this split, or no labels.
+    """
+    collection = open_source(source, split)
+    if collection.labels is None:
+        raise ClzooError(
+            f"{collection.origin} has no labels. Expected <class>/<image>.jpg in folders, or key.cls beside key.jpg in "
+            "tar shards."
+        )
+    return collection
+
+
+def open_labelled(source: str | Path, split: str) -> Collection:
+    """The same where the user named the split's source: of one without any splits, the whole.
+
+    So both `data`, which holds `train` and `test`, and `data/test` name a test split.
+    """
+    folder = Path(source)
+    is_folder = not str(source).startswith(PREFIX) and find_pack(folder, split) is None
+    if folder.is_file():
+        split = split_of_shard(f"{folder.name}/") or "train"
+    elif is_folder and _torchvision_set_in(folder, None) is None and not splits_of_folder(folder):
+        split = "train"  # how `open_source` calls the whole
+    return open_split(source, split)
 
 
 def splits_of(source: str | Path) -> list[str]:

@@ -158,7 +158,15 @@ def open_training_set(
     if path is None:
         raise ClzooError(f"no data were named for {name}. Type: clzoo pretrain R --data DIR")
     collection = open_source(path, split, name=name, download=download)
-    rows = _rows_of(collection, split, subset)
+    return training_set_of(collection, _rows_of(collection, split, subset), size, budget=budget)
+
+
+def training_set_of(collection: Collection, rows: np.ndarray, size: int, *, budget: int = MEMORY_BUDGET) -> TrainingSet:
+    """The images `rows` (int64 (N,)) of a collection, held at `size` px if they fit `budget` bytes.
+
+    Raises:
+        ClzooError: no image can be decoded.
+    """
     labels = None if collection.labels is None else collection.labels[rows]
     opened = TrainingSet(
         collection.origin, collection.images, rows, labels, collection.classes, left_out=collection.failures

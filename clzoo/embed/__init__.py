@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clzoo.embed.compact import compact_store
     from clzoo.embed.export import export_store
+    from clzoo.embed.merging import merge_stores
     from clzoo.embed.pipeline import Summary, embed_folder
     from clzoo.embed.store import Store, open_store
 
@@ -18,10 +19,20 @@ _HOME = {
     "Summary": "clzoo.embed.pipeline",
     "embed_folder": "clzoo.embed.pipeline",
     "compact_store": "clzoo.embed.compact",
+    "merge_stores": "clzoo.embed.merging",
     "export_store": "clzoo.embed.export",
 }
 
-__all__ = ["DEFAULT_MODEL", "Store", "Summary", "compact_store", "embed_folder", "export_store", "open_store"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "Store",
+    "Summary",
+    "compact_store",
+    "embed_folder",
+    "export_store",
+    "merge_stores",
+    "open_store",
+]
 
 
 def __getattr__(name: str) -> Any:

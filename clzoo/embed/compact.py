@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def compact_store(path: str | Path) -> Store:
             return store
         writer = StoreWriter(folder, store.manifest, known_errors(store))
         before = len(store.manifest.segments)
-        writer.commit((merge(writer, store),), writer.errors or [], complete=store.complete)
+        writer.commit((merge(writer, [store]),), writer.errors or [], complete=store.complete)
         log.info("%s: %d segments are now one of %d vectors", folder, before, len(store))
     return open_store(folder)
 
@@ -44,16 +45,34 @@ def is_compact(store: Store) -> bool:
     return len(store) == 0 or (len(store.manifest.segments) == 1 and store.stored_vectors == len(store))
 
 
-def merge(writer: StoreWriter, store: Store) -> Segment:
-    """Write all rows of the store into a new segment in path order, in bounded memory; the caller commits it."""
-    order = pc.sort_indices(store.items["path"]).to_numpy()
-    vectors = VectorFile(writer.folder, store.dim, store.manifest.dtype)
-    rows = max(1, _CHUNK // (store.dim * np.dtype(store.manifest.dtype).itemsize))
-    for start in range(0, len(order), rows):
-        vectors.append(store.raw_rows(order[start : start + rows]))
-    items = store.items.take(order).combine_chunks()
-    items = items.set_column(0, "row", pa.array(np.arange(len(order))))
-    return writer.add_segment(vectors, items)
+def merge(writer: StoreWriter, stores: Sequence[Store]) -> Segment:
+    """Write all rows of the stores into a new segment in path order, in bounded memory; the caller commits it."""
+    vectors = VectorFile(writer.folder, stores[0].dim, stores[0].manifest.dtype)
+    for rows in rows_in_order(stores):
+        vectors.append(rows)
+    return writer.add_segment(vectors, items_in_order(stores))
+
+
+def items_in_order(stores: Sequence[Store]) -> pa.Table:
+    """The items of all stores in path order, their `row` counted anew."""
+    items = pa.concat_tables([store.items for store in stores])
+    items = items.take(pc.sort_indices(items["path"])).combine_chunks()
+    return items.set_column(0, "row", pa.array(np.arange(len(items)), pa.int64()))
+
+
+def rows_in_order(stores: Sequence[Store]) -> Iterator[np.ndarray]:
+    """The vectors of all stores in path order, a part (n, dim) at a time, in the stores' own dtype."""
+    order = pc.sort_indices(pa.chunked_array([chunk for store in stores for chunk in store.items["path"].chunks]))
+    starts = np.cumsum([0, *map(len, stores)])
+    step = max(1, _CHUNK // (stores[0].dim * np.dtype(stores[0].manifest.dtype).itemsize))
+    for start in range(0, len(order), step):
+        positions = order[start : start + step].to_numpy().astype(np.int64)
+        owners = np.searchsorted(starts, positions, side="right") - 1
+        rows = np.empty((len(positions), stores[0].dim), stores[0].manifest.dtype)
+        for owner in np.unique(owners):
+            chosen = owners == owner
+            rows[chosen] = stores[owner].raw_rows(positions[chosen] - starts[owner])
+        yield rows
 
 
 def known_errors(store: Store) -> list[Failure]:

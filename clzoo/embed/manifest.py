@@ -53,6 +53,7 @@ class Manifest:
     errors_generation: int  # stamp of the errors.parquet that belongs to this generation
     segments: tuple[Segment, ...]
     source: str = ""  # absolute path of what was embedded: a folder, a text file or a shard
+    shard: tuple[int, int] | None = None  # (number from 1, count): the share of the source that this store holds
 
     def save(self, folder: Path) -> None:
         """Swap `folder/manifest.json` for this one: synced, then renamed into place."""
@@ -85,7 +86,8 @@ class Manifest:
         try:
             values = {key: value for key, value in raw.items() if key in known}
             segments = tuple(Segment(**segment) for segment in raw["segments"])
-            return cls(**{**values, "segments": segments, "compute": tuple(raw["compute"])})
+            shard = tuple(raw["shard"]) if raw.get("shard") else None
+            return cls(**{**values, "segments": segments, "compute": tuple(raw["compute"]), "shard": shard})
         except (KeyError, TypeError) as error:
             raise ClzooError(f"{path} is damaged: {error}. Delete {folder} and embed again.") from error
 

@@ -6,24 +6,28 @@ import dataclasses
 import logging
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clzoo.data.parallel import usable_cores
+from clzoo.data.remote import is_remote, list_remote
 from clzoo.data.sources import Failure, Listing, list_images
 from clzoo.embed import DEFAULT_MODEL
-from clzoo.embed.manifest import MANIFEST, STORE_DTYPES
+from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.embed.plan import fresh_manifest
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.run import Run
+from clzoo.embed.shards import Shard
 from clzoo.embed.store import ERRORS
 from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
-from clzoo.embed.writer import is_ours, store_lock
+from clzoo.embed.writer import check_folder, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
+
+ENGINES = ("local", "ray")
 
 _NAMED_FAILURES = 5  # in the log; all are in errors.parquet
 
@@ -89,12 +93,15 @@ def embed_folder(
     normalize: bool = True,
     labels: bool | None = None,
     strict: bool = False,
+    shard: Shard | None = None,
+    engine: str = "local",
     progress: bool = True,
 ) -> Summary:
     """Embed the images of a source into a store; run again, only what is new or changed.
 
     Args:
-        source: a folder (searched recursively), a text file of paths, or a `.tar` shard; see `list_images`.
+        source: a folder (searched recursively), a text file of paths, or a `.tar` shard; see `list_images`. Or a URL
+            that fsspec knows, such as "s3://bucket/prefix"; see `list_remote`.
         encoder: an Encoder, or what `clzoo.load` takes.
         out: folder of the store; default `<name of the source>-embeddings` in the current folder.
         device: where to load an encoder that is given by name.
@@ -105,6 +112,9 @@ def embed_folder(
         normalize: divide each vector by its L2 norm.
         labels: keep the first sub-folder as a label; None: as the store has it, a new one without.
         strict: raise if an image failed, after all others were embedded and stored.
+        shard: embed this share of the source alone, into the folder `shard.folder(out)`; `merge_stores` joins them.
+        engine: "local", or "ray" for the workers of a Ray cluster (`clzoo.embed.ray_engine`); then the encoder is given
+            by name, and `device` is that of the workers.
         progress: show a bar where standard error is a terminal.
 
     Returns:
@@ -114,22 +124,70 @@ def embed_folder(
         ClzooError: missing or empty source; a store of another model, preprocessing or kind; a store that another
             process is writing; with `strict`, failed images.
     """
+    summary, failures = embed_share(
+        source,
+        encoder,
+        out,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        store_dtype=store_dtype,
+        normalize=normalize,
+        labels=labels,
+        shard=shard,
+        engine=engine,
+        progress=progress,
+    )
+    report(summary, failures)
+    if strict:
+        summary.require_all()
+    return summary
+
+
+def embed_share(
+    source: str | Path,
+    encoder: Encoder | str | Path,
+    out: str | Path | None,
+    *,
+    device: str,
+    batch_size: int | None,
+    workers: int | None,
+    dtype: str,
+    store_dtype: str,
+    normalize: bool,
+    labels: bool | None,
+    shard: Shard | None,
+    engine: str,
+    progress: bool,
+) -> tuple[Summary, list[Failure]]:
+    """As `embed_folder`; the failures are returned and not yet reported."""
     if store_dtype not in STORE_DTYPES:
         raise ClzooError(f"store_dtype must be fp16 or fp32, found {store_dtype!r}.")
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
             raise ClzooError(f"{name} must be at least 1, found {value}.")
-    source = Path(source)
-    folder = Path(out) if out is not None else default_out(source)
-    listing = list_images(source)
-    encoder, load = _loaded(encoder, device)
+    folder = local_out(out, source)
+    if isinstance(source, str) and is_remote(source):
+        listing = list_remote(source)
+        origin = root = source.rstrip("/") if not source.endswith("://") else source
+    else:
+        listing = list_images(source)
+        origin, root = str(Path(source).resolve()), str(listing.root)
+    if shard is not None:
+        folder, listing = shard.folder(folder), shard.of(listing)
+    if engine not in ENGINES:
+        raise ClzooError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}.")
+    if engine == "ray" and isinstance(encoder, Encoder):
+        raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
+    encoder, load = _loaded(encoder, device if engine == "local" else "cpu")
     compute = encoder.compute_dtype(dtype)
     log.info("model: %s (%d values, on %s, %s)", encoder.config.name, encoder.dim, encoder.device, compute)
     log.info("output: %s", folder)
     fresh = fresh_manifest(
-        encoder, load, source, listing.root, store_dtype=store_dtype, normalize=normalize, compute=compute
+        encoder, load, origin, root, store_dtype=store_dtype, normalize=normalize, compute=compute, shard=shard
     )
-    _check_folder(folder)
+    check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
         batch_size or default_batch_size(encoder), workers or usable_cores(), dtype, store_dtype, normalize
@@ -139,7 +197,14 @@ def embed_folder(
         with store_lock(folder):
             run = Run(folder, listing, fresh, encoder, labels)
             started = time.perf_counter()
-            stream = encode_items(listing.items, run.plan.todo, encoder, settings, clock)
+            if engine == "ray":
+                from clzoo.embed.ray_engine import encode_on_ray
+
+                # In the type that the manifest names: a GPU worker's "auto" would be another one.
+                asked = replace(settings, dtype=compute)
+                stream = encode_on_ray(listing.items, run.plan.todo, encoder, load, asked, device, batch_size)
+            else:
+                stream = encode_items(listing.items, run.plan.todo, encoder, settings, clock)
             # Closing the stream cancels what is still to be decoded, if the run is cut short.
             with closing(stream), progress_bar(len(run.plan.todo), clock, enabled=progress) as advance:
                 run.embed(stream, advance)
@@ -149,20 +214,34 @@ def embed_folder(
         raise ClzooError(
             f"{folder} cannot be written: {error.strerror or error}. What is saved is kept; the same command continues."
         ) from error
-    summary = _summary(run, listing, seconds, clock)
-    _report(summary, run.failures)
-    if strict:
-        summary.require_all()
-    return summary
+    return _summary(run, listing, seconds, clock), run.failures
 
 
-def default_out(source: Path) -> Path:
-    """`<name of the source>-embeddings` in the current folder.
+def local_out(out: str | Path | None, source: str | Path) -> Path:
+    """The folder of the store.
+
+    Raises:
+        ClzooError: a URL.
+    """
+    if out is not None and is_remote(str(out)):
+        raise ClzooError(
+            f"{out}: a store is written to a local folder (it needs locks and renames). Give --out DIR, then: "
+            f"clzoo store copy DIR {out}"
+        )
+    return Path(out) if out is not None else default_out(source)
+
+
+def default_out(source: str | Path) -> Path:
+    """`<name of the source>-embeddings` in the current folder; of a URL the last part is its name.
 
     Raises:
         ClzooError: the source has no name (the root of a file system).
     """
-    name = source.resolve().name if source.is_dir() else source.stem
+    if is_remote(source):
+        name = str(source).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    else:
+        source = Path(source)
+        name = source.resolve().name if source.is_dir() else source.stem
     if not name:
         raise ClzooError(f"{source} has no name to derive the output's from. Give --out DIR.")
     return Path(f"{name}-embeddings")
@@ -178,19 +257,6 @@ def _loaded(encoder: Encoder | str | Path, device: str) -> tuple[Encoder, str]:
     is_zoo_name = str(encoder) == loaded.config.name
     local = Path(encoder).exists() and not is_zoo_name
     return loaded, str(Path(encoder).resolve()) if local else str(encoder)
-
-
-def _check_folder(folder: Path) -> None:
-    """Refuse to write a store among files that are something else."""
-    if folder.exists() and not folder.is_dir():
-        raise ClzooError(f"{folder} is a file; --out names the folder of the store.")
-    if not folder.exists() or (folder / MANIFEST).is_file():
-        return
-    foreign = [path.name for path in folder.iterdir() if not is_ours(path.name)]
-    if foreign:
-        raise ClzooError(
-            f"{folder} is no embedding store and is not empty (it holds {foreign[0]}). Give another --out."
-        )
 
 
 def _summary(run: Run, listing: Listing, seconds: float, clock: Clock) -> Summary:
@@ -210,7 +276,8 @@ def _summary(run: Run, listing: Listing, seconds: float, clock: Clock) -> Summar
     )
 
 
-def _report(summary: Summary, failures: list[Failure]) -> None:
+def report(summary: Summary, failures: list[Failure]) -> None:
+    """Name the first failures in the log, and count them."""
     for failure in failures[:_NAMED_FAILURES]:
         log.warning("%s: %s", failure.path, failure.reason)
     if failures:

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from clzoo.data.remote import is_remote
 from clzoo.data.sources import Item, Listing, label_of
 from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
+from clzoo.embed.shards import Shard
 from clzoo.embed.store import ITEMS_SCHEMA, Store
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -64,13 +66,21 @@ def relabelled(items: pa.Table, labels: bool) -> pa.Table:
 
 
 def fresh_manifest(
-    encoder: Encoder, load: str, source: Path, root: Path, *, store_dtype: str, normalize: bool, compute: str
+    encoder: Encoder,
+    load: str,
+    source: str,
+    root: str,
+    *,
+    store_dtype: str,
+    normalize: bool,
+    compute: str,
+    shard: Shard | None = None,
 ) -> Manifest:
-    """The manifest of a store that holds nothing yet."""
+    """The manifest of a store that holds nothing yet; `source` and `root` are absolute paths or URLs."""
     return Manifest(
         generation=0,
         complete=False,
-        root=str(root),
+        root=root,
         model=encoder.config.name,
         load=load,
         weights_sha256=encoder.weights_sha256,
@@ -84,7 +94,8 @@ def fresh_manifest(
         errors=0,
         errors_generation=0,
         segments=(),
-        source=str(source.resolve()),
+        source=source,
+        shard=shard,
     )
 
 
@@ -92,7 +103,7 @@ def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder
     """Refuse to add rows to a store that other settings made.
 
     Raises:
-        ClzooError: another model, preprocessing, normalisation, dtype or source; says what to type.
+        ClzooError: another model, preprocessing, normalisation, dtype, source or share of it; says what to type.
     """
     old.check_model(encoder, folder)
     if old.dtype != new.dtype:
@@ -104,8 +115,13 @@ def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder
     if old.normalized != new.normalized:
         kind, flag = ("normalised", "--normalize") if old.normalized else ("unnormalised", "--no-normalize")
         raise ClzooError(f"{folder} holds {kind} vectors. Add {flag} to continue it, or give another --out.")
+    if old.shard != new.shard:
+        kinds = [
+            f"share {Shard(*shard)} of its source" if shard else "a whole source" for shard in (old.shard, new.shard)
+        ]
+        raise ClzooError(f"{folder} holds {kinds[0]}, this run is of {kinds[1]}. Give another --out.")
     # A source that was moved keeps its relative paths; one that still lies there is another collection.
-    if old.source != new.source and Path(old.source).exists():
+    if old.source != new.source and (is_remote(old.source) or Path(old.source).exists()):
         raise ClzooError(
             f"{folder} holds the images of {old.source}, this run names {new.source}. Give another --out; or delete "
             f"{folder} to start anew."

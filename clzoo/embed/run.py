@@ -66,7 +66,7 @@ class Run:
             self.writer = StoreWriter(folder, self._continued(store.manifest, fresh), known_errors(store))
             self._drop_rows(store, wanted)
             if len(self.plan.todo) and len(self.writer.manifest.segments) > _MANY_SEGMENTS:
-                self.writer.commit((merge(self.writer, self._reopened()),), self.writer.errors or [], complete=False)
+                self.writer.commit((merge(self.writer, [self._reopened()]),), self.writer.errors or [], complete=False)
 
     def embed(self, stream: Iterable[Encoded], advance: Callable[[int], None]) -> None:
         """Store what the stream brings. Cut short by Ctrl-C or an error of the model, it saves what it has first."""
@@ -96,7 +96,7 @@ class Run:
         store = self._reopened()
         is_cheap = store.stored_vectors * store.dim * np.dtype(store.manifest.dtype).itemsize <= CHEAP_MERGE
         if not is_compact(store) and (is_cheap or self.embedded * MERGE_SHARE >= len(store)):
-            segments: tuple[Segment, ...] = (merge(self.writer, store),)
+            segments: tuple[Segment, ...] = (merge(self.writer, [store]),)
         else:
             segments = store.manifest.segments
         self.writer.commit(segments, self.failures, complete=True)

@@ -115,7 +115,7 @@ class Store:
 
     @property
     def root(self) -> Path:
-        """The folder that `paths` start from."""
+        """The folder that `paths` start from; for remote images `manifest.root` is the URL."""
         return Path(self.manifest.root)
 
     @cached_property
@@ -168,14 +168,16 @@ class Store:
         return self._errors.to_pylist()
 
     def image_bytes(self, row: int) -> bytes:
-        """The encoded image of a row, from the source folder or out of its shard.
+        """The encoded image of a row, from the source folder, out of its shard or through the network.
 
         Raises:
             UnreadableImageError: it is no longer there; the message is the reason alone.
         """
+        from clzoo.data.remote import is_remote, read_remote
         from clzoo.data.sources import read_image
 
-        return read_image(self.root, self.items["path"][int(row)].as_py())
+        path = self.items["path"][int(row)].as_py()
+        return read_remote(self.manifest.root, path) if is_remote(self.manifest.root) else read_image(self.root, path)
 
     def check_model(self, encoder: Encoder) -> None:
         """Raise ClzooError unless this encoder (weights and preprocessing) made the store."""

@@ -12,24 +12,45 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from clzoo.data.sources import Failure, Item
+from clzoo.data.sources import Failure
 from clzoo.embed.manifest import STORE_DTYPES
-from clzoo.encoder import Encoder
+from clzoo.encoder import Encoder, ImageLike
 from clzoo.errors import ClzooError, UnreadableImageError
 
 _RING = 4  # batch buffers: one in the model, one in flight to or from the GPU, two being filled
 _CHUNKS_PER_WORKER = 4  # jobs that a GPU batch is cut into for each worker: few futures, yet short tails
 _AHEAD = 2  # batches that may be finished or queued beyond those the workers are at
+
+
+class Readable(Protocol):
+    """What can be embedded; a `clzoo.data.sources.Item` is one."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def mtime_ns(self) -> int: ...
+
+    def read(self) -> ImageLike:
+        """The image, encoded or decoded.
+
+        Raises:
+            UnreadableImageError: the reason alone.
+        """
+        ...
 
 
 class Encoded(NamedTuple):
@@ -66,12 +87,12 @@ def default_batch_size(encoder: Encoder) -> int:
 
 
 def encode_items(
-    items: list[Item], positions: np.ndarray, encoder: Encoder, settings: Settings, clock: Clock
+    items: Sequence[Readable], positions: np.ndarray, encoder: Encoder, settings: Settings, clock: Clock
 ) -> Generator[Encoded, None, None]:
     """Embed the chosen items in their order, a batch at a time; close the iterator to cancel the rest.
 
     Args:
-        items: everything listed.
+        items: everything that there is.
         positions: int64 (M,), which of them to embed.
         clock: receives the time spent waiting.
 
@@ -106,7 +127,7 @@ def _split(positions: np.ndarray, count: int) -> Iterator[np.ndarray]:
 
 
 def _on_cpu(
-    items: list[Item], parts: Iterator[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
+    items: Sequence[Readable], parts: Iterator[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
 ) -> Generator[Encoded, None, None]:
     threads_before = torch.get_num_threads()
     # The setting counts for the thread that makes it, and for threads that come after it.
@@ -127,7 +148,7 @@ def _on_cpu(
 
 
 def _decode_and_encode(
-    items: list[Item], positions: np.ndarray, encoder: Encoder, settings: Settings
+    items: Sequence[Readable], positions: np.ndarray, encoder: Encoder, settings: Settings
 ) -> tuple[Encoded, float]:
     """One batch, start to end, in one thread; also the seconds that decoding took."""
     started = time.perf_counter()
@@ -148,7 +169,7 @@ class _Launched(NamedTuple):
 
 
 def _on_gpu(
-    items: list[Item], parts: Iterator[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
+    items: Sequence[Readable], parts: Iterator[np.ndarray], encoder: Encoder, settings: Settings, clock: Clock
 ) -> Generator[Encoded, None, None]:
     is_cuda = encoder.device.type == "cuda"
     side = encoder.config.preprocessing.size
@@ -204,13 +225,15 @@ class _Batch:
         self.pixels = pixels  # uint8 (at least B, H, W, 3)
         self.reasons: list[str | None] = [None] * len(positions)
 
-    def submit(self, pool: ThreadPoolExecutor, items: list[Item], encoder: Encoder, workers: int) -> list[Future[None]]:
+    def submit(
+        self, pool: ThreadPoolExecutor, items: Sequence[Readable], encoder: Encoder, workers: int
+    ) -> list[Future[None]]:
         count = len(self.positions)
         step = max(1, count // (workers * _CHUNKS_PER_WORKER))
         chunks = (range(start, min(start + step, count)) for start in range(0, count, step))
         return [pool.submit(self.decode, items, encoder, chunk) for chunk in chunks]
 
-    def decode(self, items: list[Item], encoder: Encoder, slots: range) -> None:
+    def decode(self, items: Sequence[Readable], encoder: Encoder, slots: range) -> None:
         """Decode the items of these slots into the buffer."""
         pixels = self.pixels.numpy()
         for slot in slots:
@@ -227,7 +250,7 @@ class _Batch:
         pixels = self.pixels[: len(good)]
         return pixels if good.all() else pixels[good]
 
-    def result(self, items: list[Item], vectors: np.ndarray, settings: Settings) -> Encoded:
+    def result(self, items: Sequence[Readable], vectors: np.ndarray, settings: Settings) -> Encoded:
         """Vectors (n, dim) of the decoded items, less those that are not finite; and all failures."""
         decoded = [slot for slot, reason in enumerate(self.reasons) if reason is None]
         finite = np.isfinite(vectors).all(axis=1)

@@ -161,3 +161,20 @@ class StoreWriter:
 def is_ours(name: str) -> bool:
     """Whether a file of this name may lie in a store folder that has no manifest yet."""
     return bool(name in (LOCK, ERRORS, MANIFEST) or _NUMBERED.fullmatch(name) or _TEMPORARY.fullmatch(name))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse to write a store among files that are something else.
+
+    Raises:
+        ClzooError: a file, or a folder that is no store and holds foreign files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ClzooError(f"{folder} is a file; --out names the folder of the store.")
+    if not folder.exists() or (folder / MANIFEST).is_file():
+        return
+    foreign = [path.name for path in folder.iterdir() if not is_ours(path.name)]
+    if foreign:
+        raise ClzooError(
+            f"{folder} is no embedding store and is not empty (it holds {foreign[0]}). Give another --out."
+        )

@@ -1,0 +1,80 @@
+"""Versions, and packages that were installed over each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from clzoo.doctor.finding import Finding, ok, problem
+
+SHOWN = (
+    "clzoo",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "pyarrow",
+    "faiss-cpu",
+    "faiss-gpu",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "huggingface-hub",
+)
+"""Packages whose versions are shown."""
+
+_SAME_MODULE = {
+    "faiss": r"faiss-(cpu|gpu)(-cu\d+)?",
+    "onnxruntime": r"onnxruntime(-gpu|-directml|-openvino|-training|-silicon|-rocm|-migraphx|-qnn)?",
+}
+"""Module, and the distributions that install it: of each kind only one can be there."""
+
+
+def version_findings(
+    installed: Mapping[str, str], requirements: Sequence[str], python: tuple[int, ...]
+) -> list[Finding]:
+    """What is installed, what is missing and what is too old.
+
+    Args:
+        installed: version by normalized distribution name.
+        requirements: of clzoo, as `importlib.metadata.requires` gives them.
+        python: (major, minor, micro).
+    """
+    shown = ", ".join(f"{name} {installed[name]}" for name in SHOWN if name in installed)
+    findings = [ok("versions", f"python {'.'.join(map(str, python))}, {shown}")]
+    for requirement in requirements:
+        if ";" in requirement:  # of an extra
+            continue
+        match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?", requirement)
+        if match is None:
+            continue
+        name, least = match[1].lower().replace("_", "-"), match[2]
+        if name not in installed:
+            findings.append(problem("versions", f"{name} is not installed", f'pip install "{requirement}"'))
+        elif least and _numbers(installed[name]) < _numbers(least):
+            found = f"{name} {installed[name]} is older than {least}"
+            findings.append(problem("versions", found, f'pip install --upgrade "{requirement}"'))
+    return findings
+
+
+def clashes(installed: Mapping[str, str]) -> list[Finding]:
+    """CPU and GPU packages of one module installed over each other: the files are a mixture of both."""
+    findings = []
+    for module, pattern in _SAME_MODULE.items():
+        several = sorted(name for name in installed if re.fullmatch(pattern, name))
+        if len(several) > 1:
+            findings.append(
+                problem(
+                    module,
+                    f"{' and '.join(several)} are installed over each other: both are the module {module}",
+                    f'pip uninstall -y {" ".join(several)}; then pip install "clzoo[gpu]" with an NVIDIA GPU, else '
+                    'pip install "clzoo[cpu]"',
+                )
+            )
+    return findings
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """(2, 6, 0) of "2.6.0+cu124": what counts for a lower bound; always three numbers."""
+    numbers = [int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3]]
+    return tuple(numbers + [0] * (3 - len(numbers)))

@@ -1,0 +1,181 @@
+"""Whole stores to remote storage and back: `clzoo store copy`.
+
+A store is written and read in a local folder, because its guarantees need locks, renames and memory maps, and object
+stores have none of them. What they do have is that one object is replaced whole. So a copy uploads the immutable files
+of a generation first and the manifest last, and deletes what the old manifest named after that: whoever reads the
+remote manifest first finds all files that it names.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clzoo.data.remote import is_remote, join, open_url
+from clzoo.embed.manifest import MANIFEST
+from clzoo.embed.store import ERRORS, Store, open_store
+from clzoo.embed.writer import LOCK, is_ours, store_lock
+from clzoo.errors import ClzooError
+from clzoo.files import filled_folder
+
+log = logging.getLogger("clzoo")
+
+_CHUNK = 16 << 20  # bytes
+_SAME = ("weights_sha256", "preprocessing", "dim", "dtype", "normalized", "source", "shard")
+
+
+def copy_store(source: str, target: str) -> None:
+    """Copy the newest generation of a finished store from a local folder to a URL, or from a URL to a new folder.
+
+    There is no lock in remote storage: of two copies to one URL at once the last manifest counts, and the files that it
+    names may be gone. Let one process copy.
+
+    Raises:
+        ClzooError: both or neither remote; not a store, or an unfinished one; a target that holds something else, a
+            newer generation or another store; storage that cannot be reached. The old remote store is then still whole.
+    """
+    if is_remote(source) == is_remote(target):
+        raise ClzooError(f"{source} and {target}: expected a folder and a URL (s3://..., gs://...), in either order.")
+    try:
+        if is_remote(target):
+            _upload(Path(source), target)
+        else:
+            _download(source, Path(target))
+    except ClzooError:
+        raise
+    except Exception as error:  # every storage has its own
+        raise ClzooError(
+            f"{source} could not be copied to {target}: {type(error).__name__}: {error}. What was there before is "
+            "still whole; the same command again."
+        ) from error
+
+
+def _upload(folder: Path, url: str) -> None:
+    open_store(folder)  # before a lock file is put into a folder that is no store
+    files, root = open_url(url)
+    root = root.rstrip("/")
+    with store_lock(folder):  # else a writer deletes the files that are being sent
+        store = open_store(folder)
+        if not store.complete:
+            raise ClzooError(f"{folder} is not finished. Continue its clzoo embed; then copy.")
+        present = _names(files, root)
+        old = _manifest(files, root, url) if MANIFEST in present else None
+        _check_target(store, old, present, url)
+        _send(store, old, files, root, url)
+        named = {name for segment in store.manifest.segments for name in (segment.embeddings, segment.items)}
+        for name in sorted(_names(files, root) - named - {MANIFEST, ERRORS}):
+            if is_ours(name):
+                files.rm_file(f"{root}/{name}")
+
+
+def _send(store: Store, old: dict[str, Any] | None, files: Any, root: str, url: str) -> None:
+    before = (
+        set() if old is None else {segment[kind] for segment in old["segments"] for kind in ("embeddings", "items")}
+    )
+    for segment in store.manifest.segments:
+        for name in (segment.embeddings, segment.items):
+            if name not in before:
+                _put(store.path / name, files, f"{root}/{name}")
+            elif not _same_content(store.path / name, files, f"{root}/{name}"):
+                raise ClzooError(
+                    f"{url} holds a store whose {name} differs: it is not an earlier state of {store.path}. Give "
+                    "another URL, or delete that store first."
+                )
+    _put(store.path / ERRORS, files, f"{root}/{ERRORS}")
+    _put(store.path / MANIFEST, files, f"{root}/{MANIFEST}")
+    log.info("%s: generation %d, %d vectors", url, store.generation, len(store))
+
+
+def _download(url: str, folder: Path) -> None:
+    if folder.exists():
+        raise ClzooError(f"{folder} exists. Give the name of a new folder.")
+    files, root = open_url(url)
+    root = root.rstrip("/")
+    while True:
+        if MANIFEST not in _names(files, root):
+            raise ClzooError(f"{url} is not an embedding store: it has no {MANIFEST}.")
+        manifest = _manifest(files, root, url)
+        names = [name for segment in manifest["segments"] for name in (segment["embeddings"], segment["items"])]
+        foreign = [name for name in names if not is_ours(name) or name == LOCK]
+        if foreign:  # such as ../x
+            raise ClzooError(f"{url}: its manifest names {foreign[0]!r}, which no store holds.")
+        try:
+            with filled_folder(folder) as temporary:
+                for name in (*names, ERRORS):
+                    _get(files, f"{root}/{name}", temporary / name)
+                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False), encoding="utf-8")
+                open_store(temporary)  # whole, or an error that names the file
+            return
+        except FileNotFoundError:
+            files.invalidate_cache()
+            if _manifest(files, root, url) == manifest:  # else replaced while we read: once more
+                raise
+
+
+def _check_target(store: Store, old: dict[str, Any] | None, present: set[str], url: str) -> None:
+    foreign = sorted(name for name in present if not is_ours(name) and not name.startswith("faiss."))
+    if old is None:
+        if foreign:
+            raise ClzooError(f"{url} is no embedding store and is not empty (it holds {foreign[0]}). Give another URL.")
+        return
+    ours = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
+    for key in _SAME:
+        if ours.get(key) != old.get(key):
+            raise ClzooError(
+                f"{url} holds another store ({key} differs). Give another URL, or delete that store first."
+            )
+    if old["generation"] > store.generation:
+        raise ClzooError(
+            f"{url} holds generation {old['generation']}, {store.path} the older {store.generation}. Give another URL, "
+            "or delete that store first."
+        )
+
+
+def _names(files: Any, root: str) -> set[str]:
+    """Names directly below a path; empty where there is nothing."""
+    files.invalidate_cache()
+    try:
+        found = files.ls(root, detail=False)
+    except FileNotFoundError:
+        return set()
+    return {str(name).rstrip("/").rpartition("/")[2] for name in found if str(name).strip("/") != root.strip("/")}
+
+
+def _manifest(files: Any, root: str, url: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(files.cat_file(f"{root}/{MANIFEST}"))
+        if manifest["format"] == "clzoo-store" and isinstance(manifest["generation"], int):
+            return dict(manifest)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ClzooError(f"{join(url, MANIFEST)} is not the manifest of an embedding store.")
+
+
+def _put(path: Path, files: Any, target: str) -> None:
+    with files.open(target, "wb") as file:
+        for chunk in _chunks(path):
+            file.write(chunk)
+    if files.size(target) != path.stat().st_size:
+        raise OSError(f"{target} has {files.size(target)} bytes after the upload, expected {path.stat().st_size}")
+
+
+def _get(files: Any, source: str, path: Path) -> None:
+    with files.open(source, "rb") as file, path.open("wb") as out:
+        while chunk := file.read(_CHUNK):
+            out.write(chunk)
+
+
+def _same_content(path: Path, files: Any, target: str) -> bool:
+    if files.size(target) != path.stat().st_size:
+        return False
+    with files.open(target, "rb") as file:
+        return all(file.read(len(chunk)) == chunk for chunk in _chunks(path))
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk

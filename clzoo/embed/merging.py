@@ -1,0 +1,126 @@
+"""One store out of the shares that `--shard` runs made: row for row the store of a single run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
+from clzoo.embed.manifest import MANIFEST, Manifest
+from clzoo.embed.shards import Shard
+from clzoo.embed.store import Store, open_store
+from clzoo.embed.writer import StoreWriter, check_folder, store_lock
+from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
+
+_SAME = ("weights_sha256", "preprocessing", "dim", "dtype", "normalized", "labels", "root", "source")
+
+
+def merge_stores(out: str | Path, folders: Sequence[str | Path]) -> Store:
+    """Join the finished shares of one source into one store: one segment in path order, all errors, not a share itself.
+
+    The shares stay as they are. The same merge again changes nothing; with shares that were updated meanwhile it makes
+    a new generation. `clzoo embed SOURCE --out OUT` continues the merged store like any other.
+
+    Args:
+        out: folder of the store to make, or of an earlier merge of the same source.
+        folders: one store for each share, in any order.
+
+    Raises:
+        ClzooError: a share is missing, unfinished or there twice; shares of different models, settings or sources;
+            `out` is something else, or written by another process.
+    """
+    out = Path(out)
+    stores = _checked([Path(folder) for folder in folders])
+    if any(out.resolve() == store.path.resolve() for store in stores):
+        raise ClzooError(f"{out} is one of the shares. Name another folder for the merged store.")
+    check_folder(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with store_lock(out):
+            return write_merged(out, stores)
+    except OSError as error:
+        raise ClzooError(
+            f"{out} cannot be written: {error.strerror or error}. Nothing half-merged counts; the same command again."
+        ) from error
+
+
+def write_merged(out: Path, stores: Sequence[Store]) -> Store:
+    """As `merge_stores`, of stores that fit together; the caller holds the lock of `out`."""
+    manifest = _merged_manifest(stores)
+    errors = sorted((error for store in stores for error in known_errors(store)), key=lambda failure: failure.path)
+    old = open_store(out) if (out / MANIFEST).is_file() else None
+    if old is not None:
+        _check_same(old, stores[0])
+        if old.complete and old.manifest.shard is None and known_errors(old) == errors and _same_rows(old, stores):
+            log.info("%s holds these rows already", out)
+            StoreWriter(out, old.manifest, errors).delete_unnamed()  # of a merge that was killed right after its swap
+            return old
+        manifest = replace(manifest, generation=old.generation, errors_generation=old.manifest.errors_generation)
+    # The old store stays whole until the one swap that makes the new one count.
+    writer = StoreWriter(out, manifest, errors=None)
+    writer.commit((merge(writer, stores),) if any(map(len, stores)) else (), errors, complete=True)
+    log.info("%s: %d vectors of %d shares", out, writer.manifest.rows, len(stores))
+    return open_store(out)
+
+
+def _checked(folders: list[Path]) -> list[Store]:
+    """The stores in the order of their shares."""
+    if not folders:
+        raise ClzooError("nothing to merge: name the stores of all shares, such as images-embeddings-shard-*.")
+    stores: dict[int, Store] = {}
+    count = 0
+    for folder in folders:
+        store = open_store(folder)
+        shard = store.manifest.shard
+        if shard is None:
+            raise ClzooError(f"{folder} is a whole store, not a share of one. Merge what `clzoo embed --shard` made.")
+        source = store.manifest.source
+        again = f"clzoo embed {source} --shard {Shard(*shard)} with the options of before"
+        if not store.complete:
+            raise ClzooError(f"{folder}, share {Shard(*shard)}, is not finished. Type: {again}; then merge.")
+        count = count or shard[1]
+        if shard[1] != count:
+            raise ClzooError(
+                f"{folder} is a share of {shard[1]}, {folders[0]} one of {count}. Merge shares of one run."
+            )
+        if shard[0] in stores:
+            raise ClzooError(f"{folder} and {stores[shard[0]].path} are both share {Shard(*shard)}. Name one of them.")
+        stores[shard[0]] = store
+    first = next(iter(stores.values()))
+    missing = [number for number in range(1, count + 1) if number not in stores]
+    if missing:
+        raise ClzooError(
+            f"share {Shard(missing[0], count)} is missing ({len(missing)} of {count} are). Name its store too; or make "
+            f"it: clzoo embed {first.manifest.source} --shard {Shard(missing[0], count)}"
+        )
+    for store in stores.values():
+        _check_same(store, first)
+    return [stores[number] for number in sorted(stores)]
+
+
+def _check_same(store: Store, first: Store) -> None:
+    for key in _SAME:
+        found, expected = getattr(store.manifest, key), getattr(first.manifest, key)
+        if found != expected:
+            raise ClzooError(
+                f"{store.path} and {first.path} do not belong together: {key} is {str(found)[:60]} and "
+                f"{str(expected)[:60]}. Embed one of them anew with the other's options, or give another output."
+            )
+
+
+def _merged_manifest(stores: Sequence[Store]) -> Manifest:
+    compute = tuple(dict.fromkeys(kind for store in stores for kind in store.manifest.compute))
+    return replace(stores[0].manifest, generation=0, errors_generation=0, segments=(), compute=compute, shard=None)
+
+
+def _same_rows(old: Store, stores: Sequence[Store]) -> bool:
+    if not items_in_order([old]).equals(items_in_order(stores)):
+        return False
+    pairs = zip(rows_in_order([old]), rows_in_order(stores), strict=True)
+    return all(np.array_equal(one, other) for one, other in pairs)

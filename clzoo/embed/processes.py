@@ -1,0 +1,155 @@
+"""`torchrun -m clzoo embed`: every process embeds a share, the first one joins them; the result is that of one process.
+
+The shares lie beside the store while the run is under way (`Shard.folder`) and are deleted once they are joined. A run
+that updates a store first gives each share the rows that the store has of it, so only new and changed images are
+embedded. A kill leaves the store of before and unfinished shares, and the same command continues those.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from clzoo.embed.compact import known_errors
+from clzoo.embed.manifest import MANIFEST, Segment
+from clzoo.embed.merging import write_merged
+from clzoo.embed.pipeline import Summary, embed_share, local_out, report
+from clzoo.embed.shards import Shard
+from clzoo.embed.store import open_store
+from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, store_lock
+from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
+
+_PATIENCE = timedelta(days=30)  # that the first process to finish waits for the last
+_CHUNK = 16 << 20  # bytes of vectors in memory at a time
+
+
+def embed_with_processes(
+    source: str | Path, encoder: str | Path, out: str | Path | None, **options: Any
+) -> Summary | None:
+    """`embed_folder` in every process that torchrun started; they share a file system.
+
+    Args:
+        options: all others of `embed_share`, but the shard.
+
+    Returns:
+        The summary of the whole in the process of rank 0; None in the others.
+
+    Raises:
+        ClzooError: as `embed_folder`; torchrun then ends the other processes.
+    """
+    folder = local_out(out, source)
+    check_folder(folder)
+    options["device"] = _own_device(options["device"])
+    with _process_group(), ExitStack() as stack:
+        rank, total = dist.get_rank(), dist.get_world_size()
+        first = rank == 0
+        if not first:
+            log.setLevel(logging.ERROR)  # the first process says it for all
+            options["progress"] = False
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(store_lock(folder))
+            _say_what_is_left(folder, total)
+        dist.barrier()
+        share = Shard(rank + 1, total)
+        _give_rows(folder, share)
+        part, _ = embed_share(source, encoder, folder, shard=share, **options)
+        parts: list[Any] | None = [None] * total if first else None
+        dist.gather_object(part, parts)  # also: waits until all are done
+        if not first:
+            return None
+        assert parts is not None
+        merged = write_merged(folder, [open_store(summary.store) for summary in parts])
+        for summary in parts:
+            _delete(summary.store)
+    whole = _whole(parts, folder, merged.generation)
+    report(whole, known_errors(merged))
+    return whole
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    # Gloo on GPUs too: the processes exchange a few numbers, and wait.
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _own_device(device: str) -> str:
+    """The GPU of this process's number on its machine, where GPUs are asked for."""
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)  # pinned memory belongs to the current device
+    return device
+
+
+def _say_what_is_left(folder: Path, total: int) -> None:
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}-shard-*"):
+        match = re.search(r"-shard-\d+-of-(\d+)$", path.name)
+        if match and int(match[1]) != total:
+            log.warning("%s is of a run with another number of processes: not used, may be deleted", path)
+
+
+def _give_rows(folder: Path, share: Shard) -> None:
+    """Begin a share's store with the rows that the whole store has of it; one that is there already is continued."""
+    target = share.folder(folder)
+    if not (folder / MANIFEST).is_file() or (target / MANIFEST).is_file():
+        return
+    whole = open_store(folder)
+    if whole.manifest.shard is not None:
+        raise ClzooError(f"{folder} holds share {Shard(*whole.manifest.shard)} of its source. Give another --out.")
+    check_folder(target)
+    target.mkdir(exist_ok=True)
+    mine = np.flatnonzero(whole.ids % share.total == share.number - 1)
+    with store_lock(target):
+        writer = StoreWriter(target, replace(whole.manifest, segments=(), shard=share), errors=None)
+        segments: tuple[Segment, ...] = ()
+        if len(mine):
+            vectors = VectorFile(target, whole.dim, whole.manifest.dtype)
+            step = max(1, _CHUNK // (whole.dim * np.dtype(whole.manifest.dtype).itemsize))
+            for start in range(0, len(mine), step):
+                vectors.append(whole.raw_rows(mine[start : start + step]))
+            items = whole.items.take(pa.array(mine)).combine_chunks()
+            items = items.set_column(0, "row", pa.array(np.arange(len(mine)), pa.int64()))
+            segments = (writer.add_segment(vectors, items),)
+        errors = [error for error in known_errors(whole) if share.owns(error.path)]
+        writer.commit(segments, errors, complete=False)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a share. The manifest first: what a kill leaves is then no store, and the next run begins it anew."""
+    (folder / MANIFEST).unlink()
+    shutil.rmtree(folder)
+
+
+def _whole(parts: list[Summary], folder: Path, generation: int) -> Summary:
+    return replace(
+        parts[0],  # `ignored` is of the whole source in each of them
+        store=folder,
+        generation=generation,
+        rows=sum(part.rows for part in parts),
+        embedded=sum(part.embedded for part in parts),
+        unchanged=sum(part.unchanged for part in parts),
+        dropped=sum(part.dropped for part in parts),
+        failed=sum(part.failed for part in parts),
+        seconds=max(part.seconds for part in parts),
+        waiting=sum(part.waiting for part in parts) / len(parts),
+    )
