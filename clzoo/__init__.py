@@ -16,6 +16,7 @@ from clzoo.notices import show_notices
 if TYPE_CHECKING:
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
+    from clzoo.evaluation import Evaluation, compare, evaluate
     from clzoo.index import build_index, search
     from clzoo.zoo import list_models, load, push
 
@@ -32,14 +33,20 @@ _HOME = {
     "open_store": "clzoo.embed",
     "build_index": "clzoo.index",
     "search": "clzoo.index",
+    "Evaluation": "clzoo.evaluation",
+    "evaluate": "clzoo.evaluation",
+    "compare": "clzoo.evaluation",
 }
 
 __all__ = [
     "ClzooError",
     "Encoder",
+    "Evaluation",
     "__version__",
     "build_index",
+    "compare",
     "embed_folder",
+    "evaluate",
     "list_models",
     "load",
     "open_store",

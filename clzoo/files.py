@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,10 @@ from typing import Any
 
 from clzoo.errors import ClzooError
 
+TEMPORARY = ".tmp-"
+"""How the names of temporary files and folders begin."""
+
+_ABANDONED = 24 * 3600  # seconds after which a temporary folder counts as left by a killed process
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
 
@@ -23,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: some writers (numpy.save, PIL) choose or add an ending by it.
-    temporary = path.parent / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -35,6 +41,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filled_folder(final: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `final`; on success it is renamed to `final`, unless that exists by then.
+
+    A process killed at any instant leaves nothing under the final name; what it left under a temporary one is deleted
+    by a later call, a day after.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final.parent)
+    temporary = final.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        try:
+            temporary.rename(final)
+        except OSError:
+            if not final.is_dir():  # else another process was faster, and its folder is as good
+                raise
+        fsync_folder(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what processes killed long ago have left."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        try:
+            if time.time() - max(p.stat().st_mtime for p in (path, *path.glob("*"))) > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+        except FileNotFoundError:  # another process swept it
+            continue
 
 
 def fsync_folder(folder: Path) -> None:

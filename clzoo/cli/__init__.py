@@ -17,14 +17,18 @@ _COMMANDS = {
     "cached": "What the local cache holds.",
     "convert": "Turn a foreign checkpoint into a clzoo folder.",
     "push": "Upload a model folder to the Hugging Face Hub.",
+    "export": "Write a model as an ONNX file.",
     "embed": "Embed a folder of images, and index it.",
-    "store": "Export or compact an embedding store.",
+    "store": "Export, merge or compact an embedding store.",
     "search": "Find the nearest images of an indexed folder.",
+    "evaluate": "Judge an encoder on labelled images.",
+    "compare": "Compare encoders on labelled images.",
     "recipes": "The recipes that ship with clzoo.",
     "pack": "Decode a data set once, for pretraining.",
     "views": "Draw the views of one image that a run sees.",
     "pretrain": "Train an encoder from a recipe.",
     "publish": "Make a hub entry of a finished run.",
+    "doctor": "Look for what does not fit together here.",
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,3 +50,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if not console.is_terminal:
         console.width = 400  # never wrap or cut a name in a pipe
     console.print(table)
+
+
+def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what `clzoo evaluate` and `clzoo compare` share."""
+    options = (
+        click.option("--data", required=True, metavar="SRC", help="Holds train and test; or train=SRC,test=SRC."),
+        click.option("--protocol", "protocols", default="knn,linear", show_default=True, help="Separated by commas."),
+        click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Mean over so many."),
+        click.option("--title", help="What to call the data.  [default: the folder's name]"),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def data_of(text: str) -> str | dict[str, str]:
+    """The value of `--data`: one source, or train=SRC,test=SRC in either order.
+
+    Raises:
+        click.UsageError: one of the two alone.
+    """
+    parts = dict(re.findall(r"(train|test)=(.+?)(?=,(?:train|test)=|$)", text))
+    if parts and set(parts) != {"train", "test"}:
+        raise click.UsageError(f"--data {text}: expected one source, or train=SRC,test=SRC.")
+    return parts or text

@@ -13,13 +13,42 @@ from clzoo.cli.common import quiet_option
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("name")
 @click.option("--data", required=True, help="What the run trained on, with a test split.")
+@click.option("--protocol", "protocols", default="knn,linear", show_default=True, help="See clzoo evaluate.")
+@click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Mean over so many.")
+@click.option(
+    "--metrics",
+    "measured",
+    type=click.Path(path_type=Path),
+    help="metrics.json of clzoo evaluate, instead of measuring.",
+)
 @click.option("--title", help="What the card calls the data, e.g. 'CIFAR-10 (JPEG copy)' [default: the recipe's].")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @quiet_option
-def command(run: Path, name: str, data: str, title: str | None, out: Path | None, device: str, quiet: bool) -> None:
-    """Make a hub entry NAME of a finished run: weights, recipe, k-NN beside its controls, and a card."""
+def command(
+    run: Path,
+    name: str,
+    data: str,
+    protocols: str,
+    seeds: int,
+    measured: Path | None,
+    title: str | None,
+    out: Path | None,
+    device: str,
+    quiet: bool,
+) -> None:
+    """Make a hub entry NAME of a finished run: weights, recipe, what was measured beside controls, and a card."""
     from clzoo.pretrain.publish import publish
 
-    folder = publish(run, name, data, out or Path("hub") / name, device=device, title=title)
+    folder = publish(
+        run,
+        name,
+        data,
+        out or Path("hub") / name,
+        protocols=protocols,
+        seeds=seeds,
+        measured=measured,
+        device=device,
+        title=title,
+    )
     click.echo(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")

@@ -1,53 +1,137 @@
-"""k-nearest-neighbour classification of frozen features.
+"""k-nearest-neighbor classification of frozen features.
 
 Protocol knn:v1(k=20,T=0.07,cos): the bank is the whole train split; each of the k nearest by cosine similarity s votes
-for its class with weight exp(s / T); the class with most votes wins, the lower class number on a tie.
+for its class with weight exp(s / T); the class with most votes wins, the lower class number on a tie. These are the
+votes of Wu et al. 2018 (arXiv 1805.01978, section 3.4), whose own k and T are knn:instdisc(k=200,T=0.1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
-import torch.nn.functional as F
 
 from clzoo.errors import ClzooError
+from clzoo.evaluation.features import Features
+from clzoo.evaluation.neighbors import nearest
+from clzoo.evaluation.results import Outcome, Result
+from clzoo.evaluation.scores import accuracy_of
 
-K, TEMPERATURE = 20, 0.07
-PROTOCOL = f"knn:v1(k={K},T={TEMPERATURE},cos)"
+__all__ = [
+    "KNN_INSTDISC",
+    "KNN_V1",
+    "PROTOCOL",
+    "Knn",
+    "evaluate_knn",
+    "knn_accuracy",
+    "knn_predict",
+    "nearest",
+    "vote",
+]
 
-_CHUNK_BYTES = 256 << 20  # of one block of similarities
+
+@dataclass(frozen=True)
+class Knn:
+    """A protocol; `also` is what its id states besides k and T."""
+
+    name: str
+    k: int
+    temperature: float
+    also: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Such as "knn:v1(k=20,T=0.07,cos)"."""
+        return f"{self.name}({','.join([f'k={self.k}', f'T={self.temperature:g}', *self.also])})"
 
 
-def knn_predict(
-    bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, k: int = K, temperature: float = TEMPERATURE
-) -> torch.Tensor:
-    """Predicted classes (Q,) of `queries` (Q, D) from `bank` (N, D) with labels (N,); exact, in chunks of queries.
+KNN_V1 = Knn("knn:v1", k=20, temperature=0.07, also=("cos",))
+KNN_INSTDISC = Knn("knn:instdisc", k=200, temperature=0.1)
+PROTOCOL = KNN_V1.id
 
-    Features are L2-normalised here. Weighted votes as in Wu et al. 2018 (arXiv 1805.01978, section 3.4).
+
+def evaluate_knn(
+    train: Features, test: Features, *, protocols: Sequence[Knn] = (KNN_V1, KNN_INSTDISC), device: torch.device
+) -> Outcome:
+    """Accuracy on `test` with `train` as the bank; the neighbors are found once, for the largest k.
 
     Raises:
         ClzooError: k larger than the bank, or features that are not finite.
     """
-    if k > len(bank):
-        raise ClzooError(f"k-NN with k={k} needs at least {k} bank images, found {len(bank)}.")
-    if not (torch.isfinite(bank).all() and torch.isfinite(queries).all()):
-        raise ClzooError("k-NN was given features that are not finite (NaN or infinity): the encoder is broken.")
-    bank = F.normalize(bank.float(), dim=1)
-    queries = F.normalize(queries.float(), dim=1)
+    for protocol in protocols:
+        if protocol.k > len(train):
+            others = "knn" if len(train) >= KNN_V1.k else "linear"
+            raise ClzooError(
+                f"{protocol.id}: k-NN with k={protocol.k} needs at least {protocol.k} bank images, found {len(train)} "
+                f"in {train.origin}. Ask for another protocol: --protocol {others}"
+            )
+    largest = max(protocol.k for protocol in protocols)
+    similarity, rows = nearest(train.x, test.x, largest, device=device)
+    neighbor_labels = train.labels[rows]  # (Q, k)
+    outcome = Outcome([], {"protocols": {}})
+    for protocol in protocols:
+        scores = vote(
+            similarity, neighbor_labels, len(train.classes), k=protocol.k, temperature=protocol.temperature
+        )  # (Q, C)
+        accuracy = accuracy_of(scores, test.labels)
+        outcome.results.append(Result(protocol.id, "top-1", accuracy.top1))
+        outcome.details["protocols"][protocol.id] = accuracy.to_json()
+    return outcome
+
+
+def knn_predict(
+    bank: torch.Tensor,
+    bank_labels: torch.Tensor,
+    queries: torch.Tensor,
+    k: int = KNN_V1.k,
+    temperature: float = KNN_V1.temperature,
+) -> torch.Tensor:
+    """Predicted classes (Q,) of `queries` (Q, D) from `bank` (N, D) with labels (N,).
+
+    Raises:
+        ClzooError: see `nearest`.
+    """
+    similarity, rows = nearest(bank, queries, k)
+    neighbor_labels = bank_labels.to(rows.device)[rows]
     classes = int(bank_labels.max()) + 1
-    rows = max(1, _CHUNK_BYTES // (4 * len(bank)))
-    predictions = []
-    for part in queries.split(rows):
-        similarity, nearest = (part @ bank.T).topk(k, dim=1)  # (q, k)
-        # Subtracting the largest similarity scales all votes of a query alike and keeps exp in range.
-        weights = torch.exp((similarity - similarity[:, :1]) / temperature)
-        votes = torch.zeros(len(part), classes, device=part.device).scatter_add_(1, bank_labels[nearest], weights)
-        predictions.append(votes.argmax(dim=1))
-    return torch.cat(predictions)
+    return vote(similarity, neighbor_labels, classes, k=k, temperature=temperature).argmax(dim=1)
 
 
 def knn_accuracy(
     bank: torch.Tensor, bank_labels: torch.Tensor, queries: torch.Tensor, query_labels: torch.Tensor
 ) -> float:
-    """Top-1 accuracy in percent under the protocol of this file."""
+    """Top-1 accuracy in percent under knn:v1."""
     predicted = knn_predict(bank, bank_labels, queries)
     return 100 * (predicted == query_labels).float().mean().item()
+
+
+def vote(
+    similarity: torch.Tensor,
+    neighbor_labels: torch.Tensor,
+    classes: int,
+    *,
+    k: int,
+    temperature: float,
+    prior: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Votes (Q, C), float64, of the first k neighbors, each exp(similarity / temperature) for its class.
+
+    Args:
+        similarity: (Q, K) descending, K >= k, as from `nearest`.
+        neighbor_labels: (Q, K) int64.
+        prior: (C,) each class's share of the bank. A class's votes are divided by it, which is what a balanced bank
+            would have given in expectation (our choice); a class that the bank does not have gets none.
+
+    All votes of a query are scaled alike, by that of its nearest, which keeps exp in range.
+    """
+    weights = torch.exp((similarity[:, :k].double() - similarity[:, :1]) / temperature)  # (Q, k)
+    votes = weights.new_zeros(len(weights), classes)
+    # Neighbor by neighbor and not in one call: a GPU adds in any order, and two classes with the same votes would tie
+    # or not by chance.
+    for place in range(k):
+        votes.scatter_add_(1, neighbor_labels[:, place : place + 1], weights[:, place : place + 1])
+    if prior is None:
+        return votes
+    prior = prior.to(votes)
+    return torch.where(prior > 0, votes / prior, 0.0)

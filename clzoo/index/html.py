@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import atomic_path
 from clzoo.index.building import Index
 from clzoo.index.searching import Hit
+from clzoo.page import TAIL, data_uri, head
 
 log = logging.getLogger("clzoo")
 
@@ -25,15 +25,6 @@ _QUALITY = 84  # of its JPEG
 _CACHED = 2048  # thumbnails kept: the same neighbour often serves several queries
 
 _STYLE = """
-:root { color-scheme: light dark; --page: #f5f5f3; --ink: #1d1d1f; --soft: #6d6d72; --line: #e3e3df;
-  --accent: #2f6fde; }
-@media (prefers-color-scheme: dark) { :root { --page: #151517; --ink: #ececee; --soft: #9b9ba3;
-  --line: #34343a; --accent: #7aa7ff; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1280px; padding: 2.5rem clamp(1rem, 4vw, 3rem) 4rem; background: var(--page);
-  color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
-h1 { margin: 0; font-size: 1.7rem; font-weight: 650; letter-spacing: -.02em; }
-header p { margin: .35rem 0 2.25rem; color: var(--soft); }
 section { display: grid; grid-template-columns: 190px minmax(0, 1fr); gap: 1.75rem; padding: 1.75rem 0;
   border-top: 1px solid var(--line); }
 figure, ol { margin: 0; padding: 0; }
@@ -51,21 +42,6 @@ ol { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 1rem 
 @media (max-width: 900px) { ol { grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); } }
 @media (max-width: 640px) { section { grid-template-columns: 1fr; } .query { max-width: 190px; } }
 """
-
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><h1>{title}</h1><p>{facts}</p></header>
-"""
-
-_TAIL = "</body>\n</html>\n"
 
 
 def write_page(
@@ -107,11 +83,11 @@ def _page(index: Index, queries: Sequence[Path], results: Sequence[Sequence[Hit]
     facts = [
         f"{len(queries)} {'query' if len(queries) == 1 else 'queries'}",
         f"{len(index):,} images",
-        escape(index.description["model"]),
+        index.description["model"],
         "cosine similarity",
-        f"{escape(index.description['factory'])} index" + ("" if recall is None else f", recall@10 {recall:.3f}"),
+        f"{index.description['factory']} index" + ("" if recall is None else f", recall@10 {recall:.3f}"),
     ]
-    yield _HEAD.format(title=escape(title), style=_STYLE, facts=" &middot; ".join(facts))
+    yield head(title, facts, _STYLE)
 
     @lru_cache(maxsize=_CACHED)
     def stored_picture(row: int) -> str:
@@ -123,7 +99,7 @@ def _page(index: Index, queries: Sequence[Path], results: Sequence[Sequence[Hit]
         for hit in hits:
             yield _card(hit, stored_picture(hit.row))
         yield "</ol>\n</section>\n"
-    yield _TAIL
+    yield TAIL
 
 
 def _card(hit: Hit, picture: str) -> str:
@@ -152,4 +128,4 @@ def _thumbnail(source: Path | bytes) -> str:
     image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_uri(buffer.getvalue(), "jpeg")

@@ -41,7 +41,7 @@ class StepLog:
             BarColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
-            disable=not (sys.stderr.isatty() and self._writes),
+            disable=not (sys.stderr.isatty() and self._writes and logger.isEnabledFor(logging.INFO)),
         )
         self._task = self._bar.add_task("", total=total_steps, completed=first_step)
         self._losses: list[torch.Tensor] = []

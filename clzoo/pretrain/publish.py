@@ -7,18 +7,22 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.config import ModelConfig
+from clzoo.data.training import open_training_set
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.evaluation.controls import model_knn, pixel_knn, random_knn
-from clzoo.evaluation.knn import PROTOCOL
+from clzoo.evaluation.controls import pixel_knn, random_knn
+from clzoo.evaluation.knn import KNN_V1
+from clzoo.evaluation.run import evaluate
+from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.start import save_pretraining_state
+from clzoo.zoo.cards import THIS_MODEL, hub_id_of
 from clzoo.zoo.saving import save_entry
 
 log = logging.getLogger("clzoo")
@@ -27,17 +31,29 @@ CONTROL_SEEDS = (0, 1, 2)
 
 
 def publish(
-    run: Path, name: str, data: str | Path, out: Path, *, device: str = "auto", title: str | None = None
+    run: Path,
+    name: str,
+    data: str | Path,
+    out: Path,
+    *,
+    protocols: str = "knn,linear",
+    seeds: int = 1,
+    measured: Path | None = None,
+    device: str = "auto",
+    title: str | None = None,
 ) -> Path:
-    """Make the hub entry `out` of a finished run, and measure it beside its controls.
+    """Make the hub entry `out` of a finished run, and measure it, its k-NN accuracy beside two controls.
 
     Args:
         name: zoo name, <method>-<backbone>-<data>.
-        data: the folder the run trained on, with `train` and `test` (or `val`): the k-NN uses both.
+        data: the folder the run trained on, with `train` and `test` (or `val`).
+        protocols, seeds: what to measure; see `clzoo.evaluate`.
+        measured: metrics.json of an earlier `clzoo evaluate` of this run, to be taken instead of measuring again.
         title: what the card calls the data, where it differs from the recipe's title ("CIFAR-10 (JPEG copy)").
 
     Raises:
-        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, no test split.
+        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, no test split,
+            `measured` of other weights.
     """
     recipe = load_recipe(run / "recipe.yaml")
     state = read_json(run / "state.json")
@@ -54,24 +70,18 @@ def publish(
     trained_on = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
     if (found := trained_on.fingerprint()) != (expected := read_json(run / "data.json")):
         raise ClzooError(f"{data} is not what {run} trained on: {expected}, found {found}.")
-    train = open_training_set(recipe.data.name, data, recipe.data.size, split="train")
-    test = open_training_set(recipe.data.name, data, recipe.data.size, split="test")
-
     method = load_method(run, recipe, None if trained_on.labels is None else len(trained_on.classes))
     encoder = encoder_of(method, recipe, name, device)
+    title = title or recipe.data.title
+    if measured is not None:
+        evaluation = _read_measured(measured, encoder)
+    else:
+        subject = with_heads(encoder, name, recipe, method, images=len(trained_on))
+        evaluation = evaluate(subject, data, protocols, seeds=seeds, title=title).metrics
     metrics = {
-        "results": _measure(encoder, train, test, title or recipe.data.title),
-        "training": {
-            "recipe": "recipe.yaml",
-            "data": title or recipe.data.title,
-            "seed": recipe.seed,
-            "epochs": recipe.schedule.epochs,
-            "images_seen": state["images_seen"],
-            "encoder_forwards": state["encoder_forwards"],
-            "minutes": state["minutes"],
-            "hardware": state["hardware"],
-            "versions": state["versions"],
-        },
+        "results": _with_hub_id([*evaluation["results"], *_controls(encoder.config, recipe, data, title)], recipe),
+        "training": _training(recipe, state, title),
+        "evaluation": _published(evaluation, name),
     }
     save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
     save_pretraining_state(method, out)
@@ -94,14 +104,51 @@ def encoder_of(method: Any, recipe: Recipe, name: str, device: str = "auto") -> 
     return Encoder(method.backbone, config, resolve_device(device))
 
 
-def _measure(encoder: Encoder, train: TrainingSet, test: TrainingSet, title: str) -> list[dict[str, Any]]:
-    if train.classes != test.classes:
-        raise ClzooError(f"train and test differ in their classes: {sorted(set(train.classes) ^ set(test.classes))}.")
-    common = {"protocol": PROTOCOL, "dataset": title, "split": "test", "metric": "top-1"}
-    log.info("measuring %s of the model, of three untrained networks, and of raw pixels", PROTOCOL)
-    random_mean, random_std = random_knn(encoder.config, train, test, CONTROL_SEEDS)
+def _training(recipe: Recipe, state: dict[str, Any], title: str) -> dict[str, Any]:
+    return {
+        "recipe": "recipe.yaml",
+        "data": title,
+        "seed": recipe.seed,
+        "epochs": recipe.schedule.epochs,
+        **{key: state[key] for key in ("images_seen", "encoder_forwards", "minutes", "hardware", "versions")},
+    }
+
+
+def _published(evaluation: dict[str, Any], name: str) -> dict[str, Any]:
+    """What is published of an evaluation beside its results: everything but where files lay on this machine."""
+    data = {
+        key: {k: v for k, v in value.items() if k != "origin"} if isinstance(value, dict) else value
+        for key, value in evaluation["data"].items()
+    }
+    rest = {key: value for key, value in evaluation.items() if key != "results"}
+    return {**rest, "data": data, "model": {**evaluation["model"], "name": name}}
+
+
+def _with_hub_id(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """Rows of the model itself say on which data set of the Hub they were measured."""
+    hub_id = hub_id_of(recipe.data.name)
+    return [{**row, "dataset_id": hub_id} if hub_id and row["of"] == THIS_MODEL else row for row in rows]
+
+
+def _read_measured(path: Path, encoder: Encoder) -> dict[str, Any]:
+    evaluation: dict[str, Any] = read_json(path)
+    found = evaluation.get("model", {}).get("weights_sha256")
+    if found != encoder.weights_sha256:
+        raise ClzooError(
+            f"{path} was measured on weights {found}, the run's are {encoder.weights_sha256}. "
+            "Leave out --metrics to measure again."
+        )
+    return evaluation
+
+
+def _controls(config: ModelConfig, recipe: Recipe, data: str | Path, title: str) -> list[dict[str, Any]]:
+    """k-NN of the untrained network and of the pixels, to be held against the model's."""
+    train = open_training_set(recipe.data.name, data, recipe.data.size, split="train")
+    test = open_training_set(recipe.data.name, data, recipe.data.size, split="test")
+    common = {"protocol": KNN_V1.id, "dataset": title, "split": "test", "metric": "top-1"}
+    log.info("measuring %s of three untrained networks, and of raw pixels", KNN_V1.id)
+    random_mean, random_std = random_knn(config, train, test, CONTROL_SEEDS)
     rows = [
-        {**common, "of": "this model", "value": round(model_knn(encoder, train, test), 2)},
         {
             **common,
             "of": "random initialisation",

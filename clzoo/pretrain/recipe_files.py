@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,16 +12,8 @@ from pydantic import BaseModel, ValidationError
 from clzoo.assets import RECIPES
 from clzoo.errors import ClzooError
 from clzoo.methods import MethodOptions
+from clzoo.overrides import Yaml, apply_overrides
 from clzoo.pretrain.recipe import Recipe
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-4 for a word; people mean the number."""
-
-
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -59,46 +50,17 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         ClzooError: not YAML, or one line per wrong key that names it and the nearest valid one.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=Yaml)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ClzooError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ClzooError(f"{path} must hold a table with the keys {', '.join(Recipe.model_fields)}.")
-    for override in overrides:
-        _override(values, override)
+    apply_overrides(values, overrides)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = "\n".join(f"  {_explain(values, problem)}" for problem in error.errors())
         raise ClzooError(f"{path} is not a valid recipe:\n{lines}") from error
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ClzooError(f"--set {override!r}: expected section.key=value, for example --set schedule.epochs=10")
-    *sections, last = key.split(".")
-    table: Any = values
-    for section in sections:
-        table = _entry(table, section, override)
-    if isinstance(table, list):
-        _entry(table, last, override)  # refuses what is no position
-        table[int(last)] = yaml.load(text, Loader=_Yaml)
-    elif isinstance(table, dict):
-        table[last] = yaml.load(text, Loader=_Yaml)
-    else:
-        raise ClzooError(f"--set {override!r}: {'.'.join(sections)} is no table of the recipe.")
-
-
-def _entry(table: Any, key: str, override: str) -> Any:
-    """What lies under a key of a table, or at a position of a list (views.0.size)."""
-    if isinstance(table, list):
-        if not key.isdigit() or int(key) >= len(table):
-            raise ClzooError(f"--set {override!r}: {key!r} is no position of a list of {len(table)}; count from 0.")
-        return table[int(key)]
-    if not isinstance(table, dict):
-        raise ClzooError(f"--set {override!r}: nothing lies under {key!r}.")
-    return table.setdefault(key, {})
 
 
 def _explain(values: dict[str, Any], problem: Any) -> str:

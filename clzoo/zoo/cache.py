@@ -1,6 +1,7 @@
 """What was converted on this machine: one folder per model, moved into place whole.
 
     <root>/models/<name>@<revision>/    model.safetensors, provenance.json, pretrain.safetensors where there is one
+    <root>/features/<key>/              features of evaluated data sets (clzoo.evaluation.features)
     <root>/hub/                         the Hugging Face client's files, where the root was named by the user
 
 The root is the argument `cache_dir`, or else $CLZOO_CACHE; both also keep the client's downloads. Without them it is
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, fsync_folder, read_json, write_json
+from clzoo.files import TEMPORARY, atomic_path, filled_folder, read_json, write_json
 
 if TYPE_CHECKING:
     import torch
 
 MODELS = "models"
-_TEMPORARY = ".tmp-"
-_ABANDONED = 24 * 3600  # seconds after which a temporary folder counts as left by a killed process
+FEATURES = "features"
 
 
 @dataclass(frozen=True)
@@ -122,25 +121,15 @@ def keep(
 
     models = root(cache_dir) / MODELS
     final = models / key(config, revision)
-    temporary = models / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
     try:
-        models.mkdir(parents=True, exist_ok=True)
-        _sweep(models)
-        for name, content in (("model.safetensors", tensors), ("pretrain.safetensors", aside)):
-            if content:
-                with atomic_path(temporary / name) as path:
-                    save_file(dict(content), path, metadata={"format": "pt"})
-        write_json(temporary / "provenance.json", asdict(provenance))
-        try:
-            temporary.rename(final)
-        except OSError:
-            if not final.is_dir():
-                raise
-        fsync_folder(models)
+        with filled_folder(final) as temporary:
+            for name, content in (("model.safetensors", tensors), ("pretrain.safetensors", aside)):
+                if content:
+                    with atomic_path(temporary / name) as path:
+                        save_file(dict(content), path, metadata={"format": "pt"})
+            write_json(temporary / "provenance.json", asdict(provenance))
     except OSError as error:
         raise ClzooError(f"{models} cannot be written: {error}. Free the place, or set CLZOO_CACHE.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return _read(final)
 
 
@@ -148,7 +137,7 @@ def cached(cache_dir: str | Path | None = None) -> list[CachedModel]:
     """Everything that the cache holds, sorted by name."""
     models = root(cache_dir) / MODELS
     folders = sorted(models.iterdir()) if models.is_dir() else []
-    return [_read(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(_TEMPORARY)]
+    return [_read(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(TEMPORARY)]
 
 
 def remove(name: str, cache_dir: str | Path | None = None) -> int:
@@ -161,14 +150,26 @@ def remove(name: str, cache_dir: str | Path | None = None) -> int:
     folders = sorted(models.iterdir()) if models.is_dir() else []
     chosen = [folder for folder in folders if name in (folder.name, folder.name.split("@")[0])]
     if not chosen:
-        held = ", ".join(folder.name for folder in folders if not folder.name.startswith(_TEMPORARY)) or "nothing"
+        held = ", ".join(folder.name for folder in folders if not folder.name.startswith(TEMPORARY)) or "nothing"
         raise ClzooError(f"{models} holds no {name}; it holds {held}. Type: clzoo cached")
     freed = 0
     for folder in chosen:
         freed += sum(path.stat().st_size for path in folder.iterdir())
-        doomed = models / f"{_TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        doomed = models / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
         folder.rename(doomed)  # first, so that nobody finds half of it
         shutil.rmtree(doomed)
+    return freed
+
+
+def features_size(cache_dir: str | Path | None = None) -> int:
+    """Bytes of all cached features."""
+    return sum(path.stat().st_size for path in (root(cache_dir) / FEATURES).glob("*/*"))
+
+
+def remove_features(cache_dir: str | Path | None = None) -> int:
+    """Delete all cached features; returns the bytes freed."""
+    freed = features_size(cache_dir)
+    shutil.rmtree(root(cache_dir) / FEATURES, ignore_errors=True)
     return freed
 
 
@@ -185,13 +186,3 @@ def _read(folder: Path) -> CachedModel:
         raise ClzooError(
             f"{folder}/provenance.json is damaged ({error}). Type: clzoo cached --rm {folder.name}"
         ) from error
-
-
-def _sweep(models: Path) -> None:
-    """Delete what processes killed long ago have left."""
-    for folder in models.glob(f"{_TEMPORARY}*"):
-        try:
-            if time.time() - folder.stat().st_mtime > _ABANDONED:
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # another process swept it
-            continue

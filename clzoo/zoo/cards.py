@@ -78,7 +78,8 @@ def render_card(config: ModelConfig, metrics: dict[str, Any], *, address: str | 
     Args:
         config: with `weights_sha256` null for an entry that holds no weights.
         metrics: content of metrics.json, {"results": [...], "training": {...}}. A result has protocol, dataset,
-            split, metric, value and of ("this model", or the control that it is of), and may have seeds and std.
+            split, metric, value and of ("this model", or the control that it is of), and may have seeds, std, and
+            dataset_id (on the Hub; see clzoo.zoo.eval_results).
         address: what `clzoo.load` is given: "hf-hub:ORG/NAME", a path, or a zoo name (default: the config's name).
 
     Raises:
@@ -132,6 +133,16 @@ def check_metrics(metrics: dict[str, Any]) -> None:
             raise ClzooError(f"metrics.json: results[{position}].value must be a finite number, found {value!r}.")
 
 
+def headlines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that a card and the Hub show: of parts of the classes only metrics.json tells."""
+    return [row for row in results if not row["metric"].endswith("-shot")]
+
+
+def hub_id_of(data: str) -> str | None:
+    """Id on the Hub of the customary copy of one of our data sets, if there is one."""
+    return _DATA[data][1] if data in _DATA else None
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -161,8 +172,8 @@ def _front_matter(config: ModelConfig, metrics: dict[str, Any]) -> str:
         tags.append(config.method.replace("_", "-"))
     if _timm_loads_it(config):
         tags.append("timm")
-    results = [_eval_result(row) for row in metrics.get("results", []) if row["of"] == THIS_MODEL]
-    dataset = _DATA[config.data][1] if config.data in _DATA else None
+    results = [_eval_result(row) for row in headlines(metrics.get("results", [])) if row["of"] == THIS_MODEL]
+    dataset = hub_id_of(config.data)
     data = ModelCardData(
         **_license_fields(config.license),
         library_name="clzoo",
@@ -273,7 +284,7 @@ def _measured(results: list[dict[str, Any]]) -> str:
     if not results:
         return "## Measured\n\nThis entry records no measurements.\n"
     rows = []
-    for row in results:
+    for row in headlines(results):
         spread = f" ± {row['std']:g}" if row.get("std") is not None else ""
         seeds = ", ".join(map(str, row["seeds"])) if row.get("seeds") else "-"
         of = f"**{THIS_MODEL}**" if row["of"] == THIS_MODEL else row["of"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, is_generated, render_card
+from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
+from clzoo.zoo.eval_results import eval_results
 from clzoo.zoo.saving import save_entry
 from clzoo.zoo.weights import read_safetensors
 
@@ -52,8 +55,9 @@ def push(
 ) -> str:
     """Upload a hub entry in one commit; the repository is made if it does not exist.
 
-    What goes up: config.json, model.safetensors, README.md, metrics.json, and recipe.yaml and pretrain.safetensors if
-    there; nothing else that lies in the folder. A card that clzoo wrote is written anew, to name the repository.
+    What goes up: config.json, model.safetensors, README.md, metrics.json, the results in the Hub's own format, and
+    recipe.yaml and pretrain.safetensors if there; nothing else that lies in the folder. A card that clzoo wrote is
+    written anew, to name the repository.
 
     Args:
         path: the folder, as `Encoder.save_pretrained` or `clzoo publish` wrote it.
@@ -148,7 +152,11 @@ def _operations(
             operations.append(CommitOperationAdd(name, path))
         elif name in remote:
             operations.append(CommitOperationDelete(name))
-    return operations
+    results = eval_results(metrics)
+    operations += [CommitOperationAdd(name, text.encode()) for name, text in results.items()]
+    ours = re.compile(rf"{re.escape(EVAL_RESULTS)}/[^/]+--[^/]+\.yaml")  # others may add files of their own there
+    stale = [name for name in remote if ours.fullmatch(name) and name not in results]
+    return operations + [CommitOperationDelete(name) for name in sorted(stale)]
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, write_json, write_text
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, write_card
+from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
+from clzoo.zoo.eval_results import eval_results
 from clzoo.zoo.weights import build_encoder
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def save_entry(
     recipe: str | None = None,
     dtype: str = "fp32",
 ) -> Path:
-    """Write `folder` as a hub entry: model.safetensors, metrics.json, recipe.yaml, README.md, config.json.
+    """Write `folder` as a hub entry: model.safetensors, metrics.json, .eval_results, recipe.yaml, card, config.json.
 
     config.json is the encoder's config with the hash and the probe of the weights as stored. It is written last, and
     every file atomically, so a folder whose saving was killed is either the old entry, or refused by `load`: without
@@ -69,6 +71,7 @@ def save_entry(
             if recorded is None:  # an entry that holds no weights yet: its config could not tell these from others
                 (folder / "config.json").unlink(missing_ok=True)
         write_json(folder / "metrics.json", metrics)
+        _write_eval_results(folder, metrics)
         if recipe is not None:
             write_text(folder / "recipe.yaml", recipe)
         elif not same_weights:
@@ -78,6 +81,16 @@ def save_entry(
     except (OSError, SafetensorError) as error:
         raise ClzooError(f"{folder} cannot be written: {error}. Free the place or name another folder.") from error
     return folder
+
+
+def _write_eval_results(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write .eval_results/*.yaml and delete those of other metrics."""
+    results = eval_results(metrics)
+    for path in (folder / EVAL_RESULTS).glob("*.yaml"):
+        if f"{EVAL_RESULTS}/{path.name}" not in results:
+            path.unlink()
+    for name, text in results.items():
+        write_text(folder / name, text)
 
 
 def _stored_tensors(module: torch.nn.Module, dtype: str) -> dict[str, torch.Tensor]:

@@ -82,7 +82,7 @@ def test_verify_without_a_recorded_probe_says_so_and_exits_with_1(zoo, clzoo_say
 
 
 def test_cached_lists_sizes_and_rm_deletes(zoo, clzoo_says):
-    assert clzoo_says("cached")[1] == f"{zoo.cache / 'models'} holds nothing\n"
+    assert clzoo_says("cached")[1] == f"{zoo.cache} holds nothing\n"
     clzoo_says("verify", zoo.config.name)
     _, out, _ = clzoo_says("cached", "--json")
     (model,) = json.loads(out)

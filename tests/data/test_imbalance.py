@@ -68,6 +68,14 @@ def test_rows_are_sorted_unique_and_reproducible_to_the_index():
     assert hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16] == "2b9cd8083ad0673b"
 
 
+def test_another_seed_keeps_as_many_other_images():
+    labels = np.repeat(np.arange(10), 500)
+    published, other = imbalanced_rows(labels, 10, "longtail-50"), imbalanced_rows(labels, 10, "longtail-50", seed=2022)
+    assert imbalanced_rows(labels, 10, "longtail-50", seed=2021).tolist() == published.tolist()
+    assert np.bincount(labels[other]).tolist() == np.bincount(labels[published]).tolist()
+    assert other.tolist() != published.tolist()
+
+
 def test_the_kept_images_of_a_class_do_not_depend_on_how_classes_are_laid_out():
     interleaved = np.tile(np.arange(10), 50)
     grouped = np.repeat(np.arange(10), 50)

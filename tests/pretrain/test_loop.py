@@ -14,6 +14,7 @@ from small_recipes import small_recipe
 
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.evaluation import evaluate
 from clzoo.methods import METHODS
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
@@ -266,8 +267,12 @@ def test_a_finished_run_becomes_an_entry_that_the_next_run_can_start_from(pictur
     trained = weights_of(tmp_path / "run")
     assert torch.equal(encoder.module.state_dict()["conv1.weight"], trained["backbone.conv1.weight"])
     metrics = json.loads((entry / "metrics.json").read_text())
-    assert [row["of"] for row in metrics["results"]][:2] == ["this model", "random initialisation"]
+    measured = {(row["of"], row["protocol"].partition("(")[0]) for row in metrics["results"]}
+    assert {("this model", "knn:v1"), ("this model", "linear:v1"), ("random initialisation", "knn:v1")} <= measured
     assert metrics["training"]["images_seen"] == 64
+    assert metrics["evaluation"]["model"]["weights_sha256"] == encoder.weights_sha256
+    assert str(tmp_path.parent) not in (entry / "metrics.json").read_text()  # nor any other place on this machine
+    assert "linear:v1" in (entry / ".eval_results" / "uoft-cs--cifar10.yaml").read_text()
 
     caplog.set_level("INFO", "clzoo")
     pretrain(recipe, pictures, tmp_path / "next", device="cpu", init=str(entry), max_minutes=0)
@@ -276,6 +281,18 @@ def test_a_finished_run_becomes_an_entry_that_the_next_run_can_start_from(pictur
     assert "heads are new" in caplog.text
     with pytest.raises(ClzooError, match="does not fit"):
         pretrain(small_recipe("mocov3_cifar10", "backbone.model_args={}"), pictures, tmp_path / "y", init=str(entry))
+
+
+def test_an_earlier_evaluation_is_published_if_it_is_of_the_same_weights(pictures, tmp_path):
+    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu")
+    evaluate(tmp_path / "run", pictures, "knn,collapse", device="cpu").write(tmp_path / "report")
+    measured = tmp_path / "report" / "metrics.json"
+    entry = publish(tmp_path / "run", "simclr-tiny-stripes", pictures, tmp_path / "a", measured=measured, device="cpu")
+    rows = json.loads((entry / "metrics.json").read_text())["results"]
+    assert "projector effective rank" in {row["metric"] for row in rows}
+    pretrain(small_recipe("simclr_cifar10", "seed=1"), pictures, tmp_path / "other", device="cpu")
+    with pytest.raises(ClzooError, match="was measured on weights"):
+        publish(tmp_path / "other", "simclr-tiny-stripes", pictures, tmp_path / "b", measured=measured, device="cpu")
 
 
 def test_an_unfinished_run_is_not_published(pictures, tmp_path):

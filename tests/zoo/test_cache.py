@@ -151,7 +151,8 @@ def test_what_a_killed_process_left_is_swept_after_a_day(zoo):
     for name, age in ((".tmp-1-old", 25 * 3600), (".tmp-2-new", 60)):
         (models / name).mkdir(parents=True)
         (models / name / "model.safetensors").write_bytes(b"half")
-        os.utime(models / name, (time.time() - age,) * 2)
+        for path in (models / name / "model.safetensors", models / name):
+            os.utime(path, (time.time() - age,) * 2)
     assert cache.cached(zoo.cache) == []
     load(zoo)
     assert sorted(path.name for path in models.iterdir()) == [".tmp-2-new", cache.key(zoo.config, None)]

@@ -1,0 +1,37 @@
+"""clzoo compare"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clzoo.cli.common import data_of, evaluation_options, print_table, quiet_option
+
+
+@click.command("compare")
+@click.argument("models", metavar="A B [C...]", nargs=-1, required=True)
+@evaluation_options
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), default="comparison", show_default=True)
+@quiet_option
+def command(
+    models: tuple[str, ...],
+    data: str,
+    protocols: str,
+    seeds: int,
+    title: str | None,
+    device: str,
+    out: Path,
+    quiet: bool,
+) -> None:
+    """Compare encoders on one page: accuracy by protocol, CKA, shared neighbours, spectra, long-tail curves.
+
+    The page is DIR/compare.html. Features are extracted once for each model, and shared with clzoo evaluate.
+    """
+    from clzoo.evaluation import compare
+
+    comparison = compare(models, data_of(data), protocols, seeds=seeds, title=title, device=device)
+    folder = comparison.write(out)
+    columns, rows = comparison.accuracy_table()
+    print_table(columns, rows)
+    click.echo(f"{folder / 'compare.html'} shows everything.")

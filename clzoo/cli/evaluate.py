@@ -1,0 +1,68 @@
+"""clzoo evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clzoo.cli.common import data_of, evaluation_options, print_json, print_table, quiet_option
+
+
+@click.command("evaluate")
+@click.argument("model", metavar="NAME_OR_RUN")
+@evaluation_options
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. linear_sgd.lr=10, finetune.epochs=5.")
+@click.option(
+    "--taxonomy", metavar="FILE", help="CSV class,parent for relations.  [default: one that fits the classes]"
+)
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The report.  [default: NAME-evaluation]")
+@click.option("--json", "json_out", metavar="FILE", help="Write metrics.json there too; - prints it.")
+@quiet_option
+def command(
+    model: str,
+    data: str,
+    protocols: str,
+    seeds: int,
+    title: str | None,
+    device: str,
+    settings: tuple[str, ...],
+    taxonomy: str | None,
+    out: Path | None,
+    json_out: str | None,
+    quiet: bool,
+) -> None:
+    """Judge NAME_OR_RUN, a model of the zoo, a folder, or a run of clzoo pretrain, on labelled images.
+
+    Protocols: knn, knn:instdisc, linear, linear:sgd, imbalanced, collapse, relations, finetune; what each of them does
+    is in docs/evaluation.md. Features are extracted once and cached. The numbers, with their protocols' ids, go to
+    DIR/metrics.json, the plots and all details to DIR/report.html.
+    """
+    from clzoo.evaluation import evaluate
+    from clzoo.files import write_json
+    from clzoo.zoo.cards import headlines
+
+    evaluation = evaluate(
+        model,
+        data_of(data),
+        protocols,
+        seeds=seeds,
+        title=title,
+        taxonomy=taxonomy,
+        settings=settings,
+        device=device,
+    )
+    folder = evaluation.write(out or Path(f"{Path(model).name}-evaluation"))
+    if json_out == "-":
+        print_json(evaluation.metrics)
+        return
+    if json_out is not None:
+        write_json(Path(json_out), evaluation.metrics)
+    shown = headlines(evaluation.results)
+    rows = [[r["protocol"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
+    print_table(("protocol", "metric", "value", ""), rows)
+    click.echo(f"{folder / 'report.html'} shows everything.")
+
+
+def _spread(row: dict[str, object]) -> str:
+    return f"± {row['std']:.2f}" if "std" in row else ""

@@ -1,0 +1,321 @@
+"""clzoo.evaluate: one encoder, one labelled data set, any of the protocols; features are extracted once."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clzoo.data.collection import Collection
+from clzoo.data.imbalance import check_subset, class_sizes
+from clzoo.data.opening import open_labelled, open_split
+from clzoo.data.training import TrainingSet, training_set_of
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.evaluation.classifier import evaluate_finetune, evaluate_linear_sgd
+from clzoo.evaluation.classifier_settings import Finetune, LinearSGD
+from clzoo.evaluation.collapse import evaluate_collapse
+from clzoo.evaluation.features import Features, extract
+from clzoo.evaluation.imbalanced import evaluate_imbalanced
+from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn
+from clzoo.evaluation.linear import evaluate_linear
+from clzoo.evaluation.pairs import view_pairs
+from clzoo.evaluation.relations import evaluate_relations
+from clzoo.evaluation.results import Outcome
+from clzoo.evaluation.subject import Subject, find_subject
+from clzoo.hardware import describe_hardware, describe_versions
+from clzoo.overrides import apply_overrides
+from clzoo.zoo.cards import THIS_MODEL
+
+log = logging.getLogger("clzoo")
+
+DataSource = str | Path | Mapping[str, str | Path]
+"""A source with a train and a test split, or {"train": SOURCE, "test": SOURCE}."""
+
+PROTOCOLS = {
+    "knn": "weighted k nearest neighbours, k=20, T=0.07 (knn:v1)",
+    "knn:instdisc": "the same with k=200, T=0.1",
+    "linear": "logistic regression by L-BFGS, penalty chosen on a part of train (linear:v1)",
+    "linear:sgd": "linear layer by SGD on augmented images, the papers' protocol; runs the network every epoch",
+    "imbalanced": "k-NN and linear probes on long-tailed subsets of train",
+    "collapse": "singular values, effective rank, alignment, uniformity",
+    "relations": "which classes are near each other, against a taxonomy",
+    "finetune": "the whole network, short schedule; trains the network",
+}
+"""What `protocols` may name."""
+
+_ALIASES = {"knn:v1": "knn", "linear:v1": "linear"}
+
+
+@dataclass
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        metrics: content of metrics.json: model, data, results (rows of clzoo.zoo.cards.render_card), details by
+            protocol, hardware, versions, minutes.
+        arrays: larger ones for the report, by name.
+    """
+
+    metrics: dict[str, Any]
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """One row a number."""
+        rows: list[dict[str, Any]] = self.metrics["results"]
+        return rows
+
+    def value(self, protocol: str, metric: str = "top-1") -> float:
+        """The value of a metric of the first protocol whose id starts with `protocol`.
+
+        Raises:
+            ClzooError: there is none.
+        """
+        for row in self.results:
+            if row["protocol"].startswith(protocol) and row["metric"] == metric:
+                return float(row["value"])
+        known = ", ".join(sorted({f"{row['protocol']} {row['metric']}" for row in self.results}))
+        raise ClzooError(f"nothing was measured by {protocol} as {metric}; there is {known}.")
+
+    def write(self, folder: str | Path) -> Path:
+        """Write metrics.json, arrays.npz, plots/*.png and report.html into a folder; returns it."""
+        from clzoo.evaluation.report import write_evaluation
+
+        return write_evaluation(self, Path(folder))
+
+
+def evaluate(
+    model: Encoder | Subject | str | Path,
+    data: DataSource,
+    protocols: str | Sequence[str] = ("knn", "linear"),
+    *,
+    seeds: int = 1,
+    title: str | None = None,
+    taxonomy: str | Path | None = None,
+    settings: Sequence[str] = (),
+    device: str = "auto",
+    cache_dir: str | Path | None = None,
+) -> Evaluation:
+    """Judge an encoder on a labelled data set.
+
+    Args:
+        model: an Encoder, what `clzoo.load` takes, or a run folder (its newest checkpoint).
+        data: a source with train and test splits (see docs/data.md), or both by name.
+        protocols: names of PROTOCOLS, as a sequence or separated by commas.
+        seeds: how many seeds, 0 to N - 1; what is drawn (validation splits, subsets, training) is drawn with each, and
+            results are mean and standard deviation. What draws nothing is measured once.
+        title: what to call the data; default the name of its folder.
+        taxonomy: file of `class,parent` for "relations", or a shipped one's name; default the shipped one that covers
+            the classes.
+        settings: overrides such as "linear_sgd.lr=10" or "finetune.epochs=5".
+        device: where to load a model that is given by name; probes run where the encoder is.
+        cache_dir: of the features, instead of clzoo's cache.
+
+    Raises:
+        ClzooError: an unknown protocol, a split without labels, classes that differ between train and test, or what a
+            protocol refuses (see there).
+    """
+    names = parse_protocols(protocols)
+    if seeds < 1:
+        raise ClzooError(f"seeds must be at least 1, found {seeds}.")
+    changes = _settings(settings, names)
+    started = time.monotonic()
+    subject = find_subject(model, device)
+    size = subject.encoder.config.preprocessing.size
+    train, test = open_splits(data)
+    job = _Job(
+        subject,
+        train,
+        test,
+        tuple(range(seeds)),
+        taxonomy,
+        LinearSGD.for_size(size, changes.get("linear_sgd")),
+        Finetune.for_size(size, changes.get("finetune")),
+        _subsets(changes.get("imbalanced", {})),
+        cache_dir,
+    )
+    outcomes = {}
+    for name in dict.fromkeys(name.partition(":")[0] if name.startswith("knn") else name for name in names):
+        log.info("%s on %s", name, job.train_images.origin)
+        outcomes[name] = _measure(name, names, job)
+    return _evaluation(job, outcomes, title or title_of(data), (time.monotonic() - started) / 60)
+
+
+def parse_protocols(protocols: str | Sequence[str]) -> list[str]:
+    """Names of PROTOCOLS, each once, in the order given.
+
+    Raises:
+        ClzooError: an unknown one; lists the known.
+    """
+    wanted = protocols.split(",") if isinstance(protocols, str) else list(protocols)
+    names = [_ALIASES.get(name.strip(), name.strip()) for name in wanted]
+    for name in names:
+        if name not in PROTOCOLS:
+            raise ClzooError(f"there is no protocol {name!r}; expected some of {', '.join(PROTOCOLS)}.")
+    return list(dict.fromkeys(names))
+
+
+def open_splits(data: DataSource) -> tuple[Collection, Collection]:
+    """The train and the test split.
+
+    Raises:
+        ClzooError: a split is missing, has no labels, or the two have other classes.
+    """
+    if isinstance(data, Mapping):
+        if set(data) != {"train", "test"}:
+            raise ClzooError(f"data must name train and test, found {', '.join(data) or 'nothing'}.")
+        train, test = open_labelled(data["train"], "train"), open_labelled(data["test"], "test")
+    else:
+        train, test = open_split(data, "train"), open_split(data, "test")
+    if train.classes != test.classes:
+        only_train, only_test = set(train.classes) - set(test.classes), set(test.classes) - set(train.classes)
+        raise ClzooError(
+            f"{train.origin} and {test.origin} differ in their classes: only in train {_some(only_train)}; only in "
+            f"test {_some(only_test)}. Give both splits the same class folders."
+        )
+    return train, test
+
+
+def title_of(data: DataSource) -> str:
+    """What to call data that were not given a title: the name of their folder."""
+    source = str(data["train"] if isinstance(data, Mapping) else data)
+    if source.startswith("hf-hub:"):
+        return source.removeprefix("hf-hub:")
+    path = Path(source).resolve()
+    return path.parent.name if path.name == "train" else path.name
+
+
+@dataclass
+class _Job:
+    """Everything that the protocols of one evaluation share."""
+
+    subject: Subject
+    train_images: Collection
+    test_images: Collection
+    seeds: tuple[int, ...]
+    taxonomy: str | Path | None
+    linear_sgd: LinearSGD
+    finetune: Finetune
+    subsets: dict[str, Any]
+    cache_dir: str | Path | None
+
+    @cached_property
+    def train(self) -> Features:
+        return extract(self.subject.encoder, self.train_images, cache_dir=self.cache_dir)
+
+    @cached_property
+    def test(self) -> Features:
+        return extract(self.subject.encoder, self.test_images, cache_dir=self.cache_dir)
+
+    def held(self, images: Collection) -> TrainingSet:
+        """The images themselves, for what runs the network every epoch."""
+        size = self.subject.encoder.config.preprocessing.resize
+        return training_set_of(images, np.arange(len(images.images)), size)
+
+
+def _measure(name: str, names: list[str], job: _Job) -> Outcome:
+    encoder, seeds = job.subject.encoder, job.seeds
+    device = encoder.device
+    if name == "knn":
+        wanted = [knn for protocol, knn in (("knn", KNN_V1), ("knn:instdisc", KNN_INSTDISC)) if protocol in names]
+        return evaluate_knn(job.train, job.test, protocols=wanted, device=device)
+    if name == "linear":
+        return evaluate_linear(job.train, job.test, seeds=seeds, device=device)
+    if name == "imbalanced":
+        return evaluate_imbalanced(
+            job.train, job.test, seeds=seeds, device=device, pretrained_on=_pretrained_on(job), **job.subsets
+        )
+    if name == "collapse":
+        pairs = view_pairs(encoder, job.test_images)
+        return evaluate_collapse(job.test, projector=job.subject.projector, pairs=pairs, device=device)
+    if name == "relations":
+        return evaluate_relations(job.test, filter=job.subject.gates(), taxonomy=job.taxonomy, seeds=seeds)
+    train, test = job.held(job.train_images), job.held(job.test_images)
+    if name == "linear:sgd":
+        return evaluate_linear_sgd(encoder, train, test, seeds=seeds, settings=job.linear_sgd)
+    return evaluate_finetune(encoder, train, test, seeds=seeds, settings=job.finetune)
+
+
+def _settings(overrides: Sequence[str], names: list[str]) -> dict[str, dict[str, Any]]:
+    """The overrides as tables by protocol; those of a protocol that does not run are refused."""
+    changes: dict[str, Any] = {}
+    apply_overrides(changes, overrides)
+    for table, values in changes.items():
+        protocol = table.replace("_", ":")
+        if protocol not in ("linear:sgd", "finetune", "imbalanced") or not isinstance(values, dict):
+            raise ClzooError(
+                f"--set {table}: expected linear_sgd.KEY=VALUE, finetune.KEY=VALUE or imbalanced.subsets=[NAME, ...]."
+            )
+        if protocol not in names:
+            raise ClzooError(f"--set {table}.{next(iter(values))} is of {protocol}, which is not asked for.")
+    return changes
+
+
+def _subsets(values: dict[str, Any]) -> dict[str, Any]:
+    """The one setting of "imbalanced", as a keyword argument; none for the protocol's own subsets."""
+    if not values:
+        return {}
+    subsets = values.get("subsets")
+    if set(values) != {"subsets"} or not isinstance(subsets, list) or not subsets:
+        raise ClzooError(f"--set imbalanced: found {values}; expected imbalanced.subsets=[linear, longtail-50].")
+    return {"subsets": tuple(check_subset(str(name)) for name in subsets)}
+
+
+def _pretrained_on(job: _Job) -> tuple[str, np.ndarray] | None:
+    """The subset that the encoder was pretrained on, and how many images of each class it kept."""
+    recipe = job.subject.recipe
+    if recipe is None or recipe.data.subset is None:
+        return None
+    kept = np.array(
+        class_sizes(
+            np.bincount(job.train.labels.numpy(), minlength=len(job.train.classes)).tolist(), recipe.data.subset
+        )
+    )
+    if job.subject.images is not None and job.subject.images != kept.sum():
+        log.warning(
+            "%s was pretrained on %d images; %s of %s would be %d, so classes are not grouped by pretraining frequency",
+            job.subject.title, job.subject.images, recipe.data.subset, job.train.origin, kept.sum(),
+        )  # fmt: skip
+        return None
+    return recipe.data.subset, kept
+
+
+def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: float) -> Evaluation:
+    encoder = job.subject.encoder
+    metrics = {
+        "model": {
+            "name": job.subject.title,
+            "backbone": encoder.config.backbone,
+            "dim": encoder.dim,
+            "weights_sha256": encoder.weights_sha256,
+            "preprocessing": dataclasses.asdict(encoder.config.preprocessing),
+        },
+        "data": {
+            "title": title,
+            "classes": list(job.train_images.classes),
+            "train": {"origin": job.train_images.origin, **job.train.fingerprint},
+            "test": {"origin": job.test_images.origin, **job.test.fingerprint},
+        },
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "seeds": list(job.seeds),
+        "results": [r.to_json(title, THIS_MODEL) for outcome in outcomes.values() for r in outcome.results],
+        "details": {name: outcome.details for name, outcome in outcomes.items()},
+        "minutes": round(minutes, 2),
+        "hardware": describe_hardware(str(encoder.device)),
+        "versions": describe_versions(),
+    }
+    arrays = {name: array for outcome in outcomes.values() for name, array in outcome.arrays.items()}
+    return Evaluation(metrics, arrays)
+
+
+def _some(names: set[str]) -> str:
+    return (", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"

@@ -1,0 +1,130 @@
+"""What is judged: an encoder and, where they were kept, the recipe, the projector and the gates of its pretraining."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from clzoo.device import resolve_device
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.evaluation.relations import read_filter
+from clzoo.files import read_json
+from clzoo.methods.hydra import FeatureFilter
+
+if TYPE_CHECKING:
+    from clzoo.pretrain.recipe import Recipe
+
+log = logging.getLogger("clzoo")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder and what is known of its pretraining.
+
+    Attributes:
+        title: how reports call it.
+        recipe: None of converted weights.
+        projector: (N, D) -> (N, d), in eval mode, on the encoder's device.
+        filter: Hydra's gates, of a method of ours.
+        aside: what else a checkpoint held, by name: in it the gates of converted weights may lie.
+        images: how many images it was pretrained on; None if not recorded.
+    """
+
+    encoder: Encoder
+    title: str
+    recipe: Recipe | None = None
+    projector: nn.Module | None = None
+    filter: FeatureFilter | None = None
+    aside: dict[str, torch.Tensor] = field(default_factory=dict)
+    images: int | None = None
+
+    def gates(self) -> FeatureFilter | None:
+        """Hydra's gates, if it has any.
+
+        Raises:
+            ClzooError: gates of a layout that is not known.
+        """
+        return self.filter or read_filter(self.aside)
+
+
+def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") -> Subject:
+    """An Encoder or Subject as it is; a run folder with its newest checkpoint; or anything that `clzoo.load` takes.
+
+    Raises:
+        ClzooError: what `clzoo.load` raises; a run folder without a checkpoint.
+    """
+    if isinstance(model, Subject):
+        return model
+    if isinstance(model, Encoder):
+        return Subject(model, model.config.name)
+    if (Path(model) / "state.json").is_file():
+        return _of_run(Path(model), device)
+    return _of_entry(model, device)
+
+
+def _of_run(run: Path, device: str) -> Subject:
+    from clzoo.pretrain.publish import encoder_of, load_method
+    from clzoo.pretrain.recipe_files import load_recipe
+
+    recipe = load_recipe(run / "recipe.yaml")
+    state, data = read_json(run / "state.json"), read_json(run / "data.json")
+    if not state["finished"]:
+        log.warning("%s stopped at step %d of %d; its newest checkpoint is judged", run, state["step"], state["steps"])
+    method = load_method(run, recipe, data["classes"] or None)
+    name = f"{recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}"
+    encoder = encoder_of(method, recipe, name, device)
+    return with_heads(encoder, str(run), recipe, method, images=data["images"])
+
+
+def _of_entry(model: str | Path, device: str) -> Subject:
+    from clzoo.pretrain.recipe_files import load_recipe
+    from clzoo.pretrain.start import PRETRAINING_STATE
+    from clzoo.zoo.loading import locate, read_encoder
+
+    found = locate(model)
+    encoder = read_encoder(found, resolve_device(device))
+    beside = found.weights.parent
+    recipe = load_recipe(beside / "recipe.yaml") if (beside / "recipe.yaml").is_file() else None
+    tensors = load_file(beside / PRETRAINING_STATE) if (beside / PRETRAINING_STATE).is_file() else {}
+    if recipe is not None and tensors:
+        return with_heads(encoder, encoder.config.name, recipe, _rebuilt(recipe, encoder, tensors, beside))
+    return Subject(encoder, encoder.config.name, recipe, aside=tensors)
+
+
+def _rebuilt(recipe: Recipe, encoder: Encoder, tensors: dict[str, torch.Tensor], folder: Path) -> Any:
+    """The method that an entry was trained by, with all its state."""
+    from clzoo.pretrain.build import build_method
+
+    labels = next((t for name, t in tensors.items() if name.endswith("filter.label_embedding.weight")), None)
+    # Without gates no tensor depends on the number of classes: any number builds a method that uses labels.
+    method = build_method(recipe, 2 if labels is None else len(labels))
+    weights = {f"backbone.{name}": tensor for name, tensor in encoder.module.state_dict().items()}
+    try:
+        method.load_state_dict({**tensors, **weights})
+    except RuntimeError as error:
+        raise ClzooError(
+            f"{folder}: pretrain.safetensors does not fit recipe.yaml: {str(error).splitlines()[1].strip()}. "
+            "Publish the run anew: clzoo publish RUN NAME --data DIR"
+        ) from error
+    return method
+
+
+def with_heads(encoder: Encoder, title: str, recipe: Recipe, method: Any, images: int | None = None) -> Subject:
+    """The subject of a method of clzoo.methods that `encoder` is the backbone of; puts it into eval mode."""
+    method.eval()
+    pair_loss = getattr(method, "pair_loss", None)
+    return Subject(
+        encoder,
+        title,
+        recipe,
+        projector=method.projector.to(encoder.device),
+        filter=None if pair_loss is None else pair_loss.filter,
+        images=images,
+    )
