@@ -11,7 +11,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 def model_table() -> str:
     lines = [
-        "| name | backbone | source | licence | published (linear / k-NN) | measured (k-NN) | proof |",
+        "| name | backbone | source | licence | published (linear / k-NN) | measured (linear / k-NN) | proof |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for config in entries():
@@ -25,7 +25,15 @@ def model_table() -> str:
         )
         published = published if config.published else "-"
         results = read_json(HUB / config.name / "metrics.json")["results"]
-        measured = [f"{row['value']:.1f} ({row['dataset']})" for row in results if row["of"] == "this model"]
+        own = [row for row in results if row["of"] == "this model" and row["metric"] == "top-1"]
+        measured = [
+            " / ".join(
+                next((f"{r['value']:.1f}" for r in own if r["dataset"] == data and r["protocol"].startswith(name)), "-")
+                for name in ("linear:v1", "knn:v1")
+            )
+            + f" ({data})"
+            for data in dict.fromkeys(row["dataset"] for row in own)
+        ]
         proof = (
             "recorded"
             if config.probe

@@ -35,19 +35,19 @@ class Result:
         return cls(protocol, metric, statistics.mean(values), std, seeds)
 
     def to_json(self, dataset: str, of: str) -> dict[str, Any]:
-        """A row of metrics.json; see `clzoo.zoo.cards.render_card`."""
+        """A row of metrics.json, four significant digits; see `clzoo.zoo.cards.render_card`."""
         row: dict[str, Any] = {
             "protocol": self.protocol,
             "dataset": dataset,
             "split": self.split,
             "metric": self.metric,
             "of": of,
-            "value": round(self.value, 4),
+            "value": float(f"{self.value:.4g}"),
         }
         if self.seeds:
             row["seeds"] = list(self.seeds)
         if self.std is not None:
-            row["std"] = round(self.std, 4)
+            row["std"] = float(f"{self.std:.2g}")
         return row
 
 
