@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,11 @@ from clzoo.device import resolve_device
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
 from clzoo.transform import normalize, resize_and_crop
+
+if TYPE_CHECKING:
+    from clzoo.export import Exported
+
+log = logging.getLogger("clzoo")
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
 """A path, encoded bytes, a PIL image, a uint8 (H, W, 3) array, or a float tensor (3, H, W) in [0, 1]."""
@@ -182,6 +188,14 @@ class Encoder:
         from clzoo.zoo.pushing import push_encoder
 
         return push_encoder(self, repo_id, **options)
+
+    def export(self, out: str | Path, **options: Any) -> Exported:
+        """Write an ONNX file and log how near it is to torch; options as in `clzoo.export.export_onnx`."""
+        from clzoo.export import export_onnx
+
+        exported = export_onnx(self, out, **options)
+        log.info("%s", exported)
+        return exported
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Encoder:

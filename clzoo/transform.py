@@ -1,14 +1,21 @@
-"""The one road from a decoded image to the network's input, shared by everything that embeds."""
+"""The one road from a decoded image to the network's input, shared by everything that embeds.
+
+Importing this imports no torch: `clzoo.lite` takes the same road without it.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from PIL import Image
 
 from clzoo.config import Preprocessing
 from clzoo.data.images import MAX_PIXELS
 from clzoo.errors import UnreadableImageError
+
+if TYPE_CHECKING:
+    import torch
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -21,22 +28,49 @@ def resize_and_crop(image: Image.Image, p: Preprocessing) -> np.ndarray:
     Raises:
         UnreadableImageError: an image so narrow that resizing it would exhaust memory.
     """
+    image = _resize(image, p)
+    left, top = (_margin(side, p.size) for side in image.size)
+    return np.asarray(image.crop((left, top, left + p.size, top + p.size)))
+
+
+def resize_and_keep_margin(image: Image.Image, p: Preprocessing) -> np.ndarray:
+    """RGB image -> uint8 (resize, resize, 3): as `resize_and_crop`, with the margin that its crop cuts off a square.
+
+    `resize_and_crop` makes of the result what it makes of the image. So do graphs with the preprocessing inside, and
+    images of all sizes fit into one batch for them.
+
+    Raises:
+        UnreadableImageError: as `resize_and_crop`.
+    """
+    image = _resize(image, p)
+    margin = _margin(p.resize, p.size)
+    left, top = (_margin(side, p.size) - margin for side in image.size)
+    return np.asarray(image.crop((left, top, left + p.resize, top + p.resize)))
+
+
+def _resize(image: Image.Image, p: Preprocessing) -> Image.Image:
     width, height = image.size
     short = min(width, height)
     target = (int(p.resize * width / short), int(p.resize * height / short))
     if target[0] * target[1] > MAX_PIXELS:
         raise UnreadableImageError(f"{width}x{height} pixels is too narrow to resize its shorter side to {p.resize}")
-    if image.size != target:
-        image = image.resize(target, _FILTERS[p.interpolation])
-    left = round((target[0] - p.size) / 2)
-    top = round((target[1] - p.size) / 2)
-    return np.asarray(image.crop((left, top, left + p.size, top + p.size)))
+    return image if image.size == target else image.resize(target, _FILTERS[p.interpolation])
+
+
+def _margin(side: int, size: int) -> int:
+    """Pixels before the centre `size` of `side`; halves are rounded to the even neighbour."""
+    return round((side - size) / 2)
+
+
+def scale_and_shift(p: Preprocessing) -> tuple[list[float], list[float]]:
+    """Normalisation as one multiply-add per channel: pixel * scale + shift == (pixel / 255 - mean) / std."""
+    return [1 / (255 * std) for std in p.std], [-mean / std for mean, std in zip(p.mean, p.std, strict=True)]
 
 
 def normalize(pixels: torch.Tensor, p: Preprocessing) -> torch.Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), channels_last in memory, minus mean, over standard deviation."""
-    # pixel / 255, minus mean, over std, as one multiply-add per channel.
-    scale = torch.tensor([1 / (255 * s) for s in p.std], device=pixels.device)
-    shift = torch.tensor([-m / s for m, s in zip(p.mean, p.std, strict=True)], device=pixels.device)
+    import torch
+
+    scale, shift = (torch.tensor(values, device=pixels.device) for values in scale_and_shift(p))
     # The permuted view of an (N, H, W, C) array is channels_last already.
     return torch.addcmul(shift, pixels.to(torch.float32), scale).permute(0, 3, 1, 2)

@@ -35,6 +35,13 @@ from clzoo.embed import DEFAULT_MODEL
 )
 @click.option("--shard", metavar="I/N", help="Embed share I of N, into DIR-shard-I-of-N; see clzoo store merge.")
 @click.option("--engine", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who computes.")
+@click.option(
+    "--backend",
+    default="torch",
+    show_default=True,
+    type=click.Choice(["torch", "onnx", "auto"]),
+    help="What runs the network; auto takes the faster one.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be embedded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @quiet_option
@@ -53,6 +60,7 @@ def command(
     labels: bool | None,
     shard: str | None,
     engine: str,
+    backend: str,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -84,6 +92,7 @@ def command(
         "normalize": normalize,
         "labels": labels,
         "engine": engine,
+        "backend": backend,
         "progress": not quiet,
     }
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun

@@ -95,6 +95,7 @@ def embed_folder(
     strict: bool = False,
     shard: Shard | None = None,
     engine: str = "local",
+    backend: str = "torch",
     progress: bool = True,
 ) -> Summary:
     """Embed the images of a source into a store; run again, only what is new or changed.
@@ -115,6 +116,7 @@ def embed_folder(
         shard: embed this share of the source alone, into the folder `shard.folder(out)`; `merge_stores` joins them.
         engine: "local", or "ray" for the workers of a Ray cluster (`clzoo.embed.ray_engine`); then the encoder is given
             by name, and `device` is that of the workers.
+        backend: "torch", "onnx" or "auto", as in `clzoo.load`; of an encoder that is given by name.
         progress: show a bar where standard error is a terminal.
 
     Returns:
@@ -137,6 +139,7 @@ def embed_folder(
         labels=labels,
         shard=shard,
         engine=engine,
+        backend=backend,
         progress=progress,
     )
     report(summary, failures)
@@ -159,6 +162,7 @@ def embed_share(
     labels: bool | None,
     shard: Shard | None,
     engine: str,
+    backend: str,
     progress: bool,
 ) -> tuple[Summary, list[Failure]]:
     """As `embed_folder`; the failures are returned and not yet reported."""
@@ -180,7 +184,9 @@ def embed_share(
         raise ClzooError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}.")
     if engine == "ray" and isinstance(encoder, Encoder):
         raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
-    encoder, load = _loaded(encoder, device if engine == "local" else "cpu")
+    if backend != "torch" and (engine == "ray" or isinstance(encoder, Encoder)):
+        raise ClzooError(f"backend {backend!r} is for a model that is given by name and embedded on this machine.")
+    encoder, load = _loaded(encoder, device if engine == "local" else "cpu", backend)
     compute = encoder.compute_dtype(dtype)
     log.info("model: %s (%d values, on %s, %s)", encoder.config.name, encoder.dim, encoder.device, compute)
     log.info("output: %s", folder)
@@ -247,13 +253,13 @@ def default_out(source: str | Path) -> Path:
     return Path(f"{name}-embeddings")
 
 
-def _loaded(encoder: Encoder | str | Path, device: str) -> tuple[Encoder, str]:
+def _loaded(encoder: Encoder | str | Path, device: str, backend: str) -> tuple[Encoder, str]:
     """The encoder, and what `clzoo.load` takes to get it again from any folder."""
     if isinstance(encoder, Encoder):
         return encoder, encoder.config.name
     from clzoo.zoo import load
 
-    loaded = load(encoder, device=device)
+    loaded = load(encoder, device=device, backend=backend)
     is_zoo_name = str(encoder) == loaded.config.name
     local = Path(encoder).exists() and not is_zoo_name
     return loaded, str(Path(encoder).resolve()) if local else str(encoder)

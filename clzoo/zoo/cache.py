@@ -1,6 +1,7 @@
 """What was converted on this machine: one folder per model, moved into place whole.
 
     <root>/models/<name>@<revision>/    model.safetensors, provenance.json, pretrain.safetensors where there is one
+    <root>/onnx/<key>.onnx              graphs of the backend "onnx" (clzoo.export.backend)
     <root>/features/<key>/              features of evaluated data sets (clzoo.evaluation.features)
     <root>/hub/                         the Hugging Face client's files, where the root was named by the user
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MODELS = "models"
 FEATURES = "features"
+GRAPHS = "onnx"
 
 
 @dataclass(frozen=True)

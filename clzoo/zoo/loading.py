@@ -44,6 +44,7 @@ def load(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    backend: str = "torch",
 ) -> Encoder:
     """Load a pretrained encoder.
 
@@ -56,6 +57,7 @@ def load(
             stays at the commit that it had at the first load (`clzoo cached --rm NAME` forgets it).
         cache_dir: for downloads and converted weights, instead of the default places (clzoo.zoo.cache).
         offline: use no network; HF_HUB_OFFLINE=1 does the same.
+        backend: "torch", "onnx", or "auto" for the faster of them; see `clzoo.export.backend.with_backend`.
 
     Returns:
         The encoder in eval mode, float32, its weights checked against every recorded hash.
@@ -65,7 +67,12 @@ def load(
             unexpected tensors, wrong shapes, no network, unusable device. Random weights are never returned.
     """
     usable = resolve_device(device)  # before a long download
-    return read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
+    encoder = read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
+    if backend == "torch":
+        return encoder
+    from clzoo.export.backend import with_backend
+
+    return with_backend(encoder, backend, cache_dir=cache_dir)
 
 
 def locate(

@@ -24,6 +24,7 @@ import clzoo
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
+from clzoo.lite import load as load_lite
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, is_generated, render_card
 from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clzoo")
 
 _REQUIRED = ("config.json", "model.safetensors", "README.md", "metrics.json")
-_OPTIONAL = ("recipe.yaml", "pretrain.safetensors")
+_OPTIONAL = ("recipe.yaml", "pretrain.safetensors", "model.onnx")
 
 _LOG_IN = "Type: hf auth login; or set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens)."
 
@@ -56,7 +57,8 @@ def push(
     """Upload a hub entry in one commit; the repository is made if it does not exist.
 
     What goes up: config.json, model.safetensors, README.md, metrics.json, the results in the Hub's own format, and
-    recipe.yaml and pretrain.safetensors if there; nothing else that lies in the folder. A card that clzoo wrote is
+    recipe.yaml, pretrain.safetensors and model.onnx (`clzoo export FOLDER --to onnx --out FOLDER/model.onnx`) if there,
+    which has to be of the same weights; nothing else that lies in the folder. A card that clzoo wrote is
     written anew, to name the repository.
 
     Args:
@@ -135,6 +137,8 @@ def _checked_entry(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
             f"{folder / 'model.safetensors'} holds other weights than config.json says: their hash is {found}, "
             f"expected clzoo.weights_sha256 {config.weights_sha256}. {remake}"
         )
+    if (folder / "model.onnx").is_file():
+        load_lite(folder)  # refuses a graph of other weights
     return config, metrics
 
 

@@ -76,6 +76,8 @@ def save_entry(
             write_text(folder / "recipe.yaml", recipe)
         elif not same_weights:
             (folder / "recipe.yaml").unlink(missing_ok=True)
+        if not same_weights:
+            (folder / "model.onnx").unlink(missing_ok=True)
         write_card(folder, config, metrics, address=address)
         config.save(folder)
     except (OSError, SafetensorError) as error:

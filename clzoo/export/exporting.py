@@ -1,0 +1,173 @@
+"""From an Encoder to an .onnx file that is known to compute the same."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import clzoo
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.export.parity import Row, parity, table
+from clzoo.files import atomic_path
+from clzoo.lite.provenance import Provenance
+from clzoo.proof import weights_sha256
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written, and how near it is to torch: the rows of its comparison."""
+
+    path: Path
+    provenance: Provenance
+    parity: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**dataclasses.asdict(self), "path": str(self.path), "bytes": self.path.stat().st_size}
+
+    def __str__(self) -> str:
+        p = self.provenance
+        preprocessing = "preprocessing inside" if p.preprocess else "takes normalised pixels"
+        size = f"{self.path.stat().st_size / 1e6:.1f} MB"
+        lines = [f"{self.path}: {size}, {p.dtype}, opset {p.opset}, {preprocessing}", *_lines(*table(self.parity))]
+        return "\n".join(lines)
+
+
+def export_onnx(
+    encoder: Encoder,
+    out: str | Path,
+    *,
+    preprocess: bool = False,
+    dtype: str = "fp32",
+    int8: str | Path | None = None,
+) -> Exported:
+    """Write an encoder as an ONNX file of any batch size, and compare that file with torch.
+
+    Outputs are always `embedding`, L2-normalised, and `feature`, as the network gives it: float32 (B, dim). What the
+    metadata holds: `clzoo.lite.provenance`.
+
+    Args:
+        encoder: on any device; a copy of it is exported from the CPU.
+        out: the file, *.onnx; replaced if it exists.
+        preprocess: the graph takes `images`, uint8 (B, H, W, 3) of any one size per call, and resizes, crops and
+            normalises them; else `pixels`, normalised float32 (B, 3, size, size).
+        dtype: of the arithmetic, "fp32" or "fp16".
+        int8: a folder of images like those that will be embedded; convolutions and linear layers compute in 8 bits,
+            with ranges measured on 100 of them.
+
+    Raises:
+        ClzooError: a package is missing; too few images to calibrate with; a file that cannot be written; a graph that
+            differs from torch by more than 1e-4 (fp16: cosine below 0.999, int8: below 0.98) or, where the graph
+            resizes, has a cosine below 0.999 (int8: 0.98) with `Encoder.embed`. Then no file is left.
+    """
+    out = Path(out)
+    _check_arguments(out, dtype, int8)
+    _require_packages()
+    import onnx
+
+    reference = Encoder(copy.deepcopy(encoder.module).float(), encoder.config, "cpu")
+    model, pictures, calibration = _model(reference, preprocess, dtype, None if int8 is None else Path(int8))
+    provenance = _provenance(reference, preprocess, dtype if int8 is None else "int8", calibration)
+    model.producer_name, model.producer_version = "clzoo", clzoo.__version__
+    model.graph.name = reference.config.name
+    onnx.helper.set_model_props(model, provenance.to_metadata())
+    onnx.checker.check_model(model, full_check=True)
+    try:
+        with atomic_path(out) as temporary:
+            onnx.save(model, str(temporary))
+            rows = parity(temporary, reference, pictures)
+            if not all(row.passed for row in rows):
+                raise ClzooError(_refusal(out, provenance.dtype, _lines(*table(rows))))
+    except OSError as error:
+        raise ClzooError(f"{out} cannot be written: {error}. Free the place or name another file.") from error
+    return Exported(out, provenance, rows)
+
+
+def _check_arguments(out: Path, dtype: str, int8: str | Path | None) -> None:
+    if out.suffix != ".onnx" or out.is_dir():
+        raise ClzooError(f"{out} must be the name of a file that ends in .onnx, e.g. --out model.onnx")
+    if dtype not in _DTYPES:
+        raise ClzooError(f"dtype must be fp32 or fp16, found {dtype!r}.")
+    if int8 is not None and dtype != "fp32":
+        raise ClzooError(f"int8 replaces the arithmetic of fp32, and {dtype} was asked for. Leave out one of the two.")
+
+
+def _require_packages() -> None:
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ClzooError(
+            f"to export, {', '.join(missing)} must be installed. "
+            'Type: pip install "clzoo[cpu]" (or, with an NVIDIA GPU, "clzoo[gpu]")'
+        )
+
+
+def _model(encoder: Encoder, preprocess: bool, dtype: str, int8: Path | None) -> tuple[Any, list[Any] | None, str]:
+    """The graph; pictures to compare it with and what it was calibrated on, where it was."""
+    from clzoo.export.graph import network_graph, preprocessing_graph, put_before
+
+    p = encoder.config.preprocessing
+    prefix = preprocessing_graph(p) if preprocess else None  # before the long part: it may refuse
+    pictures, calibration = None, ""
+    if int8 is not None:
+        from clzoo.export.int8 import quantized, read_pictures
+
+        for_calibration, pictures = read_pictures(int8, p)
+        model = quantized(network_graph(encoder.module, p.size), for_calibration, p)
+        calibration = f"{len(for_calibration)} images, smallest and largest values"
+    else:
+        backbone = encoder.module if dtype == "fp32" else copy.deepcopy(encoder.module).to(_DTYPES[dtype])
+        model = network_graph(backbone, p.size, _DTYPES[dtype])
+    if prefix is not None:
+        put_before(prefix, model)
+    return model, pictures, calibration
+
+
+def _provenance(encoder: Encoder, preprocess: bool, dtype: str, calibration: str) -> Provenance:
+    from clzoo.export.graph import OPSET
+
+    config = encoder.config
+    return Provenance(
+        model=config.name,
+        architecture=config.architecture,
+        dim=encoder.dim,
+        weights_sha256=_hash_of_entry(encoder),
+        license=config.license,
+        preprocessing=config.preprocessing,
+        preprocess=preprocess,
+        dtype=dtype,
+        opset=OPSET,
+        version=clzoo.__version__,
+        calibration=calibration,
+    )
+
+
+def _hash_of_entry(encoder: Encoder) -> str:
+    """The hash by which the model's entry knows these weights: its file may hold them in fp16."""
+    halves = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in encoder.module.state_dict().items()
+    }
+    recorded = encoder.config.weights_sha256
+    return recorded if recorded == weights_sha256(halves) else encoder.weights_sha256
+
+
+def _refusal(out: Path, dtype: str, lines: list[str]) -> str:
+    instead = {"fp32": "Type: pip install --upgrade torch onnx onnxscript onnxruntime"}.get(
+        dtype, "Export it with --dtype fp32, without --int8."
+    )
+    return "\n".join([f"ONNX Runtime does not compute what torch does, so {out} was not written. {instead}", *lines])
+
+
+def _lines(titles: list[str], cells: list[list[str]]) -> list[str]:
+    """An aligned table as text."""
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (titles, *cells)]

@@ -1,0 +1,92 @@
+"""From a name or a path to a LiteEncoder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from clzoo import assets
+from clzoo.config import ModelConfig
+from clzoo.errors import ClzooError
+from clzoo.lite.encoder import LiteEncoder
+from clzoo.zoo.entries import entry
+
+GRAPH = "model.onnx"
+"""Name of the graph in a hub entry."""
+
+_HUB_PREFIX = "hf-hub:"
+
+
+def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = None) -> LiteEncoder:
+    """Load an exported encoder; nothing of torch is imported.
+
+    Args:
+        path_or_name: an .onnx file that `clzoo export` wrote; the folder of a hub entry that holds a model.onnx; a name
+            of `clzoo list` whose entry here holds one; or "hf-hub:ORG/REPO" (needs huggingface_hub to download it). A
+            path is what has a separator or ends in .onnx: a plain word is always a zoo name.
+        device: "cpu" or "cuda"; see `clzoo.lite.session.open_session`.
+        revision: branch, tag or commit, of a repository of the Hub only.
+
+    Raises:
+        ClzooError: no such file, folder, name or repository; an entry without a model.onnx, or with one of other
+            weights; a file that is damaged or not clzoo's; a device that ONNX Runtime cannot use.
+    """
+    text = str(path_or_name)
+    if text.startswith(_HUB_PREFIX):
+        return _of_entry(_downloaded(text.removeprefix(_HUB_PREFIX), revision), device)
+    if revision is not None:
+        raise ClzooError(f"revision {revision!r} was given with {text}; only repositories of the Hub have revisions.")
+    if text.endswith(".onnx"):
+        return LiteEncoder(Path(text).expanduser(), device)
+    if isinstance(path_or_name, Path) or text in (".", "..") or any(s in text for s in ("/", os.sep)):
+        return _of_entry(Path(text).expanduser(), device)
+    entry(text)  # an unknown name is an error that holds the closest ones
+    if not (assets.HUB / text / GRAPH).is_file():
+        raise ClzooError(
+            f"{text} comes without a {GRAPH}. Where torch is installed, type: "
+            f"clzoo export {text} --to onnx --out {text}.onnx; then load {text}.onnx"
+        )
+    return _of_entry(assets.HUB / text, device)
+
+
+def _of_entry(folder: Path, device: str) -> LiteEncoder:
+    """The graph beside a config.json, if it is of the weights that the config records."""
+    graph = folder / GRAPH
+    if not folder.is_dir():
+        raise ClzooError(f"{folder} does not exist; expected an .onnx file or the folder of a hub entry.")
+    if not graph.is_file():
+        raise ClzooError(
+            f"{folder} holds no {GRAPH}. Where torch is installed, type: clzoo export {folder} --to onnx --out {graph}"
+        )
+    encoder = LiteEncoder(graph, device)
+    require_same_weights(encoder.provenance.weights_sha256, ModelConfig.load(folder / "config.json"), graph)
+    return encoder
+
+
+def require_same_weights(exported: str, config: ModelConfig, graph: Path) -> None:
+    """Compare the hash that a graph records with its entry's.
+
+    Raises:
+        ClzooError: the graph was exported from other weights than the entry holds.
+    """
+    if config.weights_sha256 not in (None, exported):
+        raise ClzooError(
+            f"{graph} was exported from weights {exported}, the entry's config.json records {config.weights_sha256}. "
+            f"Type: clzoo export {graph.parent} --to onnx --out {graph}"
+        )
+
+
+def _downloaded(repo: str, revision: str | None) -> Path:
+    """The folder that holds config.json and model.onnx of one commit of a repository."""
+    try:
+        from clzoo.zoo.fetch import commit_of, fetch_file
+    except ImportError as error:
+        raise ClzooError(
+            f"hf-hub:{repo} must be downloaded, and {error.name} is not installed. Type: pip install huggingface_hub"
+        ) from error
+    from clzoo.zoo.cache import hub_cache
+
+    config = fetch_file(repo, "config.json", revision, hub_cache=hub_cache(), offline=False)
+    # The commit of the config, so that a push between the two requests cannot mix two models.
+    commit = commit_of(config, "config.json")
+    return fetch_file(repo, GRAPH, commit, hub_cache=hub_cache(), offline=False).parent

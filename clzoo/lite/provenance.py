@@ -1,0 +1,86 @@
+"""What an exported graph says of itself: the entries `clzoo.*` of its metadata, and the names of its ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from clzoo.config import Preprocessing
+from clzoo.errors import ClzooError
+
+SCHEMA = 1
+"""Version of these entries; a reader refuses a higher one."""
+
+IMAGES, PIXELS = "images", "pixels"
+"""The input of a graph with the preprocessing inside, uint8 (B, H, W, 3); and without, float32 (B, 3, size, size)."""
+
+EMBEDDING, FEATURE = "embedding", "feature"
+"""The outputs, float32 (B, dim): divided by the L2 norm, and as the network gives it."""
+
+_PREFIX = "clzoo."
+_NORMALIZATION = f"{EMBEDDING}: L2; {FEATURE}: none"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a graph comes from and how it is used."""
+
+    model: str
+    architecture: str
+    dim: int
+    weights_sha256: str  # clzoo.proof: of the weights that were exported
+    license: str
+    preprocessing: Preprocessing
+    preprocess: bool  # whether the preprocessing is inside
+    dtype: str  # of the arithmetic: fp32, fp16 or int8
+    opset: int
+    version: str  # of the clzoo that exported it
+    calibration: str = ""  # int8: what the ranges were measured on
+
+    def to_metadata(self) -> dict[str, str]:
+        """Entries for `metadata_props`: all values are text, `clzoo.preprocessing` is JSON."""
+        values = {
+            **dataclasses.asdict(self),
+            "schema": SCHEMA,
+            "preprocess": "inside" if self.preprocess else "outside",
+            "preprocessing": json.dumps(dataclasses.asdict(self.preprocessing)),
+            "normalization": _NORMALIZATION,
+        }
+        return {f"{_PREFIX}{name}": str(value) for name, value in values.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Provenance:
+        """Read the entries; `where` is named in errors.
+
+        Raises:
+            ClzooError: the graph was not exported by clzoo, by a newer one, or its entries are damaged.
+        """
+        values: dict[str, Any] = {
+            name.removeprefix(_PREFIX): value for name, value in metadata.items() if name.startswith(_PREFIX)
+        }
+        if not values:
+            raise ClzooError(
+                f"{where} was not exported by clzoo: its metadata has no entries {_PREFIX}*. "
+                "Type: clzoo export NAME --to onnx --out FILE"
+            )
+        try:
+            if int(values["schema"]) > SCHEMA:
+                raise ClzooError(
+                    f"{where}: clzoo.schema is {values['schema']}, this clzoo reads up to {SCHEMA}. "
+                    "Type: pip install --upgrade clzoo"
+                )
+            raw = json.loads(values["preprocessing"])
+            values |= {
+                "preprocessing": Preprocessing(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])}),
+                "preprocess": {"inside": True, "outside": False}[values["preprocess"]],
+                "dim": int(values["dim"]),
+                "opset": int(values["opset"]),
+            }
+            return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ClzooError(
+                f"{where}: its clzoo metadata is damaged ({type(error).__name__}: {error}). Export it anew."
+            ) from error
