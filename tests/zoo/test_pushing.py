@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hub_server import TOKEN
 from huggingface_hub import ModelCard
-from small_models import METRICS, small_encoder
+from small_models import METRICS, result, small_encoder
 
 import clzoo
 from clzoo.errors import ClzooError
@@ -212,3 +212,30 @@ def test_an_encoder_pushes_itself(hub, entry):
     assert set(files) == UPLOADED
     assert len(files["model.safetensors"]) < 0.52 * (entry / "model.safetensors").stat().st_size
     assert json.loads(files["config.json"])["clzoo"]["name"] == read_json(entry / "config.json")["clzoo"]["name"]
+
+
+# -- what else an entry may hold -------------------------------------------------------------------------------------
+
+
+def test_results_on_a_data_set_of_the_hub_and_an_exported_graph_go_along(hub, tmp_path):
+    metrics = {"results": [result(dataset_id="uoft-cs/cifar10")], "training": {}}
+    entry = save_entry(small_encoder(), tmp_path / "entry", metrics=metrics)
+    small_encoder().export(entry / "model.onnx")
+    (outcome,) = push_all(hub, {"path": entry, "repo_id": REPO})
+    assert "error" not in outcome
+    files = hub.files(REPO)
+    assert files["model.onnx"] == (entry / "model.onnx").read_bytes()
+    assert files[".eval_results/uoft-cs--cifar10.yaml"] == (
+        (entry / ".eval_results" / "uoft-cs--cifar10.yaml").read_bytes()
+    )
+    other = save_entry(small_encoder(seed=1), tmp_path / "other")
+    push_all(hub, {"path": other, "repo_id": REPO})
+    assert set(hub.files(REPO)) == UPLOADED  # neither stays beside other weights
+
+
+def test_a_graph_of_other_weights_is_refused_and_goes_when_the_entry_is_saved_anew(entry):
+    small_encoder(seed=1).export(entry / "model.onnx")
+    with pytest.raises(ClzooError, match="was exported from weights"):
+        clzoo.push(entry, REPO)
+    save_entry(small_encoder(seed=2), entry)
+    assert not (entry / "model.onnx").exists()
