@@ -18,7 +18,7 @@ from PIL import Image
 
 from clzoo.backbones import create_backbone
 from clzoo.config import ModelConfig
-from clzoo.data.images import decode_image
+from clzoo.data.images import as_rgb
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
@@ -219,21 +219,7 @@ def _is_single(images: Any) -> bool:
 
 
 def _as_pil(image: ImageLike) -> Image.Image:
-    if isinstance(image, str | Path):
-        return decode_image(Path(image))
-    if isinstance(image, bytes):
-        return decode_image(image)
-    if isinstance(image, Image.Image):
-        return image.convert("RGB")
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ClzooError(f"an array must be uint8 (H, W, 3), found {image.dtype} {image.shape}.")
-        return Image.fromarray(image)
-    if isinstance(image, torch.Tensor):
-        return _tensor_to_pil(image)
-    raise ClzooError(
-        f"cannot embed a {type(image).__name__}; expected a path, bytes, a PIL image, an array or a tensor."
-    )
+    return _tensor_to_pil(image) if isinstance(image, torch.Tensor) else as_rgb(image)
 
 
 def _tensor_to_pil(image: torch.Tensor) -> Image.Image:
