@@ -14,21 +14,23 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from queue import SimpleQueue
 
 import torch
 
 from clzoo.errors import ClzooError
-from clzoo.evaluation.searching import UNIT, WIDTHS, Block, best, row_of, screened_block, search_block, similarity_of
 
 MEMORY_BUDGET = 1 << 30
 """Bytes that `nearest` allocates at most, beside its result."""
 
-SCREEN = True
+_WIDTHS = (32, 4, 1)  # of the groups in which the nearest are looked for, coarse to fine
+_UNIT = _WIDTHS[0]  # blocks and tiles are multiples of it
 _TILE = 512  # queries of one product: with fewer, a CPU spends its time on rearranging the bank for the product
 _BLOCK = 65_536  # bank rows of one product
 _SMALL_BLOCK = 8192  # where the budget does not allow a block as large for every core, fewer cores work
 _CACHED_ROWS = 32  # queries whose groups are compared at a time on the CPU, so that the candidates stay in its cache
+_LOW = 0xFFFFFFFF  # the half of a key that holds the row
 
 
 def nearest(
@@ -69,7 +71,7 @@ def nearest(
             parts = (keys.split(blocks.tile), similarity[part].split(blocks.tile), rows[part].split(blocks.tile))
             for found, to_similarity, to_rows in zip(*parts, strict=True):
                 best = found.sort(dim=1, descending=True).values
-                to_similarity[:], to_rows[:] = similarity_of(best), row_of(best)
+                to_similarity[:], to_rows[:] = _similarity_of(best), _row_of(best)
     return similarity, rows
 
 
@@ -109,12 +111,12 @@ def plan_blocks(
 
     def smallest(bank_rows: int) -> int:
         """Bytes of a worker with the smallest tile."""
-        return UNIT * (4 * bank_rows + _candidate_bytes(bank_rows, k))
+        return _UNIT * (4 * bank_rows + _candidate_bytes(bank_rows, k))
 
-    workers = min(torch.get_num_threads(), query_rows // UNIT) if on_cpu else 1
+    workers = min(torch.get_num_threads(), query_rows // _UNIT) if on_cpu else 1
     workers = max(1, min(workers, 2 * quarter // smallest(min(bank_rows, _SMALL_BLOCK))))
     half = 2 * quarter // workers
-    while bank_rows > UNIT and smallest(bank_rows) > half:
+    while bank_rows > _UNIT and smallest(bank_rows) > half:
         bank_rows = _within(bank_rows // 2, bank_rows)
     widest = min(_TILE, _units(-(-query_rows // workers)))
     if on_cpu:
@@ -129,21 +131,21 @@ def plan_blocks(
 
 def _within(rows: int, most: int) -> int:
     """Rows rounded down to whole units, at least one and at most `most`."""
-    return min(max(rows // UNIT, 1) * UNIT, max(most, UNIT))
+    return min(max(rows // _UNIT, 1) * _UNIT, max(most, _UNIT))
 
 
 def _units(rows: int) -> int:
     """Rows rounded up to whole units."""
-    return -(-rows // UNIT) * UNIT
+    return -(-rows // _UNIT) * _UNIT
 
 
 def _candidate_bytes(columns: int, k: int) -> int:
     """What `_best_keys` and the merge allocate for one query, counted generously."""
-    compared, groups = 0, columns // WIDTHS[0]
-    for width, narrower in zip(WIDTHS, (*WIDTHS[1:], 1), strict=True):
+    compared, groups = 0, columns // _WIDTHS[0]
+    for width, narrower in zip(_WIDTHS, (*_WIDTHS[1:], 1), strict=True):
         compared = max(compared, groups)
         groups = min(k, groups) * (width // narrower)
-    gathered = 4 * WIDTHS[0] * min(k, columns // WIDTHS[0])
+    gathered = 4 * _WIDTHS[0] * min(k, columns // _WIDTHS[0])
     return 48 * compared + gathered + 64 * k
 
 
@@ -167,20 +169,18 @@ def _nearest_keys(
     """Keys (Q, k) of the nearest, in no order."""
     unit_queries = _unit_rows(queries, torch.empty(_units(len(queries)), queries.shape[1], device=device))
     keys = torch.empty(len(unit_queries), k, dtype=torch.int64, device=device)
-    memory = torch.empty(blocks.bank, bank.shape[1], device=device)
-    rounded = torch.empty_like(memory, dtype=torch.bfloat16) if SCREEN else None
+    block = torch.empty(blocks.bank, bank.shape[1], device=device)
     spare: SimpleQueue[torch.Tensor] = SimpleQueue()  # memory of similarities: fresh memory costs as much as the search
     for _ in range(blocks.workers):
         spare.put(torch.empty(blocks.tile * blocks.bank, device=device))
     for start in range(0, len(bank), blocks.bank):
         rows = bank[start : start + blocks.bank]
-        unit_rows = _unit_rows(rows, memory)
-        if rounded is None:
-            block = Block(unit_rows, len(rows))
-        else:
-            block = screened_block(unit_rows, len(rows), rounded)
+        unit_rows = _unit_rows(rows, block)
         tiles = zip(unit_queries.split(blocks.tile), keys.split(blocks.tile), strict=True)
-        run(partial(_merge_block, *tile, block, start, blocks.selected, spare) for tile in tiles)
+        run(
+            partial(_search_block, *tile, unit_rows, start=start, rows=len(rows), selected=blocks.selected, spare=spare)
+            for tile in tiles
+        )
     return keys[: len(queries)]
 
 
@@ -203,20 +203,76 @@ def _unit_rows(rows: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
     return unit
 
 
-def _merge_block(
-    queries: torch.Tensor, keys: torch.Tensor, block: Block, start: int, selected: int, spare: SimpleQueue[torch.Tensor]
+def _search_block(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    block: torch.Tensor,
+    *,
+    start: int,
+    rows: int,
+    selected: int,
+    spare: SimpleQueue[torch.Tensor],
 ) -> None:
-    """Merge the nearest of `block`, whose rows are start, start + 1, ... of the bank, into `keys` (t, k).
+    """Merge the nearest of `block` (n, D), which are rows start, start + 1, ... of the bank, into `keys` (t, k).
 
-    Of the keys min(k, start) columns are filled before.
+    Of the keys min(k, start) columns are filled before. Of the block the first `rows` count.
     """
     k = keys.shape[1]
-    known, width = min(k, start), min(k, start + len(block.rows))
+    known, width = min(k, start), min(k, start + len(block))
     memory = spare.get()
-    found = search_block(queries, block, k, selected, memory) - start  # a key falls by one from row to row
+    similarity = memory[: len(queries) * len(block)].view(len(queries), len(block))  # (t, n)
+    torch.mm(queries, block.T, out=similarity)
+    similarity[:, rows:] = -torch.inf
+    for part, kept in zip(similarity.split(selected), keys.split(selected), strict=True):
+        found = _best_keys(part, k) - start  # a key falls by one from row to row
+        kept[:, :width] = _best(torch.cat([kept[:, :known], found], dim=1), k)
     spare.put(memory)
-    for part, kept in zip(found.split(selected), keys.split(selected), strict=True):
-        kept[:, :width] = best(torch.cat([kept[:, :known], part], dim=1), k)
+
+
+def _best_keys(similarity: torch.Tensor, k: int) -> torch.Tensor:
+    """Keys (t, min(k, n)) of the k best columns of similarities (t, n), in no order.
+
+    The k best columns lie in the k groups of columns with the best maxima, of equal maxima those further left: whoever
+    is in another group is beaten by k maxima.
+    """
+    tile, columns = similarity.shape
+    first_of_row = torch.arange(0, tile * columns, columns, device=similarity.device)[:, None]  # (t, 1)
+    groups = torch.arange(0, columns, _WIDTHS[0], device=similarity.device)  # the first column of each
+    values = similarity.view(tile, -1, _WIDTHS[0]).amax(dim=2)  # (t, n / 32)
+    keys = _best(_keys(values, groups), k)
+    for width, narrower in pairwise(_WIDTHS):
+        groups = _row_of(keys)  # (t, k)
+        inside = torch.arange(0, width, narrower, device=similarity.device)
+        chosen = similarity.view(-1, width).index_select(0, ((first_of_row + groups) // width).view(-1))
+        values = chosen.view(tile, -1, narrower).amax(dim=2)  # (t, k width / narrower)
+        keys = _best(_keys(values, (groups[:, :, None] + inside).view(tile, -1)), k)
+    return keys
+
+
+def _best(keys: torch.Tensor, k: int) -> torch.Tensor:
+    return keys if keys.shape[1] <= k else keys.topk(k, dim=1, sorted=False).values
+
+
+def _keys(similarity: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Integers that are larger for the larger similarity and, where it is the same, for the lower row.
+
+    The upper half are the bits of the float32, of which the negative ones are turned round; the lower half is the row.
+    """
+    bits = (similarity + 0.0).view(torch.int32)  # + 0.0 makes -0.0 equal to 0.0
+    return (_turned(bits).long() << 32) | (_LOW - rows)
+
+
+def _similarity_of(keys: torch.Tensor) -> torch.Tensor:
+    return _turned((keys >> 32).int()).view(torch.float32)
+
+
+def _row_of(keys: torch.Tensor) -> torch.Tensor:
+    return _LOW - (keys & _LOW)
+
+
+def _turned(bits: torch.Tensor) -> torch.Tensor:
+    """Between the bits of float32 and integers of the same order; its own inverse."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 Runner = Callable[[Iterable[Callable[[], None]]], None]
