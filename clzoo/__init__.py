@@ -14,6 +14,7 @@ from clzoo.errors import ClzooError
 from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
+    from clzoo import lite
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
     from clzoo.evaluation import Evaluation, compare, evaluate
@@ -48,6 +49,7 @@ __all__ = [
     "embed_folder",
     "evaluate",
     "list_models",
+    "lite",
     "load",
     "open_store",
     "push",
@@ -56,10 +58,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "lite":
+        return import_module("clzoo.lite")
     if name not in _HOME:
         raise AttributeError(f"module 'clzoo' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *_HOME, "lite"})

@@ -28,6 +28,11 @@ def test_importing_clzoo_takes_milliseconds_and_nothing_heavy():
     assert seconds("-c", "import clzoo") < 0.3
 
 
+def test_lite_is_reached_in_both_ways_without_torch():
+    assert "torch" not in modules_after("import clzoo; clzoo.lite.load; dir(clzoo)")
+    assert "torch" not in modules_after("from clzoo import lite; lite.load")
+
+
 def test_help_comes_at_once_without_anything_heavy():
     assert not modules_after("import clzoo.cli") & HEAVY
     assert seconds("-m", "clzoo", "--help") < 0.5

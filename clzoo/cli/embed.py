@@ -42,6 +42,13 @@ from clzoo.embed import DEFAULT_MODEL
     type=click.Choice(["torch", "onnx", "auto"]),
     help="What runs the network; auto takes the faster one.",
 )
+@click.option(
+    "--decode",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "gpu"]),
+    help="JPEG files; gpu is nvJPEG, whose pixels differ a little.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be embedded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @quiet_option
@@ -61,6 +68,7 @@ def command(
     shard: str | None,
     engine: str,
     backend: str,
+    decode: str,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -93,6 +101,7 @@ def command(
         "labels": labels,
         "engine": engine,
         "backend": backend,
+        "decode": decode,
         "progress": not quiet,
     }
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun

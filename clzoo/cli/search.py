@@ -15,17 +15,28 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours per query.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
+@click.option("--mmap", is_flag=True, help="Leave a large index in its file instead of reading and checking all of it.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N: where vectors are compared.")
 @quiet_option
-def command(store: Path, queries: tuple[Path, ...], k: int, as_json: bool, page: Path | None, quiet: bool) -> None:
+def command(
+    store: Path,
+    queries: tuple[Path, ...],
+    k: int,
+    as_json: bool,
+    page: Path | None,
+    mmap: bool,
+    device: str,
+    quiet: bool,
+) -> None:
     """Find the images of DIR nearest to each QUERY, an image or a folder of images.
 
     DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity.
     """
     from clzoo.index import open_index, query_images, search, write_page
 
-    index = open_index(store)
+    index = open_index(store, mmap=mmap)
     images = [image for query in queries for image in query_images(query)]
-    results = search(index, images, k)
+    results = search(index, images, k, device=device)
     if as_json:
         print_json(
             {

@@ -12,7 +12,7 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 
 @click.group("store")
 def command() -> None:
-    """Look into, export, merge or compact an embedding store."""
+    """Look into, export, merge, compact or index an embedding store."""
 
 
 @command.command("info")
@@ -69,6 +69,34 @@ def merge(out: Path, shares: tuple[Path, ...], quiet: bool) -> None:
     merged = merge_stores(out, shares)
     if not quiet:
         click.echo(f"{out}: {len(merged)} vectors of {merged.manifest.model}, {merged.manifest.errors} failed")
+
+
+@command.command("index")
+@click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
+@click.option("--shard", metavar="I/N", help="Build part I of N only (1/4 to 4/4), of an inverted file.")
+@click.option("--merge", is_flag=True, help="Join the parts, when all are there.")
+@quiet_option
+def index(store: Path, factory: str | None, shard: str | None, merge: bool, quiet: bool) -> None:
+    """Build the FAISS index of a store, if there is none or an old one; whole, or in parts and then --merge.
+
+    Parts need less memory, can be built on several machines at once, and are skipped when they are there already.
+    """
+    if merge and (shard or factory):
+        raise click.UsageError("--merge goes alone: the parts say which index they are of.")
+    if shard and not factory:
+        raise click.UsageError("--shard needs --factory, of an inverted file: --factory IVF4096,SQfp16")
+    from clzoo.embed.shards import parse_shard
+    from clzoo.index import build_part, merge_index, refresh_index
+
+    if shard and factory:
+        click.echo(f"{build_part(store, parse_shard(shard), factory=factory)}")
+        return
+    built = merge_index(store) if merge else refresh_index(store, factory=factory)
+    if not quiet:
+        recall = built.description["recall_at_10"]
+        shown = "" if recall is None else f", recall@10 {recall:.3f}"
+        click.echo(f"{store}: {len(built)} vectors, {built.description['factory']}{shown}")
 
 
 @command.command("copy")

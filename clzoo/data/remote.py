@@ -1,37 +1,29 @@
-"""Images in remote storage, through fsspec: `s3://bucket/prefix`, `gs://`, `hf://datasets/ORG/NAME`, `memory://`.
+"""Images in remote storage, through fsspec: `s3://bucket/prefix`, `gs://`, `hf://datasets/ORG/NAME`, `https://`.
 
-The packages that speak to a storage (s3fs, gcsfs, adlfs) are the user's; `hf://` comes with huggingface_hub. Unlike a
-folder that may not be read, a listing that fails anywhere ends the run: a network that is down for a second must not
-look like deleted files.
+The packages that speak to a storage (s3fs, gcsfs, adlfs, aiohttp) are the user's; `hf://` comes with huggingface_hub.
+Unlike a folder that may not be read, a listing that fails anywhere ends the run: a network that is down for a second
+must not look like deleted files.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from clzoo.data.images import SUFFIXES
-from clzoo.data.sources import Failure, Item, Listing, item_ids
+from clzoo.data.ranges import BLOCKS
+from clzoo.data.remote_shards import read_index, read_indices
+from clzoo.data.sources import Failure, Item, Listing, add_members, finished
+from clzoo.data.storage import first_line, is_web, join, open_url, patiently, stamp_of
 from clzoo.errors import ClzooError, UnreadableImageError
 
-T = TypeVar("T")
-
-PAUSES = (0.5, 2.0)
-"""Seconds between the attempts to read a file."""
-
-_VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "md5", "checksum", "sha256")
-_TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")  # at least two letters: C:/ is a drive
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # another attempt would not help
 
 
 class RemoteItem(Item):
-    """An image behind a URL (`file`). `mtime_ns` is its version stamp: see `stamp_of`."""
+    """An image behind a URL (`file`), or inside a shard there. `mtime_ns` is the file's version: see `stamp_of`."""
 
     __slots__ = ()
 
@@ -42,13 +34,15 @@ class RemoteItem(Item):
             UnreadableImageError: the reason alone.
         """
         try:
-            return _patiently(lambda: self._fetch())
+            return patiently(lambda: self._fetch())
         except UnreadableImageError:
             raise
         except Exception as error:  # every storage has its own
-            raise UnreadableImageError(f"cannot be fetched: {_first_line(error)}") from error
+            raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
 
     def _fetch(self) -> bytes:
+        if self.offset is not None:
+            return BLOCKS.read(self.file, self.mtime_ns, self.offset, self.size)
         files, path = open_url(self.file)
         content: bytes = files.cat_file(path)
         if len(content) != self.size:
@@ -61,133 +55,106 @@ def is_remote(source: str | Path) -> bool:
     return isinstance(source, str) and _URL.match(source) is not None
 
 
-def open_url(url: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it.
-
-    Raises:
-        ClzooError: an unknown protocol, or one whose package is not installed.
-    """
-    import fsspec
-
-    try:
-        files, path = fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        protocol = url.partition(":")[0]
-        package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}.get(protocol)
-        advice = f"Type: pip install {package}" if package else "Install the package that it names."
-        raise ClzooError(f"{url} cannot be opened: {error}. {advice}") from error
-    except ValueError as error:
-        raise ClzooError(
-            f"{url} cannot be opened: {error}. Expected s3://, gs://, hf://datasets/... or a path."
-        ) from error
-    return files, path
-
-
 def list_remote(url: str) -> Listing:
-    """As `list_images`, of the files below a URL, sorted by path. The listing's `root` is not used.
+    """As `list_images`, of the files below a URL, or of one `.tar` shard. The listing's `root` is not used.
 
-    Tar shards are not read through a network: each is listed as a failure that says so.
+    On a web server a folder is a page of links, and its URL ends with a slash.
 
     Raises:
-        ClzooError: it cannot be listed, is a single file, or holds no image.
+        ClzooError: it cannot be listed, is a single file but no shard, or holds no image; a server that cannot send
+            parts of a shard.
     """
     files, root = open_url(url)
     root = root.rstrip("/")
     listing = Listing(root=Path())
+    shards: list[Item] = []
+    BLOCKS.clear()  # of an earlier run in this process
     try:
-        files.invalidate_cache()  # of an earlier run in this process
-        if files.isfile(root):
-            raise ClzooError(f"{url} is one file; expected a prefix (a folder) with images below it.")
-        pending = [root]
-        while pending:
-            folder = pending.pop()
-            for info in _patiently(lambda folder=folder: files.ls(folder, detail=True)):  # type: ignore[misc]
-                name = str(info["name"]).rstrip("/")
-                if name.lstrip("/") == folder.lstrip("/"):
-                    continue  # object stores: the empty object that stands for the folder
-                if info["type"] == "directory":
-                    pending.append(name)
-                else:
-                    _add(listing, url, name.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/"), info)
+        files.invalidate_cache()
+        if not url.endswith("/") and files.isfile(root):
+            name = url.rpartition("/")[2]
+            if not name.lower().endswith(".tar"):
+                raise ClzooError(
+                    f"{url} is one file; expected a .tar shard, or a folder (a prefix) with images or shards below it. "
+                    "The URL of a folder on a web server ends with /."
+                )
+            _add(listing, shards, files, url.removesuffix(name), name, patiently(lambda: files.info(root)))
+        else:
+            _walk(listing, shards, files, url, root)
+        for shard, index in read_indices(sorted(shards)):
+            add_members(listing, shard, index.replay())
     except ClzooError:
         raise
     except Exception as error:
-        raise ClzooError(f"{url} cannot be listed: {_first_line(error)}. Nothing was changed; try again.") from error
-    if not listing.items and not listing.failures:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in listing.ignored.most_common(5)) or "nothing"
-        raise ClzooError(
-            f"{url} holds no images: found {found}; expected names that end in {' '.join(sorted(SUFFIXES))}."
-        )
-    listing.items.sort()
-    listing.failures.sort(key=lambda failure: failure.path)
-    listing.ids = item_ids([item.path for item in listing.items])
-    return listing
+        raise ClzooError(f"{url} cannot be listed: {first_line(error)}. Nothing was changed; try again.") from error
+    return finished(listing, url)
 
 
 def read_remote(root: str, path: str) -> bytes:
-    """The encoded image at an item's path below the URL `root`.
+    """The encoded image at an item's path below the URL `root`, which may lie inside a shard, or be that shard.
 
     Raises:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
     """
     try:
-        files, whole = open_url(join(root, path))
-        content: bytes = _patiently(lambda: files.cat_file(whole))
-        return content
+        name = root.rpartition("/")[2]
+        if name.lower().endswith(".tar") and path.startswith(f"{name}/"):
+            root = root.removesuffix(name)  # the source was this one shard
+        shard = _shard_of(root, path)
+        if shard is None:
+            files, whole = open_url(join(root, path))
+            content: bytes = patiently(lambda: files.cat_file(whole))
+            return content
+        listing = Listing(root=Path())
+        add_members(listing, shard, read_index(shard).replay())
     except Exception as error:
-        raise UnreadableImageError(f"cannot be fetched: {_first_line(error)}") from error
+        raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
+    for item in listing.items:
+        if item.path == path:
+            return item.read()
+    raise UnreadableImageError(f"not in {shard.file} (any more)")
 
 
-def join(root: str, path: str) -> str:
-    """URL of a path below a URL."""
-    return f"{root.rstrip('/')}/{path}" if not root.endswith("://") else root + path
+def _walk(listing: Listing, shards: list[Item], files: Any, url: str, root: str) -> None:
+    slash = "/" if is_web(url) else ""  # not every web server redirects
+    pending = [root]
+    while pending:
+        folder = pending.pop()
+        for info in patiently(lambda folder=folder: files.ls(folder + slash, detail=True)):  # type: ignore[misc]
+            name = str(info["name"]).rstrip("/")
+            if name.lstrip("/") == folder.lstrip("/"):
+                continue  # object stores: the empty object that stands for the folder
+            if info["type"] == "directory":
+                pending.append(name)
+            else:
+                path = name.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/")
+                _add(listing, shards, files, url, path, info)
 
 
-def stamp_of(info: Mapping[str, Any]) -> int:
-    """What stands in the place of mtime_ns: other content has another one.
-
-    The first 63 bits of the SHA-256 of the storage's own version (ETag, Git blob, MD5), where it states one; else its
-    time in nanoseconds; else 0, and a changed file is noticed by its size alone.
-    """
-    for key in _VERSIONS:
-        if info.get(key):
-            return int.from_bytes(hashlib.sha256(str(info[key]).encode()).digest()[:8], "big") >> 1
-    for key in _TIMES:
-        value = info.get(key)
-        if isinstance(value, datetime):
-            return int(value.timestamp() * 1e6) * 1000
-        if isinstance(value, int | float):
-            return int(value * 1e6) * 1000
-        if value:
-            return int.from_bytes(hashlib.sha256(str(value).encode()).digest()[:8], "big") >> 1
-    return 0
-
-
-def _add(listing: Listing, url: str, path: str, info: Mapping[str, Any]) -> None:
+def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, info: Mapping[str, Any]) -> None:
+    """Add one file below the URL: to the listing, or to the shards that are still to be opened."""
     suffix = PurePosixPath(path).suffix.lower()
-    size = info.get("size")
-    if suffix == ".tar":
-        reason = "a shard in remote storage; copy it here and embed the copy"
-        listing.failures.append(Failure(path, size, stamp_of(info), reason))
-    elif suffix not in SUFFIXES:
+    if suffix != ".tar" and suffix not in SUFFIXES:
         listing.ignored[suffix or "no suffix"] += 1
-    elif info["type"] != "file" or size is None:
-        listing.failures.append(Failure(path, size, stamp_of(info), "not a regular file"))
-    else:
-        listing.items.append(RemoteItem(path, size, stamp_of(info), join(url, path), None))
+        return
+    if info["type"] == "file" and info.get("size") is None:  # a link on a web page
+        info = patiently(lambda: files.info(info["name"]))
+    size, stamp = info.get("size"), stamp_of(info)
+    if info["type"] != "file" or size is None:
+        reason = "not a regular file" if info["type"] != "file" else "the server does not state its size"
+        listing.failures.append(Failure(path, size, stamp, reason))
+        return
+    item = RemoteItem(path, int(size), stamp, join(url, path), None)
+    (shards if suffix == ".tar" else listing.items).append(item)
 
 
-def _patiently(action: Callable[[], T]) -> T:
-    for pause in PAUSES:
-        try:
-            return action()
-        except _FINAL:
-            raise
-        except Exception:
-            time.sleep(pause)
-    return action()
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+def _shard_of(root: str, path: str) -> RemoteItem | None:
+    """The shard that holds the image at this path, if one does."""
+    for parent in PurePosixPath(path).parents:
+        if parent.suffix.lower() == ".tar":
+            url = join(root, str(parent))
+            files, whole = open_url(url)
+            if files.isfile(whole):
+                info = patiently(lambda files=files, whole=whole: files.info(whole))  # type: ignore[misc]
+                return RemoteItem(str(parent), int(info["size"]), stamp_of(info), url, None)
+    return None

@@ -13,10 +13,10 @@ import posixpath
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from clzoo.errors import ClzooError, UnreadableImageError
 
 REPEATED = "repeated lines"
 """Key of `Listing.ignored` for lines of a text file that name the same image again."""
+
+_NO_END = "no end mark: the shard seems to have been cut off"
 
 
 class Item(NamedTuple):
@@ -54,6 +56,15 @@ class Item(NamedTuple):
                 return file.read(self.size)
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from error
+
+
+class Member(NamedTuple):
+    """One member of a shard, as its header states it."""
+
+    name: str
+    size: int
+    offset: int  # of its first byte in the shard
+    kind: str  # "file", "folder" or "other" (a link, a pipe, a sparse file)
 
 
 class Failure(NamedTuple):
@@ -100,6 +111,15 @@ def list_images(source: str | Path) -> Listing:
         _add_shard(listing, str(source), source.name)
     else:
         _add_lines(listing, source)
+    return finished(listing, source)
+
+
+def finished(listing: Listing, source: str | Path) -> Listing:
+    """The listing sorted by path, with its ids.
+
+    Raises:
+        ClzooError: it is empty, or two paths share one id.
+    """
     if not listing.items and not listing.failures:
         found = ", ".join(f"{count} {suffix}" for suffix, count in listing.ignored.most_common(5)) or "nothing"
         raise ClzooError(
@@ -245,43 +265,70 @@ def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = Fals
 
 
 def _add_shard(listing: Listing, file: str, path: str) -> None:
-    """Add the image members of an uncompressed tar; of members with one name the last counts, as tar unpacks them."""
-    members: dict[str, Item] = {}
-    status, reason = None, None
+    size = mtime_ns = None
     try:
         status = os.stat(file)  # noqa: PTH116
-        with tarfile.open(file, "r:") as archive:
-            for member in archive:
-                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-                name = posixpath.normpath(member.name).lstrip("/")  # as tar unpacks it
-                _add_member(listing, members, member, f"{path}/{name}", file, status.st_mtime_ns)
-            # tarfile takes the end of the file, or half a header, for the archive's end; a whole one has zeros there.
-            archive.fileobj.seek(archive.offset)
-            if len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
-                reason = "no end mark: the shard seems to have been cut off"
-    except (OSError, tarfile.TarError) as error:
-        reason = f"damaged shard: {getattr(error, 'strerror', None) or error}"
-    if reason:
-        size, mtime_ns = (status.st_size, status.st_mtime_ns) if status else (None, None)
-        listing.failures.append(Failure(path, size, mtime_ns, reason))
-    listing.items.extend(members.values())
+        size, mtime_ns = status.st_size, status.st_mtime_ns
+        with open(file, "rb") as opened:  # noqa: PTH123
+            add_members(listing, Item(path, size, mtime_ns, file, None), read_headers(opened))
+    except OSError as error:
+        listing.failures.append(Failure(path, size, mtime_ns, f"damaged shard: {error.strerror or error}"))
 
 
-def _add_member(
-    listing: Listing, members: dict[str, Item], member: tarfile.TarInfo, path: str, file: str, mtime_ns: int
-) -> None:
-    if member.isdir():
+def read_headers(shard: BinaryIO) -> Iterator[Member]:
+    """The members of an uncompressed tar, in the order of the file.
+
+    Raises:
+        tarfile.TarError: the shard is damaged, or ends without its end mark; after the members that came before.
+    """
+    with tarfile.open(fileobj=shard, mode="r:") as archive:
+        for member in archive:
+            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            kind = "folder" if member.isdir() else "file" if member.isreg() and not member.issparse() else "other"
+            yield Member(member.name, member.size, member.offset_data, kind)
+        # tarfile takes the end of the file, half a header or no header for the archive's end; a whole one has zeros.
+        shard.seek(archive.offset)
+        end = shard.read(tarfile.BLOCKSIZE)
+        if len(end) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError(_NO_END)
+        if any(end):
+            raise tarfile.ReadError(f"no header at byte {archive.offset}, where one has to be")
+
+
+def add_members(listing: Listing, shard: Item, members: Iterable[Member]) -> None:
+    """Add the image members of a shard; of members with one name the last counts, as tar unpacks them.
+
+    Args:
+        shard: the shard's path, size, mtime_ns and file; its members become items of the same class.
+        members: as `read_headers` gives them; the TarError that it may end with becomes a failure of the shard.
+    """
+    images: dict[str, Item] = {}
+    try:
+        for member in members:
+            _add_member(listing, images, member, shard)
+    except tarfile.TarError as error:
+        reason = _NO_END if str(error) == _NO_END else f"damaged shard: {error}"
+        listing.failures.append(Failure(shard.path, shard.size, shard.mtime_ns, reason))
+    finally:  # where the disk fails midway too
+        listing.items.extend(images.values())
+
+
+def _add_member(listing: Listing, images: dict[str, Item], member: Member, shard: Item) -> None:
+    if member.kind == "folder":
         return
+    path = f"{shard.path}/{posixpath.normpath(member.name).lstrip('/')}"  # as tar unpacks it
+    item = shard._replace(path=path, size=member.size, offset=member.offset)
     if not _is_image(member.name):
         _ignore(listing, member.name)
-        if member.name.endswith(".cls") and member.isreg():
-            listing.class_files.append(Item(path, member.size, mtime_ns, file, member.offset_data))
-    elif not member.isreg() or member.issparse():
-        listing.failures.append(Failure(_printable(path), None, mtime_ns, "not a regular member of the shard"))
+        if member.name.endswith(".cls") and member.kind == "file":
+            listing.class_files.append(item)
+    elif member.kind != "file":
+        listing.failures.append(Failure(_printable(path), None, shard.mtime_ns, "not a regular member of the shard"))
     elif _printable(path) != path:
-        listing.failures.append(Failure(_printable(path), None, mtime_ns, "the member's name is not UTF-8; rename it"))
+        reason = "the member's name is not UTF-8; rename it"
+        listing.failures.append(Failure(_printable(path), None, shard.mtime_ns, reason))
     else:
-        members[path] = Item(path, member.size, mtime_ns, file, member.offset_data)
+        images[path] = item
 
 
 def _add_lines(listing: Listing, source: Path) -> None:

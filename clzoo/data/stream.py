@@ -18,7 +18,16 @@ from clzoo.data.training import TrainingSet
 AHEAD = 3
 """Batches that are being decoded while the loop works on one."""
 
+LARGEST_BATCHED_ON_CPU = 96
+"""Pixels up to which a CPU crops whole batches; above, image by image is faster (docs/performance.md)."""
+
 _JOBS_PER_WORKER = 4  # that a batch is cut into: few hand-overs, yet no worker is idle for long
+
+
+def crops_on_host(images: TrainingSet, policies: Sequence[ViewPolicy], device: torch.device) -> bool:
+    """Whether crops are made image by image by `stream_crops`, not for whole batches on the device."""
+    largest = max(policy.size for policy in policies)
+    return images.pixels is None or (device.type == "cpu" and largest > LARGEST_BATCHED_ON_CPU)
 
 
 def stream_crops(

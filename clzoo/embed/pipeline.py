@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clzoo.data.gpu_decoding import nvjpeg
 from clzoo.data.parallel import usable_cores
 from clzoo.data.remote import is_remote, list_remote
 from clzoo.data.sources import Failure, Listing, list_images
 from clzoo.embed import DEFAULT_MODEL
+from clzoo.embed.gpu import compile_pays
 from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.embed.plan import fresh_manifest
 from clzoo.embed.progress import progress_bar
@@ -28,6 +30,7 @@ from clzoo.errors import ClzooError
 log = logging.getLogger("clzoo")
 
 ENGINES = ("local", "ray")
+DECODERS = ("cpu", "gpu")
 
 _NAMED_FAILURES = 5  # in the log; all are in errors.parquet
 
@@ -96,6 +99,7 @@ def embed_folder(
     shard: Shard | None = None,
     engine: str = "local",
     backend: str = "torch",
+    decode: str = "cpu",
     progress: bool = True,
 ) -> Summary:
     """Embed the images of a source into a store; run again, only what is new or changed.
@@ -116,7 +120,10 @@ def embed_folder(
         shard: embed this share of the source alone, into the folder `shard.folder(out)`; `merge_stores` joins them.
         engine: "local", or "ray" for the workers of a Ray cluster (`clzoo.embed.ray_engine`); then the encoder is given
             by name, and `device` is that of the workers.
-        backend: "torch", "onnx" or "auto", as in `clzoo.load`; of an encoder that is given by name.
+        backend: "torch", "onnx" or "auto", as in `clzoo.load`; of an encoder that is given by name. With "auto" the
+            network is compiled on CUDA if there are `clzoo.embed.gpu.COMPILE_FROM` images to embed.
+        decode: "cpu", or "gpu" for plain JPEG files by nvJPEG, whose pixels differ a little (docs/scale.md); the
+            manifest says so. All other files are decoded on the CPU as ever.
         progress: show a bar where standard error is a terminal.
 
     Returns:
@@ -140,6 +147,7 @@ def embed_folder(
         shard=shard,
         engine=engine,
         backend=backend,
+        decode=decode,
         progress=progress,
     )
     report(summary, failures)
@@ -163,6 +171,7 @@ def embed_share(
     shard: Shard | None,
     engine: str,
     backend: str,
+    decode: str,
     progress: bool,
 ) -> tuple[Summary, list[Failure]]:
     """As `embed_folder`; the failures are returned and not yet reported."""
@@ -186,22 +195,37 @@ def embed_share(
         raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
     if backend != "torch" and (engine == "ray" or isinstance(encoder, Encoder)):
         raise ClzooError(f"backend {backend!r} is for a model that is given by name and embedded on this machine.")
+    if decode not in DECODERS:
+        raise ClzooError(f"decode must be one of {', '.join(DECODERS)}, found {decode!r}.")
+    if decode == "gpu" and engine == "ray":
+        raise ClzooError("decode 'gpu' is for --engine local. Leave out one of them.")
     encoder, load = _loaded(encoder, device if engine == "local" else "cpu", backend)
+    if decode == "gpu":
+        nvjpeg(encoder.device)  # what it cannot do is said before anything is written
     compute = encoder.compute_dtype(dtype)
     log.info("model: %s (%d values, on %s, %s)", encoder.config.name, encoder.dim, encoder.device, compute)
     log.info("output: %s", folder)
     fresh = fresh_manifest(
-        encoder, load, origin, root, store_dtype=store_dtype, normalize=normalize, compute=compute, shard=shard
+        encoder,
+        load,
+        origin,
+        root,
+        store_dtype=store_dtype,
+        normalize=normalize,
+        compute=compute if decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
+        shard=shard,
     )
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
-        batch_size or default_batch_size(encoder), workers or usable_cores(), dtype, store_dtype, normalize
+        batch_size or default_batch_size(encoder), workers or usable_cores(), dtype, store_dtype, normalize, decode
     )
     clock = Clock()
     try:
         with store_lock(folder):
             run = Run(folder, listing, fresh, encoder, labels)
+            is_long = compile_pays(encoder.device, len(run.plan.todo))
+            settings = replace(settings, compile=backend == "auto" and is_long)
             started = time.perf_counter()
             if engine == "ray":
                 from clzoo.embed.ray_engine import encode_on_ray
@@ -244,7 +268,7 @@ def default_out(source: str | Path) -> Path:
         ClzooError: the source has no name (the root of a file system).
     """
     if is_remote(source):
-        name = str(source).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+        name = str(source).rstrip("/").rpartition("/")[2].rpartition(":")[2].removesuffix(".tar")
     else:
         source = Path(source)
         name = source.resolve().name if source.is_dir() else source.stem

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import sys
-import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clzoo.embed.manifest import Manifest, Segment
@@ -35,8 +35,6 @@ ERRORS_SCHEMA = pa.schema(
 )
 ERRORS = "errors.parquet"
 GENERATION_KEY = b"clzoo.generation"  # in the Parquet metadata of errors.parquet
-
-_ERRORS_RETRIES, _ERRORS_PAUSE = 5, 0.02  # seconds between; a writer renames the two files within milliseconds
 
 
 def open_store(path: str | Path) -> Store:
@@ -85,7 +83,7 @@ class Store:
         self.ids: np.ndarray = self.items["id"].to_numpy()
         self._rows: np.ndarray = self.items["row"].to_numpy()
         self._check_rows()
-        self._errors = _read_errors(path, manifest)
+        self._errors = _read_errors(path, manifest, self.items)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {len(self)} x {self.dim}, {self.manifest.model}, gen {self.generation})"
@@ -214,21 +212,28 @@ def _read_items(path: Path) -> pa.Table:
         raise ClzooError(f"{path} is damaged ({error}). Delete {path.parent} and embed again.") from error
 
 
-def _read_errors(folder: Path, manifest: Manifest) -> pa.Table:
+def _read_errors(folder: Path, manifest: Manifest, items: pa.Table) -> pa.Table:
     """The errors of this generation.
 
-    errors.parquet is renamed into place just before the manifest. Where a run was cut off between the two, its stamp
-    is newer than the manifest; what it lists has no row in the older generation either, so it is used as it is.
+    errors.parquet is renamed into place just before the manifest. A reader may come between the two, and a run may be
+    killed there: then the errors are those of the coming generation, and what has a row in this one is left out.
     """
-    for _ in range(_ERRORS_RETRIES):
-        table = pq.read_table(folder / ERRORS)
-        stamp = int(table.schema.metadata[GENERATION_KEY])
-        if stamp == manifest.errors_generation:
-            break
-        if Manifest.load_from(folder).generation != manifest.generation:
-            raise FileNotFoundError(folder / ERRORS)  # the one of this generation is gone: open_store starts over
-        time.sleep(_ERRORS_PAUSE)
-    return table.cast(ERRORS_SCHEMA)
+    table = pq.read_table(folder / ERRORS)
+    errors = table.cast(ERRORS_SCHEMA)
+    if _stamp(table.schema) == manifest.errors_generation:
+        return errors
+    if Manifest.load_from(folder).generation != manifest.generation:
+        raise FileNotFoundError(folder / ERRORS)  # the one of this generation is gone: open_store starts over
+    return errors.filter(pc.invert(pc.is_in(errors["path"], value_set=items["path"])))
+
+
+def errors_stamp(folder: Path) -> int:
+    """Generation that errors.parquet was written for."""
+    return _stamp(pq.read_schema(folder / ERRORS))
+
+
+def _stamp(schema: pa.Schema) -> int:
+    return int(schema.metadata[GENERATION_KEY])
 
 
 def _release_pages(vectors: np.ndarray) -> None:

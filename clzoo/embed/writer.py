@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from clzoo.data.sources import Failure
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
-from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY
+from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY, errors_stamp
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, fsync_folder
 
@@ -95,6 +95,8 @@ class StoreWriter:
         self.folder = folder
         self.manifest = manifest
         self.errors = errors  # None: there is no errors.parquet yet
+        # Of a run that was killed between its two renames: the next commit writes errors.parquet in any case.
+        self._errors_ahead = errors is not None and errors_stamp(folder) != manifest.errors_generation
         # Names are never reused, not even those of files that a killed run left behind.
         numbers = [int(match[1]) for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))]
         self._next = max([manifest.generation, manifest.errors_generation, *numbers]) + 1
@@ -119,9 +121,9 @@ class StoreWriter:
     def commit(self, segments: tuple[Segment, ...], errors: list[Failure], *, complete: bool) -> None:
         """Swap the manifest for one that names these segments, then delete the files that nobody names any more."""
         generation, errors_generation = self._next, self.manifest.errors_generation
-        if errors != self.errors:
+        if errors != self.errors or self._errors_ahead:
             self._write_errors(errors, generation)
-            self.errors, errors_generation = list(errors), generation
+            self.errors, errors_generation, self._errors_ahead = list(errors), generation, False
         self.manifest = replace(
             self.manifest,
             generation=generation,

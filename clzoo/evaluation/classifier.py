@@ -23,7 +23,7 @@ from torch import nn
 
 from clzoo.augment import ViewPolicy, make_view
 from clzoo.augment.rows import to_device
-from clzoo.data.stream import stream_crops
+from clzoo.data.stream import crops_on_host, stream_crops
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -34,9 +34,6 @@ from clzoo.evaluation.scores import Accuracy, accuracy_of
 from clzoo.transform import normalize
 
 log = logging.getLogger("clzoo")
-
-LARGEST_BATCHED_ON_CPU = 96
-"""Pixels up to which a CPU crops whole batches; above, image by image is faster (docs/performance.md)."""
 
 CHECK_EVERY = 50  # steps between two looks at the loss; a GPU has to be waited for
 LINE_EVERY = 30.0  # seconds between two log lines, where there is no terminal
@@ -187,7 +184,7 @@ def _batches(
     """(sample numbers (B,), inputs float32 (B, 3, size, size), normalized, on the model's device) of each step."""
     p, device = model.config.preprocessing, model.device
     policy = ViewPolicy(size=p.size, crop_scale=settings.crop_scale, jitter=0.0, grayscale=0.0)  # crop and flip
-    if train.pixels is not None and (device.type != "cpu" or p.size <= LARGEST_BATCHED_ON_CPU):
+    if not crops_on_host(train, [policy], device):
         pixels = torch.from_numpy(train.pixels).to(device)  # (N, S, S, 3) uint8
         for epoch, samples in plan:
             images = pixels[to_device(samples, device)]

@@ -237,8 +237,8 @@ def evaluate_relations(
     classes; each is drawn CONTROL_DRAWS times a seed.
 
     Args:
-        filter_classes: names of the filter's classes, in its order; default those of `test`, if there are as many.
-            Gates of other classes than `test` has are passed over with a warning.
+        filter_classes: names of the filter's classes, in its order; None, or mere numbers: those of `test`, if as many.
+            Gates of more or fewer classes than `test` has are passed over with a warning.
         taxonomy: what `read_taxonomy` takes; default the shipped one that covers the classes, if there is one.
 
     Returns:
@@ -249,7 +249,8 @@ def evaluate_relations(
         the tree), "..._linkage", those of gates, and "relations_taxonomy_order".
 
     Raises:
-        ClzooError: fewer than six classes, a class without images, a class that the taxonomy lacks.
+        ClzooError: fewer than six classes, a class without images, a class that the taxonomy lacks; gates of as many
+            classes as `test` has, but other ones by their names.
     """
     names = test.classes
     vectors = {"features": class_means(test.x, test.labels, names)}
@@ -280,16 +281,25 @@ def evaluate_relations(
 
 
 def _gates_of(filter: FeatureFilter, names: Sequence[str] | None, classes: tuple[str, ...]) -> torch.Tensor | None:
-    """Gates (C, d) in the order of `classes`; None where the filter has other ones."""
+    """Gates (C, d) in the order of `classes`, by name where there are names; None where the filter has other ones."""
     gates = gate_vectors(filter)
-    if names is None and len(gates) == len(classes):
-        names = classes
     if names is not None and len(names) != len(gates):
         raise ClzooError(f"the filter has gates for {len(gates)} classes, but {len(names)} names are given for them.")
-    if names is None or set(names) != set(classes):
+    if len(gates) != len(classes):
         log.warning("the gates are of %d other classes than the data's %d: not related", len(gates), len(classes))
         return None
-    return gates[[list(names).index(name) for name in classes]]
+    numbers = [str(number) for number in range(len(classes))]  # how shards with class numbers name their classes
+    if names is None or numbers in (list(names), list(classes)):
+        return gates
+    place = {name: number for number, name in enumerate(names)}
+    if missing := [name for name in classes if name not in place]:
+        unused = [name for name in names if name not in classes]
+        raise ClzooError(
+            f"the gates are not of the data's classes: there is none for {missing[0]}, but one for {unused[0]} "
+            f"({len(missing)} of {len(classes)} differ). Name the class folders as in pretraining, or leave out the "
+            "protocol relations."
+        )
+    return gates[[place[name] for name in classes]]
 
 
 def taxonomy_order(names: Sequence[str], taxonomy: dict[str, str]) -> np.ndarray:

@@ -238,7 +238,8 @@ def _measure(name: str, names: list[str], job: _Job) -> Outcome:
         pairs = view_pairs(encoder, job.test_images)
         return evaluate_collapse(job.test, projector=job.subject.projector, pairs=pairs, device=device)
     if name == "relations":
-        return evaluate_relations(job.test, filter=job.subject.gates(), taxonomy=job.taxonomy, seeds=seeds)
+        gates, classes = job.subject.gates(), job.subject.classes
+        return evaluate_relations(job.test, filter=gates, filter_classes=classes, taxonomy=job.taxonomy, seeds=seeds)
     train, test = job.held(job.train_images), job.held(job.test_images)
     if name == "linear:sgd":
         return evaluate_linear_sgd(encoder, train, test, seeds=seeds, settings=job.linear_sgd)

@@ -35,6 +35,7 @@ class Subject:
         filter: Hydra's gates, of a method of ours.
         aside: what else a checkpoint held, by name: in it the gates of converted weights may lie.
         images: how many images it was pretrained on; None if not recorded.
+        classes: names of the classes it was pretrained on, in the order of their gates; None if not recorded.
     """
 
     encoder: Encoder
@@ -44,6 +45,7 @@ class Subject:
     filter: FeatureFilter | None = None
     aside: dict[str, torch.Tensor] = field(default_factory=dict)
     images: int | None = None
+    classes: tuple[str, ...] | None = None
 
     def gates(self) -> FeatureFilter | None:
         """Hydra's gates, if it has any.
@@ -72,30 +74,34 @@ def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") ->
 def _of_run(run: Path, device: str) -> Subject:
     from clzoo.pretrain.publish import encoder_of, load_method
     from clzoo.pretrain.recipe_files import load_recipe
+    from clzoo.pretrain.run_folder import read_data
 
     recipe = load_recipe(run / "recipe.yaml")
-    state, data = read_json(run / "state.json"), read_json(run / "data.json")
+    state = read_json(run / "state.json")
+    data, classes = read_data(run)
     if not state["finished"]:
         log.warning("%s stopped at step %d of %d; its newest checkpoint is judged", run, state["step"], state["steps"])
     method = load_method(run, recipe, data["classes"] or None)
     name = f"{recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}"
     encoder = encoder_of(method, recipe, name, device)
-    return with_heads(encoder, str(run), recipe, method, images=data["images"])
+    return with_heads(encoder, str(run), recipe, method, images=data["images"], classes=classes)
 
 
 def _of_entry(model: str | Path, device: str) -> Subject:
     from clzoo.pretrain.recipe_files import load_recipe
-    from clzoo.pretrain.start import PRETRAINING_STATE
+    from clzoo.pretrain.start import PRETRAINING_STATE, class_names
     from clzoo.zoo.loading import locate, read_encoder
 
     found = locate(model)
     encoder = read_encoder(found, resolve_device(device))
     beside = found.weights.parent
     recipe = load_recipe(beside / "recipe.yaml") if (beside / "recipe.yaml").is_file() else None
-    tensors = load_file(beside / PRETRAINING_STATE) if (beside / PRETRAINING_STATE).is_file() else {}
+    kept = beside / PRETRAINING_STATE
+    tensors, classes = (load_file(kept), class_names(kept)) if kept.is_file() else ({}, None)
     if recipe is not None and tensors:
-        return with_heads(encoder, encoder.config.name, recipe, _rebuilt(recipe, encoder, tensors, beside))
-    return Subject(encoder, encoder.config.name, recipe, aside=tensors)
+        method = _rebuilt(recipe, encoder, tensors, beside)
+        return with_heads(encoder, encoder.config.name, recipe, method, classes=classes)
+    return Subject(encoder, encoder.config.name, recipe, aside=tensors, classes=classes)
 
 
 def _rebuilt(recipe: Recipe, encoder: Encoder, tensors: dict[str, torch.Tensor], folder: Path) -> Any:
@@ -116,7 +122,14 @@ def _rebuilt(recipe: Recipe, encoder: Encoder, tensors: dict[str, torch.Tensor],
     return method
 
 
-def with_heads(encoder: Encoder, title: str, recipe: Recipe, method: Any, images: int | None = None) -> Subject:
+def with_heads(
+    encoder: Encoder,
+    title: str,
+    recipe: Recipe,
+    method: Any,
+    images: int | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> Subject:
     """The subject of a method of clzoo.methods that `encoder` is the backbone of; puts it into eval mode."""
     method.eval()
     pair_loss = getattr(method, "pair_loss", None)
@@ -127,4 +140,5 @@ def with_heads(encoder: Encoder, title: str, recipe: Recipe, method: Any, images
         projector=method.projector.to(encoder.device),
         filter=None if pair_loss is None else pair_loss.filter,
         images=images,
+        classes=classes,
     )

@@ -30,7 +30,7 @@ def with_backend(encoder: Encoder, backend: str, *, cache_dir: str | Path | None
 
     "auto" measures nothing. Its rule: "onnx" for ResNets on a CPU where ONNX Runtime and the packages that export are
     installed, as it is the faster one there (docs/performance.md); else "torch", as ViTs gain nothing, and a GPU is
-    better used by torch.
+    better used by torch. There the embedding pipeline compiles the network for long jobs (`clzoo.embed.gpu`).
 
     On "onnx" the graph is exported at the first use, compared with torch, and kept in the cache under a hash of the
     weights. It gives pooled features of float32 arithmetic; patches need torch.

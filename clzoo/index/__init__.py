@@ -2,6 +2,18 @@
 
 from clzoo.index.building import Index, build_index, open_index, refresh_index
 from clzoo.index.html import write_page
+from clzoo.index.parts import build_part, merge_index
 from clzoo.index.searching import Hit, query_images, search
 
-__all__ = ["Hit", "Index", "build_index", "open_index", "query_images", "refresh_index", "search", "write_page"]
+__all__ = [
+    "Hit",
+    "Index",
+    "build_index",
+    "build_part",
+    "merge_index",
+    "open_index",
+    "query_images",
+    "refresh_index",
+    "search",
+    "write_page",
+]

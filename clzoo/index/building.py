@@ -6,7 +6,9 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,18 @@ import clzoo
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
-from clzoo.index.pair import import_faiss, read_description, read_pair, write_pair
+from clzoo.index.pair import import_faiss, inner_index, map_pair, read_description, read_pair, write_index, write_pair
+from clzoo.index.recall import GOOD, RECALL_AT, RECALL_QUERIES, tuned_recall
+from clzoo.index.vectors import normalized_batches, sample
 
 log = logging.getLogger("clzoo")
 
 FLAT_LIMIT = 200_000
 """Up to this many vectors the index is Flat (exact); above it SQfp16, as exact at half the size (docs/index.md)."""
 
-RECALL_AT = 10
-RECALL_QUERIES = 500
-_SEED = 0  # of the rows drawn as queries and for training
-_BATCH = 16_384  # rows held at a time
-_TRAINING_BYTES = 1 << 30  # of the sample that a trained index learns from
-_IVF_RECALL = 0.95  # an inverted file looks into more and more lists until it reaches this
-_TIE = 1e-6  # scores closer than this are the same neighbour: float32 sums differ by that much
+_TRAINING_BYTES = 1 << 30  # at most, of the sample that a trained index learns from
+_POINTS_PER_LIST = 40  # of that sample, where FAISS warns below 39; three times as many found no more (docs/index.md)
+_POINTS = 65_536  # at least: quantizers learn from the same sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,14 @@ class Index:
     def __repr__(self) -> str:
         return f"Index({str(self.store.path)!r}, {len(self)} vectors, {self.description['factory']})"
 
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.store.ids)
+
+    def rows_of(self, ids: np.ndarray) -> np.ndarray:
+        """Row of the store of each id, in any shape. Of -1, by which FAISS says that it found nothing, some row."""
+        return self._order[np.searchsorted(self.store.ids, ids.clip(0), sorter=self._order)]
+
 
 def build_index(store: Store | str | Path, *, factory: str | None = None) -> Index:
     """Index a store and write `faiss.index` and `faiss.json` into its folder, replacing both at once.
@@ -62,7 +70,8 @@ def build_index(store: Store | str | Path, *, factory: str | None = None) -> Ind
     Args:
         store: an open store, or its folder.
         factory: a string of FAISS's `index_factory`, without IDMap (the ids are always the store's). Default: "Flat"
-            up to 200,000 rows, "SQfp16" above. For an inverted file `nprobe` is doubled until recall reaches 0.95.
+            up to 200,000 rows, "SQfp16" above. `nprobe` of an inverted file and
+            `efSearch` of an HNSW graph are doubled until recall reaches 0.95.
 
     Returns:
         The index, ready for `clzoo.search`; `description["recall_at_10"]` is measured against exact search.
@@ -85,33 +94,61 @@ def build_index(store: Store | str | Path, *, factory: str | None = None) -> Ind
 
 def _build(store: Store, factory: str) -> Index:
     """`build_index`, while the caller holds the store's lock."""
+    check_content(store)
+    started = time.monotonic()
+    index = filled(trained(empty(factory, store.dim), factory, store), factory, store)
+    recall, effort = tuned_recall(index, store)
+    seconds = time.monotonic() - started
+
+    def write(path: Path) -> dict[str, Any]:
+        write_index(path, index)
+        return describe(store, factory, recall, effort, seconds)
+
+    description = write_pair(store.path, write)
+    report(store, description)
+    return Index(index, description, store)
+
+
+def check_content(store: Store) -> None:
+    """Refuse an empty store, warn about an incomplete one.
+
+    Raises:
+        ClzooError: it is empty.
+    """
     if len(store) == 0:
         raise ClzooError(f"{store.path} holds no embeddings, so there is nothing to index.")
     if not store.complete:
         log.warning("%s is not complete: only the %d images embedded so far are indexed", store.path, len(store))
-    started = time.monotonic()
-    index = _filled(_empty(factory, store.dim), factory, store)
-    recall, nprobe = _tuned_recall(index, store)
-    seconds = time.monotonic() - started
-    description = write_pair(store.path, index, _describe(store, factory, recall, nprobe, seconds))
+
+
+def report(store: Store, description: dict[str, Any]) -> None:
+    """Log what was built and how good it is."""
+    factory, recall = description["factory"], description["recall_at_10"]
+    shown = "not measurable" if recall is None else f"{recall:.3f}"
     log.info(
         "index: %d vectors, %s, recall@%d %s against exact search, %.1f s -> %s",
-        *(len(store), factory, RECALL_AT, "not measurable" if recall is None else f"{recall:.3f}", seconds),
+        *(len(store), factory, RECALL_AT, shown, description["build_seconds"]),
         store.path / description["index"]["file"],
     )
-    if recall is not None and recall < _IVF_RECALL:
+    if recall is not None and recall < GOOD:
         log.warning("%s finds only %.0f %% of the true nearest neighbours; 'Flat' finds all", factory, 100 * recall)
-    return Index(index, description, store)
 
 
-def open_index(store: Store | str | Path) -> Index:
+def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
     """Read the index of a store.
 
+    Args:
+        store: an open store, or its folder.
+        mmap: leave the vectors in the file. Opening takes no time, memory holds what searches touch and gives it back
+            when others need it, and processes of one machine share it. Checked are then the file's size and 64 places
+            in it, not every byte.
+
     Raises:
-        ClzooError: faiss is missing; no index, a damaged one, or one of another generation than the store is at.
+        ClzooError: faiss is missing; no index, a damaged one, or one of another generation than the store is at; with
+            `mmap`, a kind of index that cannot stay in its file.
     """
     store = store if isinstance(store, Store) else open_store(store)
-    index, description = read_pair(store.path, _remedy(store))
+    index, description = (map_pair if mmap else read_pair)(store.path, _remedy(store))
     if description["store_generation"] != store.generation:
         raise ClzooError(
             f"the index in {store.path} is older than its store: it was built for generation "
@@ -147,7 +184,10 @@ def _remedy(store: Store) -> str:
     return shlex.join([*command, "--index", "faiss"])
 
 
-def _describe(store: Store, factory: str, recall: float | None, nprobe: int | None, seconds: float) -> dict[str, Any]:
+def describe(
+    store: Store, factory: str, recall: float | None, effort: dict[str, int | None], seconds: float
+) -> dict[str, Any]:
+    """What `faiss.json` says of an index, but for its file."""
     manifest = store.manifest
     return {
         "model": manifest.model,
@@ -157,7 +197,7 @@ def _describe(store: Store, factory: str, recall: float | None, nprobe: int | No
         "count": len(store),
         "dim": store.dim,
         "factory": factory,
-        "nprobe": nprobe,
+        **effort,
         "metric": "inner_product",
         "normalized": True,
         "store_normalized": manifest.normalized,
@@ -170,7 +210,12 @@ def _describe(store: Store, factory: str, recall: float | None, nprobe: int | No
     }
 
 
-def _empty(factory: str, dim: int) -> Any:
+def empty(factory: str, dim: int) -> Any:
+    """An index as the factory string says, over ids of our own.
+
+    Raises:
+        ClzooError: a string that FAISS does not take.
+    """
     faiss = import_faiss()
     if factory.startswith("IDMap"):
         raise ClzooError(f"factory {factory!r}: leave IDMap out, clzoo adds the store's ids itself.")
@@ -188,86 +233,36 @@ def _empty(factory: str, dim: int) -> Any:
     return index
 
 
-def _filled(index: Any, factory: str, store: Store) -> Any:
-    try:
-        if not index.is_trained:
-            index.train(_normalized(_sample(store, _TRAINING_BYTES // (4 * store.dim)), store))
-        for ids, vectors in _normalized_batches(store):
-            index.add_with_ids(vectors, ids)
-    except RuntimeError as error:  # e.g. fewer rows than an inverted file has lists
-        reason = str(error).rsplit(": ", 1)[-1]
-        raise ClzooError(f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}.") from error
+def filled(index: Any, factory: str, store: Store, start: int = 0, stop: int | None = None) -> Any:
+    """Add the rows from `start` to `stop` to a trained index.
+
+    Raises:
+        ClzooError: FAISS refuses.
+    """
+    with _named_failure(factory, store):
+        for rows, vectors in normalized_batches(store, start, stop):
+            index.add_with_ids(vectors, store.ids[rows])
     return index
 
 
-def _normalized_batches(store: Store) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for ids, vectors in store.batches(_BATCH):
-        yield ids, _normalized(vectors, store)
+def trained(index: Any, factory: str, store: Store) -> Any:
+    """Let the index learn from a sample of the store, if it has to.
+
+    Raises:
+        ClzooError: FAISS refuses, e.g. fewer rows than an inverted file has lists.
+    """
+    with _named_failure(factory, store):
+        if not index.is_trained:
+            lists = getattr(inner_index(index), "nlist", 0)
+            limit = min(_TRAINING_BYTES // (4 * store.dim), max(_POINTS_PER_LIST * lists, _POINTS))
+            index.train(sample(store, limit))
+    return index
 
 
-def _normalized(vectors: np.ndarray, store: Store) -> np.ndarray:
-    """Unit vectors, float32 (n, dim). A zero vector stays zero: it is near to nothing."""
-    vectors = vectors.astype(np.float32, copy=False)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    if not np.isfinite(norms).all():
-        raise ClzooError(f"{store.path} holds vectors that are not finite; embed again into another folder.")
-    return vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-
-
-def _sample(store: Store, limit: int) -> np.ndarray:
-    """At most `limit` rows drawn without replacement, always the same ones, in row order."""
-    rows = np.arange(len(store))
-    if limit < len(rows):
-        rows = np.sort(np.random.default_rng(_SEED).choice(len(rows), limit, replace=False))
-    return store.raw_rows(rows)
-
-
-def _tuned_recall(index: Any, store: Store) -> tuple[float | None, int | None]:
-    """Recall as built; of an inverted file, after `nprobe` was doubled until it is good. And that nprobe."""
-    faiss = import_faiss()
-    exact = _ExactNeighbours(store)
-    inverted = faiss.try_extract_index_ivf(index)
-    recall = exact.recall(index)
-    while inverted is not None and recall is not None and recall < _IVF_RECALL and inverted.nprobe < inverted.nlist:
-        inverted.nprobe = min(2 * inverted.nprobe, inverted.nlist)
-        recall = exact.recall(index)
-    return recall, None if inverted is None else int(inverted.nprobe)
-
-
-class _ExactNeighbours:
-    """The true neighbours of up to 500 rows of a store, by brute force in float32, themselves left out."""
-
-    def __init__(self, store: Store) -> None:
-        self.store = store
-        rows = np.sort(np.random.default_rng(_SEED).permutation(len(store))[:RECALL_QUERIES])
-        self.query_ids = store.ids[rows]
-        self.queries = _normalized(store.raw_rows(rows), store)
-        self.k = min(RECALL_AT, len(store) - 1)
-        self.worst = self._kth_score() if self.k else None
-
-    def recall(self, index: Any) -> float | None:
-        """Share of the k nearest that `index` finds; of equal scores any will do. None for a single row."""
-        if self.worst is None:
-            return None
-        _, found = index.search(self.queries, self.k + 1)
-        is_other = (found != self.query_ids[:, None]) & (found >= 0)
-        kept = is_other & (np.cumsum(is_other, axis=1) <= self.k)
-        good = (self._scores_of(found) >= self.worst[:, None] - _TIE) & kept
-        return float(good.sum() / (len(self.queries) * self.k))
-
-    def _kth_score(self) -> np.ndarray:
-        """Exact score of each query's k-th neighbour, (Q,)."""
-        best = np.full((len(self.queries), self.k), -np.inf, np.float32)
-        for ids, vectors in _normalized_batches(self.store):
-            scores = self.queries @ vectors.T
-            scores[self.query_ids[:, None] == ids] = -np.inf
-            best = np.partition(np.concatenate([best, scores], axis=1), -self.k, axis=1)[:, -self.k :]
-        return best.min(axis=1)
-
-    def _scores_of(self, found: np.ndarray) -> np.ndarray:
-        """Exact scores of the found ids (Q, k), -inf where nothing was found."""
-        order = np.argsort(self.store.ids)
-        positions = np.searchsorted(self.store.ids, found.clip(0), sorter=order)
-        vectors = _normalized(self.store.raw_rows(order[positions].ravel()), self.store)
-        scores = np.einsum("qd,qkd->qk", self.queries, vectors.reshape(*found.shape, -1))
-        return np.where(found >= 0, scores, -np.inf)
+@contextmanager
+def _named_failure(factory: str, store: Store) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).rsplit(": ", 1)[-1]
+        raise ClzooError(f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}.") from error

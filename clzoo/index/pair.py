@@ -9,6 +9,9 @@ there, and a reader takes that one.
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +24,8 @@ SCHEMA = 1
 INDEX_FILE = "faiss.index"
 DESCRIPTION_FILE = "faiss.json"
 _NEXT_DESCRIPTION = "faiss.next.json"
+
+_PLACES, _PLACE_BYTES = 64, 16 << 10  # of a file that is checked without being read
 
 
 def import_faiss() -> Any:
@@ -39,10 +44,17 @@ def import_faiss() -> Any:
     return faiss
 
 
-def write_pair(folder: Path, index: Any, description: dict[str, Any]) -> dict[str, Any]:
-    """Replace the pair in `folder`; returns the description completed with the index file's size and SHA-256.
+def inner_index(index: Any) -> Any:
+    """What holds the vectors, below the id map and transforms such as PCA."""
+    faiss = import_faiss()
+    inner = faiss.downcast_index(index.index)
+    return faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexPreTransform) else inner
 
-    The caller holds the store's lock.
+
+def write_pair(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Replace the pair in `folder`; returns the description completed with the index file's size and digests.
+
+    The caller holds the store's lock. `write` fills the path that it is given with an index, and describes it.
 
     Raises:
         ClzooError: the folder cannot be written.
@@ -50,9 +62,11 @@ def write_pair(folder: Path, index: Any, description: dict[str, Any]) -> dict[st
     try:
         _clear_up(folder)
         with atomic_path(folder / INDEX_FILE) as temporary:
-            size, sha256 = _write_index(temporary, index)
-            file = {"file": INDEX_FILE, "size": size, "sha256": sha256}
-            description = {"schema": SCHEMA, "index": file, **description}
+            description = write(temporary)
+            with temporary.open("rb") as file:
+                digests = {"sha256": file_sha256(file), "sample_sha256": _sample_sha256(file)}
+            file_facts = {"file": INDEX_FILE, "size": temporary.stat().st_size, **digests}
+            description = {"schema": SCHEMA, "index": file_facts, **description}
             write_json(folder / _NEXT_DESCRIPTION, description)
         (folder / _NEXT_DESCRIPTION).replace(folder / DESCRIPTION_FILE)
         fsync_folder(folder)
@@ -61,6 +75,14 @@ def write_pair(folder: Path, index: Any, description: dict[str, Any]) -> dict[st
             f"the index cannot be written into {folder}: {error}. What was there before is still valid."
         ) from error
     return description
+
+
+def write_index(path: Path, index: Any) -> None:
+    """Write one index file."""
+    faiss = import_faiss()
+    with path.open("wb") as file:
+        # Through a callback: FAISS's own file names are not Unicode on Windows, and it hides why a write failed.
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))
 
 
 def read_pair(folder: Path, remedy: str) -> tuple[Any, dict[str, Any]]:
@@ -72,21 +94,60 @@ def read_pair(folder: Path, remedy: str) -> tuple[Any, dict[str, Any]]:
         ClzooError: no index, a description without its index, a damaged or foreign file, a newer schema.
     """
     faiss = import_faiss()
+    while True:
+        with _opened(folder, remedy) as file:
+            try:
+                description = _fitting_description(folder, file_sha256(file), remedy)
+            except ClzooError:
+                if _is_at(file, folder / INDEX_FILE):
+                    raise
+                continue  # while we hashed it, writers replaced both files, or did so twice
+            file.seek(0)
+            with _readable(folder / INDEX_FILE, description, remedy):
+                return faiss.read_index(faiss.PyCallbackIOReader(file.read)), description
+
+
+def map_pair(folder: Path, remedy: str) -> tuple[Any, dict[str, Any]]:
+    """As `read_pair`, with the vectors left in the file, and without reading all of it: see `_sampled_description`.
+
+    Raises:
+        ClzooError: as `read_pair`; a kind of index that cannot be mapped.
+    """
     path = folder / INDEX_FILE
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        raise ClzooError(f"{folder} holds no FAISS index ({INDEX_FILE} is missing). Type: {remedy}") from None
-    with file:
-        description = _fitting_description(folder, _sha256(file), remedy)
-        file.seek(0)
-        try:
-            return faiss.read_index(faiss.PyCallbackIOReader(file.read)), description
-        except RuntimeError as error:  # whole and ours, but written by a FAISS that knows more than this one
-            raise ClzooError(
-                f"faiss {faiss.__version__} cannot read {path}, written by faiss {description.get('faiss_version')}: "
-                f"{error}. Type: pip install --upgrade faiss-cpu, or {remedy}"
-            ) from error
+    while True:
+        with _opened(folder, remedy) as file:
+            # FAISS opens the file by its name. If that is still the file we hold, no writer came between.
+            try:
+                description = _sampled_description(folder, file, remedy)
+                with _readable(path, description, remedy):
+                    index = map_index(path)
+            except ClzooError:
+                if _is_at(file, path):
+                    raise
+                continue
+            if _is_at(file, path):
+                return index, description
+
+
+def map_index(path: Path) -> Any:
+    """One index file with its vectors left in it. FAISS's own errors pass through.
+
+    Raises:
+        ClzooError: a FAISS, or a kind of index, that cannot do that.
+    """
+    faiss = import_faiss()
+    if not hasattr(faiss, "IO_FLAG_MMAP_IFC"):
+        raise ClzooError(
+            f"faiss {faiss.__version__} cannot leave vectors in their file. Open the index without mmap, or type: "
+            "pip install --upgrade faiss-cpu"
+        )
+    index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    if not _is_mapped(index):
+        raise ClzooError(
+            f"{path}: faiss {faiss.__version__} reads {type(inner_index(index)).__name__} into memory whatever it is "
+            "told. Open it without mmap, or build Flat, SQfp16, HNSW32 or IVF4096,SQfp16 (--factory)."
+        )
+    return index
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
@@ -110,24 +171,70 @@ def _clear_up(folder: Path) -> None:
 def _next_fits(folder: Path) -> bool:
     try:
         with (folder / INDEX_FILE).open("rb") as file:
-            return bool(_read_checked(folder / _NEXT_DESCRIPTION)["index"]["sha256"] == _sha256(file))
+            return bool(_read_checked(folder / _NEXT_DESCRIPTION)["index"]["sha256"] == file_sha256(file))
     except (FileNotFoundError, ClzooError):  # killed before there was an index; or damaged since
         return False
 
 
-def _write_index(path: Path, index: Any) -> tuple[int, str]:
-    """Write an index file; returns its size in bytes and its SHA-256."""
+def _opened(folder: Path, remedy: str) -> BinaryIO:
+    try:
+        return (folder / INDEX_FILE).open("rb")
+    except FileNotFoundError:
+        raise ClzooError(f"{folder} holds no FAISS index ({INDEX_FILE} is missing). Type: {remedy}") from None
+
+
+@contextmanager
+def _readable(path: Path, description: dict[str, Any], remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # whole and ours, but written by a FAISS that knows more than this one
+        raise ClzooError(
+            f"faiss {import_faiss().__version__} cannot read {path}, written by faiss "
+            f"{description.get('faiss_version')}: {error}. Type: pip install --upgrade faiss-cpu, or {remedy}"
+        ) from error
+
+
+def _is_mapped(index: Any) -> bool:
+    """Whether the vectors (and the graph over them) are views of the file."""
     faiss = import_faiss()
-    digest = hashlib.sha256()
-    with path.open("wb") as file:
+    inner = inner_index(index)
+    if isinstance(inner, faiss.IndexIVF):
+        return isinstance(faiss.downcast_InvertedLists(inner.invlists), faiss.ArrayInvertedLists)
+    if isinstance(inner, faiss.IndexHNSW):
+        return not (inner.hnsw.neighbors.is_owned or faiss.downcast_index(inner.storage).codes.is_owned)
+    return not getattr(getattr(inner, "codes", None), "is_owned", True)
 
-        def write(data: bytes) -> int:
-            digest.update(data)
-            return file.write(data)
 
-        # Through a callback: FAISS's own file names are not Unicode on Windows, and it hides why a write failed.
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
-        return file.tell(), digest.hexdigest()
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _sampled_description(folder: Path, file: BinaryIO, remedy: str) -> dict[str, Any]:
+    """The description of an open index file, by its size and 64 places in it.
+
+    That finds truncation, holes and foreign files, not every flipped bit. Which of two descriptions is meant can only
+    be told from all bytes: where a second one lies there, or the first has no sample, the whole file is hashed.
+    """
+    two = (folder / _NEXT_DESCRIPTION).exists()  # asked first: a writer renames it away after the index file
+    with suppress(FileNotFoundError):
+        description = _read_checked(folder / DESCRIPTION_FILE)
+        expected = description["index"].get("sample_sha256")
+        if expected and not two:
+            found = _sample_sha256(file)
+            if found != expected:
+                raise _damaged(folder, found, expected, remedy)
+            return description
+    return _fitting_description(folder, file_sha256(file), remedy)
+
+
+def _damaged(folder: Path, found: str, expected: str, remedy: str) -> ClzooError:
+    return ClzooError(
+        f"{folder / INDEX_FILE} is damaged or is not the one that {DESCRIPTION_FILE} describes "
+        f"(SHA-256 found {found[:12]}..., expected {expected[:12]}...). Type: {remedy}"
+    )
 
 
 def _fitting_description(folder: Path, sha256: str, remedy: str) -> dict[str, Any]:
@@ -142,11 +249,7 @@ def _fitting_description(folder: Path, sha256: str, remedy: str) -> dict[str, An
             return description
     if not (folder / DESCRIPTION_FILE).exists():
         raise ClzooError(f"{folder / DESCRIPTION_FILE} is missing; {INDEX_FILE} alone means nothing. Type: {remedy}")
-    raise ClzooError(
-        f"{folder / INDEX_FILE} is damaged or is not the one that {DESCRIPTION_FILE} describes "
-        f"(SHA-256 found {sha256[:12]}..., expected {_read_checked(folder / DESCRIPTION_FILE)['index']['sha256'][:12]}"
-        f"...). Type: {remedy}"
-    )
+    raise _damaged(folder, sha256, _read_checked(folder / DESCRIPTION_FILE)["index"]["sha256"], remedy)
 
 
 def _read_checked(path: Path) -> dict[str, Any]:
@@ -166,8 +269,20 @@ def _read_checked(path: Path) -> dict[str, Any]:
     return description
 
 
-def _sha256(file: BinaryIO) -> str:
+def file_sha256(file: BinaryIO) -> str:
+    """SHA-256 of all bytes of an open file."""
+    file.seek(0)
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sample_sha256(file: BinaryIO) -> str:
+    """SHA-256 of a file's size and of 16 KiB at 64 evenly spaced places, first and last included; up to 1 MiB, all."""
+    size = file.seek(0, os.SEEK_END)
+    digest = hashlib.sha256(str(size).encode())
+    for place in range(_PLACES):
+        file.seek(max(0, size - _PLACE_BYTES) * place // (_PLACES - 1))
+        digest.update(file.read(_PLACE_BYTES))
     return digest.hexdigest()

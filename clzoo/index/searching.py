@@ -13,6 +13,7 @@ from clzoo.data.sources import list_images
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index, open_index
+from clzoo.index.exact import search_on
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder, ImageLike
@@ -41,6 +42,7 @@ def search(
     k: int = 10,
     *,
     encoder: Encoder | None = None,
+    device: str = "cpu",
 ) -> list[list[Hit]]:
     """Find the k nearest images of each query.
 
@@ -50,6 +52,8 @@ def search(
             (`query_images`); or vectors of the same model, float (D,) or (Q, D), normalised here.
         k: how many neighbours at most.
         encoder: the model that made the store; by default it is loaded as the store names it.
+        device: where to search: "cpu", or "cuda" for many queries, by FAISS where it can and else exactly in torch
+            (`clzoo.index.exact`). Queries that are images are embedded where the encoder is.
 
     Returns:
         One list per query, best first, equal scores by id; shorter than k where the index holds less. An image that
@@ -67,7 +71,7 @@ def search(
     if not (np.isfinite(norms).all() and (norms > 0).all()):
         worst = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))[0])
         raise ClzooError(f"query {worst} is a zero or non-finite vector, which is near to nothing.")
-    return _hits(index, np.ascontiguousarray(vectors / norms), k)
+    return _hits(index, np.ascontiguousarray(vectors / norms), min(k, len(index)), device)
 
 
 def query_images(query: str | Path) -> list[Path]:
@@ -114,14 +118,13 @@ def load_encoder(index: Index) -> Encoder:
     return load(index.store.manifest.load)
 
 
-def _hits(index: Index, queries: np.ndarray, k: int) -> list[list[Hit]]:
+def _hits(index: Index, queries: np.ndarray, k: int, device: str) -> list[list[Hit]]:
     store = index.store
-    order = np.argsort(store.ids)
-    k = min(k, len(index))
+    found = search_on(index, device, k)
     results = []
     for start in range(0, len(queries), _QUERY_BATCH):
-        scores, ids = index.faiss.search(queries[start : start + _QUERY_BATCH], k)
-        rows = order[np.searchsorted(store.ids, ids.clip(0), sorter=order)]
+        scores, ids = found(queries[start : start + _QUERY_BATCH], k)
+        rows = index.rows_of(ids)
         for query_scores, query_ids, query_rows in zip(scores, ids, rows, strict=True):
             ranked = [i for i in np.lexsort((query_ids, -query_scores)) if query_ids[i] >= 0]  # -1: fewer than k found
             results.append([_hit(store, int(query_rows[i]), float(query_scores[i])) for i in ranked])

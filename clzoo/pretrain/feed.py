@@ -10,16 +10,13 @@ import torch
 
 from clzoo.augment import finish_view, make_view
 from clzoo.config import Preprocessing
-from clzoo.data.stream import stream_crops
+from clzoo.data.stream import crops_on_host, stream_crops
 from clzoo.data.training import TrainingSet
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
 from clzoo.methods import Batch
 from clzoo.pretrain.recipe import Recipe
 from clzoo.transform import normalize
-
-LARGEST_BATCHED_ON_CPU = 96
-"""Pixels up to which a CPU augments whole batches; above, cropping image by image is faster (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +56,6 @@ def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, dev
         yield Batch(views, own_labels, seed=recipe.seed, step=step, progress=step / steps.total)
 
 
-def crops_on_host(images: TrainingSet, recipe: Recipe, device: torch.device) -> bool:
-    """Whether crops are made image by image by decode workers, not for whole batches on the device."""
-    largest = max(policy.size for policy in recipe.view_policies())
-    return images.pixels is None or (device.type == "cpu" and largest > LARGEST_BATCHED_ON_CPU)
-
-
 def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:
     """The views of a batch as the network sees them: V normalised tensors (B, 3, size, size).
 
@@ -82,12 +73,12 @@ def _views(
     images: TrainingSet, recipe: Recipe, plan: Iterator[tuple[int, torch.Tensor]], device: torch.device
 ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
     """(samples, views) of each planned (epoch, samples)."""
-    if not crops_on_host(images, recipe, device):
+    policies = recipe.view_policies()
+    if not crops_on_host(images, policies, device):
         pixels = torch.from_numpy(images.pixels).to(device)  # (N, S, S, 3) uint8
         for epoch, samples in plan:
             yield samples, render_views(pixels[samples.to(device)], samples, recipe, epoch)
         return
-    policies = recipe.view_policies()
     plan, ahead = tee(plan)  # the streamer reads a few batches ahead
     crops = stream_crops(images, ahead, policies, seed=recipe.seed, device=device)
     for (epoch, samples), batch in zip(plan, crops, strict=True):

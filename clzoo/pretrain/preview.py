@@ -9,11 +9,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from clzoo.augment import crop_on_host, finish_view, make_view
+from clzoo.data.stream import crops_on_host
 from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
-from clzoo.pretrain.feed import crops_on_host
 from clzoo.pretrain.recipe import Recipe
 
 _TILE = 192  # pixels of the sheet that the largest view takes at least
@@ -45,7 +45,7 @@ def draw_views(recipe: Recipe, data: str | Path, out: Path, *, sample: int, epoc
 
 def _views_of(images: TrainingSet, recipe: Recipe, sample: int, epoch: int) -> list[Image.Image]:
     """By the road that a run on this machine's default device takes."""
-    on_host = crops_on_host(images, recipe, resolve_device("auto"))
+    on_host = crops_on_host(images, recipe.view_policies(), resolve_device("auto"))
     samples = torch.tensor([sample])
     pictures = []
     for view, policy in enumerate(recipe.view_policies()):

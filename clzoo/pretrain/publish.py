@@ -21,6 +21,7 @@ from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
+from clzoo.pretrain.run_folder import read_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.zoo.cards import THIS_MODEL, hub_id_of
 from clzoo.zoo.saving import save_entry
@@ -68,15 +69,17 @@ def publish(
             f"here for example {recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}."
         )
     trained_on = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
-    if (found := trained_on.fingerprint()) != (expected := read_json(run / "data.json")):
+    expected, names = read_data(run)
+    if (found := trained_on.fingerprint()) != expected:
         raise ClzooError(f"{data} is not what {run} trained on: {expected}, found {found}.")
-    method = load_method(run, recipe, None if trained_on.labels is None else len(trained_on.classes))
+    classes = None if trained_on.labels is None else names or trained_on.classes
+    method = load_method(run, recipe, None if classes is None else len(classes))
     encoder = encoder_of(method, recipe, name, device)
     title = title or recipe.data.title
     if measured is not None:
         evaluation = _read_measured(measured, encoder)
     else:
-        subject = with_heads(encoder, name, recipe, method, images=len(trained_on))
+        subject = with_heads(encoder, name, recipe, method, images=len(trained_on), classes=classes)
         evaluation = evaluate(subject, data, protocols, seeds=seeds, title=title).metrics
     metrics = {
         "results": _with_hub_id([*evaluation["results"], *_controls(encoder.config, recipe, data, title)], recipe),
@@ -84,7 +87,7 @@ def publish(
         "evaluation": _published(evaluation, name),
     }
     save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
-    save_pretraining_state(method, out)
+    save_pretraining_state(method, out, classes)
     return out
 
 

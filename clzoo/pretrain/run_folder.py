@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.pretrain.recipe import Recipe
+
+_NAMES = "class_names"
 
 
 def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
@@ -21,13 +24,25 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     if (out / "recipe.yaml").is_file():
         if (out / "recipe.yaml").read_text(encoding="utf-8") != text:
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
-        if (found := read_json(out / "data.json")) != fingerprint:
+        if (found := read_data(out)[0]) != fingerprint:
             raise ClzooError(f"{out} was trained on other data: {found}, now {fingerprint}. Choose another --out.")
         return
     if out.exists() and any(out.iterdir()):
         raise ClzooError(f"{out} is not empty and is no run folder. Choose another --out.")
-    write_json(out / "data.json", fingerprint)
+    names = {} if images.labels is None else {_NAMES: list(images.classes)}
+    write_json(out / "data.json", {**fingerprint, **names})
     write_text(out / "recipe.yaml", text)  # last: it makes the folder a run folder
+
+
+def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
+    """What data.json of a run says: the fingerprint of its images, and the names of their classes.
+
+    None stands for the names where the images have no labels, and in runs from before names were recorded. They are no
+    part of the fingerprint: images and labels are the same under other names.
+    """
+    fingerprint = read_json(run / "data.json")
+    names = fingerprint.pop(_NAMES, None)
+    return fingerprint, None if names is None else tuple(names)
 
 
 def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds: float, device: str) -> None:

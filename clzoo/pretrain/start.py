@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clzoo.errors import ClzooError
@@ -15,6 +18,8 @@ from clzoo.zoo.loading import locate, read_encoder
 
 PRETRAINING_STATE = "pretrain.safetensors"
 """Beside an entry's model.safetensors: heads, gates, queue, momentum encoder."""
+
+_NAMES = "class_names"  # in the file's metadata, as JSON
 
 log = logging.getLogger("clzoo")
 
@@ -58,9 +63,21 @@ def start_from(method: Any, name_or_path: str) -> None:
     )
 
 
-def save_pretraining_state(method: Any, folder: Path) -> Path:
-    """Write all of a method's state but the backbone to `folder/pretrain.safetensors`, atomically."""
+def save_pretraining_state(method: Any, folder: Path, classes: Sequence[str] | None) -> Path:
+    """Write all of a method's state but the backbone to `folder/pretrain.safetensors`, atomically.
+
+    Args:
+        classes: names of the classes of the images, in the order of their numbers; None without labels.
+    """
+    metadata = {"format": "pt"} | ({} if classes is None else {_NAMES: json.dumps(list(classes))})
     rest = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items() if not k.startswith("backbone.")}
     with atomic_path(folder / PRETRAINING_STATE) as temporary:
-        save_file(rest, temporary, metadata={"format": "pt"})
+        save_file(rest, temporary, metadata=metadata)
     return folder / PRETRAINING_STATE
+
+
+def class_names(state: Path) -> tuple[str, ...] | None:
+    """The names of classes in a pretrain.safetensors; None where none were recorded."""
+    with safe_open(state, framework="pt") as file:
+        names = (file.metadata() or {}).get(_NAMES)
+    return None if names is None else tuple(json.loads(names))

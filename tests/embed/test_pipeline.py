@@ -17,9 +17,7 @@ from small_models import small_encoder
 
 import clzoo
 from clzoo import ClzooError, Encoder, embed_folder, open_store
-from clzoo.data.sources import list_images
 from clzoo.embed import run as run_module
-from clzoo.embed import stream
 from clzoo.embed.manifest import Manifest
 from clzoo.embed.writer import LOCK
 
@@ -312,31 +310,3 @@ def test_the_manifest_names_model_weights_preprocessing_and_counts(
     assert (manifest.dim, manifest.dtype, manifest.normalized) == (encoder.dim, "float16", True)
     assert (manifest.rows, manifest.errors, manifest.compute) == (24, 1, ("fp32",))
     assert manifest.root == manifest.source == str(images.resolve())
-
-
-def test_the_way_of_a_gpu_gives_the_same_batches_in_the_same_order(images: Path, encoder: Encoder) -> None:
-    """Its ring of buffers and its order, on a CPU; copies and events are tested by the next test, on a GPU."""
-    (images / "aaa").mkdir()
-    for number in range(7):  # more than a batch that cannot be decoded
-        (images / "aaa" / f"{number}.jpg").touch()
-    listing = list_images(images)
-    settings = stream.Settings(batch_size=4, workers=3, dtype="fp32", store_dtype="fp32", normalize=True)
-    positions = np.arange(len(listing.items))[::-1]  # not the order of the listing
-    both = [
-        list(way(listing.items, stream._split(positions, 9), encoder, settings, stream.Clock()))
-        for way in (stream._on_cpu, stream._on_gpu)
-    ]
-    assert np.concatenate([part.positions for part in both[1]]).tolist() == positions[:24].tolist()
-    for one, other in zip(*both, strict=True):
-        assert (one.positions == other.positions).all()
-        assert one.failures == other.failures
-        np.testing.assert_allclose(one.vectors, other.vectors, atol=1e-5)
-
-
-@pytest.mark.gpu
-def test_a_gpu_gives_the_same_vectors(images: Path, encoder: Encoder, tmp_path: Path) -> None:
-    on_gpu = Encoder(small_encoder().module, encoder.config, "cuda")
-    (images / "cats" / "empty.png").touch()
-    embed(images, encoder, tmp_path / "cpu")
-    embed(images, on_gpu, tmp_path / "gpu", batch_size=5, dtype="fp32")
-    assert_same_rows(open_store(tmp_path / "gpu"), by_path(open_store(tmp_path / "cpu")))

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
+from picture_folders import make_shard
 from pictures import files_of, make_image, make_images
 from test_sharding import assert_equal_stores
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Gloo and SIGKIL
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def torchrun(source: Path, model: Path, out: Path, *options: str, processes: int = 2) -> list[str]:
+def torchrun(source: Path | str, model: Path, out: Path, *options: str, processes: int = 2) -> list[str]:
     """The command line."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     embed = ["-m", "clzoo", "embed", str(source), "--model", str(model), "--out", str(out), *options]
@@ -70,6 +71,18 @@ def test_two_processes_leave_the_store_of_one_and_update_it(
 
     third = json.loads(run(images, model_folder, out, "--json", "--quiet").stdout)
     assert (third["embedded"], third["generation"]) == (0, updated["generation"])  # an index stays valid
+
+
+def test_two_processes_read_shards_behind_a_url(
+    images: Path, encoder: Encoder, model_folder: Path, tmp_path: Path
+) -> None:
+    members = {path.relative_to(images).as_posix(): path.read_bytes() for path in sorted(images.rglob("*.*"))}
+    url = make_shard(tmp_path / "shards" / "a.tar", members).parent.as_uri()
+    done = run(url, model_folder, tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    embed_folder(url, str(model_folder), tmp_path / "single", progress=False)
+    assert len(open_store(tmp_path / "store")) == 24
+    assert_equal_stores(open_store(tmp_path / "store"), open_store(tmp_path / "single"))
 
 
 def test_what_one_process_began_two_continue(images: Path, model_folder: Path, tmp_path: Path) -> None:

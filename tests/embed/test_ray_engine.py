@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_folders import make_shard
 from pictures import make_image, make_images
 from test_sharding import assert_equal_stores
 
@@ -20,11 +21,11 @@ from clzoo.embed import ray_engine
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
-def command(source: Path, model: Path, out: Path, *options: str) -> list[str]:
+def command(source: Path | str, model: Path, out: Path, *options: str) -> list[str]:
     return [sys.executable, "-m", "clzoo", "embed", str(source), "--model", str(model), "--out", str(out), *options]
 
 
-def on_ray(source: Path, model: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def on_ray(source: Path | str, model: Path, out: Path) -> subprocess.CompletedProcess[str]:
     arguments = command(source, model, out, "--engine", "ray", "--batch-size", "4")
     return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, timeout=180)
 
@@ -42,6 +43,18 @@ def test_workers_leave_the_store_of_a_single_run_and_update_it(
         embed_folder(images, str(model_folder), tmp_path / "single", progress=False)
         assert_equal_stores(open_store(tmp_path / "store"), open_store(tmp_path / "single"))
         make_image(images / "birds" / "new.png", np.random.default_rng(5))
+
+
+@pytest.mark.slow
+def test_workers_read_shards_behind_a_url(images: Path, model_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    members = {path.relative_to(images).as_posix(): path.read_bytes() for path in sorted(images.rglob("*.*"))}
+    url = make_shard(tmp_path / "shards" / "a.tar", {**members, "broken.png": b""}).parent.as_uri()
+    done = on_ray(url, model_folder, tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    embed_folder(url, str(model_folder), tmp_path / "single", progress=False)
+    assert len(open_store(tmp_path / "store")) == 24
+    assert_equal_stores(open_store(tmp_path / "store"), open_store(tmp_path / "single"))
 
 
 @pytest.mark.slow

@@ -14,22 +14,27 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from picture_folders import make_shard
 from pictures import by_path, files_of, make_image
+from web_server import WebServer
 
 from clzoo import ClzooError, Encoder, embed_folder, open_store
 from clzoo.cli import main
-from clzoo.data import remote
-from clzoo.data.remote import is_remote, list_remote, stamp_of
+from clzoo.data import storage
+from clzoo.data.remote import is_remote, list_remote
+from clzoo.data.storage import stamp_of
+from clzoo.embed import merge_stores
 from clzoo.embed.copying import copy_store
 from clzoo.embed.manifest import MANIFEST
 from clzoo.embed.pipeline import default_out
 from clzoo.embed.processes import embed_with_processes
+from clzoo.embed.shards import Shard
 from clzoo.embed.store import ERRORS
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -38,6 +43,14 @@ def memory() -> Iterator[MemoryFileSystem]:
     yield files
     files.store.clear()
     files.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    pytest.importorskip("aiohttp")
+    server = WebServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture
@@ -65,6 +78,54 @@ def test_a_bucket_gives_the_store_of_the_folder(images: Path, bucket: str, encod
     assert (store.embeddings() == local.embeddings()).all()
     assert store.manifest.root == store.manifest.source == bucket
     assert store.image_bytes(3) == local.image_bytes(3)
+
+
+@pytest.fixture
+def shards(images: Path) -> Path:
+    """The pictures and a broken one in two shards."""
+    (images / "cats" / "broken.jpg").touch()
+    for number, name in enumerate(("a", "b")):
+        members = {p.relative_to(images).as_posix(): p.read_bytes() for p in sorted(images.rglob("*.*"))[number::2]}
+        make_shard(images.parent / "shards" / f"{name}.tar", members)
+    return images.parent / "shards"
+
+
+@pytest.mark.parametrize("kind", ["memory", "web"])
+def test_shards_behind_a_url_give_the_store_of_local_shards_in_shares_too(
+    memory: MemoryFileSystem, web: WebServer, shards: Path, encoder: Encoder, tmp_path: Path, kind: str
+) -> None:
+    for path in shards.iterdir():
+        memory.pipe(f"/shards/{path.name}", path.read_bytes())
+        web.files[f"/shards/{path.name}"] = path.read_bytes()
+    url = "memory://shards" if kind == "memory" else f"{web.url}/shards/"
+    embed(shards, encoder, tmp_path / "local", labels=True)
+    embed(url, encoder, tmp_path / "remote", labels=True)
+    shares = [embed(url, encoder, tmp_path / "parts", labels=True, shard=Shard(n, 3)).store for n in (1, 2, 3)]
+    local, store = open_store(tmp_path / "local"), open_store(tmp_path / "remote")
+    assert (store.paths, store.labels) == (local.paths, local.labels)
+    assert len(store) == 24
+    assert (store.ids == local.ids).all()
+    assert (store.embeddings() == local.embeddings()).all()
+    assert [(e["path"], e["reason"]) for e in store.errors()] == [(e["path"], e["reason"]) for e in local.errors()]
+    assert store.image_bytes(3) == local.image_bytes(3)
+    merged = merge_stores(tmp_path / "merged", shares)
+    assert merged.items.equals(store.items)
+    assert merged.errors() == store.errors()
+    assert embed(url, encoder, tmp_path / "remote").unchanged == 24
+
+
+def test_a_shard_that_was_rewritten_is_embedded_anew_and_the_others_are_not(
+    memory: MemoryFileSystem, shards: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    for path in shards.iterdir():
+        memory.pipe(f"/shards/{path.name}", path.read_bytes())
+    first = embed("memory://shards", encoder, tmp_path / "store")
+    new = {"x.png": make_image(tmp_path / "new.png", np.random.default_rng(5)).read_bytes()}
+    memory.pipe("/shards/b.tar", make_shard(tmp_path / "b.tar", new).read_bytes())
+    summary = embed("memory://shards", encoder, tmp_path / "store")
+    in_b = sum(path.startswith("b.tar/") for path in open_store(tmp_path / "store").paths)
+    assert (in_b, summary.embedded, summary.rows) == (1, 1, summary.unchanged + 1)
+    assert summary.dropped == first.rows - summary.unchanged
 
 
 def test_a_folder_as_a_url_gives_the_same_too(images: Path, encoder: Encoder, tmp_path: Path) -> None:
@@ -95,7 +156,9 @@ def test_what_is_no_image_is_named_or_counted(memory: MemoryFileSystem, bucket: 
     listing = list_remote(bucket)
     assert len(listing.items) == 24
     assert dict(listing.ignored) == {".txt": 1}
-    assert [(failure.path, "copy it here" in failure.reason) for failure in listing.failures] == [("train.tar", True)]
+    assert [(failure.path, failure.reason) for failure in listing.failures] == [
+        ("train.tar", "damaged shard: truncated header")
+    ]
 
 
 def test_a_source_that_cannot_be_used_is_refused(memory: MemoryFileSystem, bucket: str) -> None:

@@ -16,8 +16,12 @@ from pictures import by_path
 from small_models import small_encoder
 
 from clzoo import ClzooError, Encoder, embed_folder, open_store
+from clzoo.data.sources import Failure
 from clzoo.embed import Store, export_store
-from clzoo.embed.manifest import MANIFEST
+from clzoo.embed.compact import known_errors
+from clzoo.embed.manifest import MANIFEST, Manifest
+from clzoo.embed.store import ERRORS, errors_stamp
+from clzoo.embed.writer import StoreWriter
 
 
 @pytest.fixture
@@ -106,6 +110,30 @@ def test_a_reader_never_sees_a_mixture_while_a_writer_swaps_generations(store: S
     finally:
         writer.kill()
         writer.communicate()
+
+
+def test_errors_of_a_swap_that_was_cut_off_wait_for_nothing_and_are_set_right_by_the_next_run(
+    images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """errors.parquet is one generation ahead of the manifest, and stays so until something is written."""
+    (images / "cats" / "empty.jpg").touch()
+    folder = embed_folder(images, encoder, tmp_path / "store", progress=False).store
+    before = open_store(folder)
+    ahead = [Failure("cats/000.jpg", 1, 1, "of the coming generation"), *known_errors(before)]
+    with monkeypatch.context() as cut:
+        cut.setattr(Manifest, "save", lambda *_: pytest.fail("cut off"))
+        with pytest.raises(pytest.fail.Exception):
+            StoreWriter(folder, before.manifest, known_errors(before)).commit((), ahead, complete=True)
+    assert pq.read_table(folder / ERRORS).num_rows == 2
+    with monkeypatch.context() as still:
+        still.setattr(time, "sleep", lambda _: pytest.fail("waited"))
+        store = open_store(folder)
+    assert store.manifest == before.manifest
+    assert [error["path"] for error in store.errors()] == ["cats/empty.jpg"]  # the other one has a row
+    (images / "cats" / "000.jpg").unlink()
+    embed_folder(images, encoder, folder, progress=False)
+    assert pq.read_table(folder / ERRORS).column("path").to_pylist() == ["cats/empty.jpg"]
+    assert errors_stamp(folder) == open_store(folder).manifest.errors_generation
 
 
 def test_an_open_snapshot_outlives_the_files(store: Store) -> None:

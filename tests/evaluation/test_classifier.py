@@ -14,6 +14,7 @@ from small_models import small_encoder
 import clzoo
 from clzoo.augment import ViewPolicy, make_view
 from clzoo.config import Preprocessing
+from clzoo.data import stream
 from clzoo.data.collection import ArrayImages
 from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.encoder import Encoder
@@ -236,10 +237,10 @@ def test_streamed_images_give_nearly_the_losses_of_images_in_memory(evaluate, se
 
 def test_a_cpu_leaves_large_crops_to_workers_even_of_images_in_memory(monkeypatch):
     train, test = pictures(48), pictures(12, seed=1)
-    stream = evaluate_linear_sgd(narrow_encoder(), streamed(train), test, seeds=(0,), settings=LINEAR)
-    monkeypatch.setattr(classifier, "LARGEST_BATCHED_ON_CPU", 31)
+    from_stream = evaluate_linear_sgd(narrow_encoder(), streamed(train), test, seeds=(0,), settings=LINEAR)
+    monkeypatch.setattr(stream, "LARGEST_BATCHED_ON_CPU", 31)
     memory = evaluate_linear_sgd(narrow_encoder(), train, test, seeds=(0,), settings=LINEAR)
-    assert memory.details == stream.details
+    assert memory.details == from_stream.details
 
 
 @BOTH

@@ -376,6 +376,20 @@ def test_gates_are_put_in_the_order_of_the_datas_classes():
     assert outcome.details["gates"]["neighbors"] == class_relations(gate_vectors(filter), turned).neighbor_names()
 
 
+def test_classes_that_are_only_numbered_are_matched_by_number():
+    filter, numbers = trained_like(8), tuple("01234567")
+    for names, of_filter in ((ANIMALS, numbers), (numbers, ANIMALS)):
+        outcome = evaluate_relations(features_around(names, vectors()), filter=filter, filter_classes=of_filter)
+        assert outcome.details["gates"]["neighbors"] == class_relations(gate_vectors(filter), names).neighbor_names()
+
+
+def test_gates_of_as_many_classes_under_other_names_are_an_error_that_names_the_first():
+    test = features_around(ANIMALS, vectors())
+    others = (*ANIMALS[:2], "axolotl", *ANIMALS[3:])
+    with pytest.raises(ClzooError, match=f"none for {ANIMALS[2]}, but one for axolotl \\(1 of 8 differ\\)"):
+        evaluate_relations(test, filter=trained_like(8), filter_classes=others)
+
+
 def test_gates_of_other_classes_are_passed_over_with_a_warning(caplog):
     caplog.set_level(logging.WARNING, logger="clzoo")
     outcome = evaluate_relations(features_around(ANIMALS, vectors()), filter=trained_like(1000))

@@ -12,7 +12,7 @@ import pytest
 from clzoo import ClzooError
 from clzoo.embed.writer import store_lock
 from clzoo.files import read_json
-from clzoo.index import build_index, building, open_index, refresh_index, search
+from clzoo.index import build_index, building, open_index, recall, refresh_index, search, vectors
 
 SEED = 7
 print(f"seed {SEED}")
@@ -122,6 +122,27 @@ def test_an_inverted_file_probes_until_it_finds_enough(make_store):
     assert index.description["recall_at_10"] >= 0.95
     again = open_index(index.store)
     assert faiss.extract_index_ivf(again.faiss).nprobe == index.description["nprobe"]  # kept in the file
+
+
+def test_a_graph_looks_at_more_candidates_until_it_finds_enough(make_store):
+    index = build_index(make_store(random_vectors(4000, 64)), factory="HNSW8")
+    assert index.description["efSearch"] > 16  # FAISS's default
+    assert index.description["nprobe"] is None
+    assert index.description["recall_at_10"] >= 0.95
+    for mmap in (False, True):
+        again = open_index(index.store, mmap=mmap)
+        assert faiss.downcast_index(again.faiss.index).hnsw.efSearch == index.description["efSearch"]
+
+
+def test_the_neighbours_that_recall_is_measured_by_are_the_true_ones(make_store, monkeypatch):
+    monkeypatch.setattr(vectors, "BATCH", 7)  # less than the ten neighbours: they come from many batches
+    store = make_store(random_vectors(200))
+    exact = recall._ExactNeighbours(store)
+    rows = store.embeddings()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    scores = rows @ rows.T
+    np.fill_diagonal(scores, -1)
+    np.testing.assert_allclose(exact.worst, np.sort(scores, axis=1)[:, -10], atol=1e-6)
 
 
 def test_a_poor_index_is_warned_about(make_store, caplog):

@@ -134,3 +134,11 @@ def test_embed_with_index_keeps_the_search_current(pictures, model_folder, tmp_p
     assert run(store, new, "-k", 2, "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert {hit["path"] for hit in document["results"][0]["hits"]} == {"reds/0.jpg", "reds/new.jpg"}
+
+
+def test_a_mapped_index_finds_the_same(folder, pictures, capsys):
+    outputs = []
+    for options in ((), ("--mmap",)):
+        assert run(folder, pictures / "reds" / "0.jpg", *options) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]

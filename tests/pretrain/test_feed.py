@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 
+from clzoo.data.stream import crops_on_host
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
-from clzoo.pretrain.feed import Steps, crops_on_host, feed
+from clzoo.pretrain.feed import Steps, feed
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,8 @@ def test_both_roads_show_the_same_crops_within_the_rounding_of_the_resize(folder
 
 def test_the_road_follows_from_where_the_images_are_and_how_large_the_views(folder):
     held, streamed = (open_training_set("", folder, 32, budget=budget) for budget in (1 << 30, 0))
-    small, large = small_recipe("simclr_cifar10"), small_recipe("simclr_cifar10", "views.0.size=112")
+    recipes = small_recipe("simclr_cifar10"), small_recipe("simclr_cifar10", "views.0.size=112")
+    small, large = (recipe.view_policies() for recipe in recipes)
     assert crops_on_host(streamed, small, CPU)
     assert crops_on_host(held, large, CPU)
     assert not crops_on_host(held, small, CPU)

@@ -6,7 +6,9 @@ import pytest
 from labelled_pictures import CLASSES, make_splits
 from small_recipes import small_recipe
 
+from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
+from clzoo.evaluation.subject import find_subject
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.publish import publish
 
@@ -33,6 +35,7 @@ def test_the_gates_of_a_hydra_run_tell_class_relations_before_and_after_publishi
     recipe = small_recipe("hydra_cifar10", batch_size=24)
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
     of_run = evaluate(tmp_path / "run", pictures, "relations,collapse", device="cpu")
+    assert find_subject(tmp_path / "run").classes == tuple(sorted(CLASSES))
     entry = publish(tmp_path / "run", "hydra-tiny-animals", pictures, tmp_path / "entry", protocols="knn", device="cpu")
     of_entry = evaluate(entry, pictures, "relations,collapse", device="cpu")
     for evaluation in (of_run, of_entry):
@@ -40,4 +43,48 @@ def test_the_gates_of_a_hydra_run_tell_class_relations_before_and_after_publishi
         assert set(details["relations"]["gates"]["neighbors"]) == set(CLASSES)
         assert details["collapse"]["projector"]["dim"] == 8
     assert of_entry.metrics["details"]["relations"]["gates"] == of_run.metrics["details"]["relations"]["gates"]
+    assert find_subject(entry).classes == tuple(sorted(CLASSES))
     assert (of_entry.write(tmp_path / "report") / "plots" / "relations_gates_heat_map.png").is_file()
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_gates_are_matched_by_the_names_of_the_run_and_by_number_in_a_run_without_names(pictures, tmp_path, published):
+    run = tmp_path / "run"
+    pretrain(small_recipe("hydra_cifar10", batch_size=24), pictures, run, device="cpu")
+    data = json.loads((run / "data.json").read_text())
+    names = data["class_names"]
+    gates = evaluate(run, pictures, "relations", device="cpu").metrics["details"]["relations"]["gates"]["neighbors"]
+
+    def with_names(names):
+        """The run, or what is published of it, as if its classes had been called so."""
+        (run / "data.json").write_text(json.dumps({**data, **names}))
+        if not names:
+            (run / "data.json").write_text(json.dumps({k: v for k, v in data.items() if k != "class_names"}))
+        if not published:
+            return run
+        return publish(
+            run, "hydra-tiny-animals", pictures, tmp_path / f"entry-{len(names)}-{names}"[:40], protocols="knn",
+            device="cpu",
+        )  # fmt: skip
+
+    turned = evaluate(with_names({"class_names": names[1:] + names[:1]}), pictures, "relations", device="cpu")
+    other = dict(zip(names, names[1:] + names[:1], strict=True))  # the gate of a class is now called as the next one
+    expected = {other[name]: [other[near] for near in nearest] for name, nearest in gates.items()}
+    assert turned.metrics["details"]["relations"]["gates"]["neighbors"] == expected
+    old = evaluate(with_names({}), pictures, "relations", device="cpu").metrics["details"]["relations"]["gates"]
+    assert old["neighbors"] == gates
+    renamed = with_names({"class_names": ["unicorn", *names[1:]]})
+    with pytest.raises(ClzooError, match=f"none for {names[0]}, but one for unicorn"):
+        evaluate(renamed, pictures, "relations", device="cpu")
+
+
+def test_a_run_without_class_names_is_continued_on_the_same_images(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10")
+    pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    del data["class_names"]
+    (tmp_path / "run" / "data.json").write_text(json.dumps(data))
+    assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    (tmp_path / "run" / "data.json").write_text(json.dumps({**data, "sha256": "0"}))
+    with pytest.raises(ClzooError, match="was trained on other data"):
+        pretrain(recipe, pictures, tmp_path / "run", device="cpu")

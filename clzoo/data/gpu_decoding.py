@@ -1,0 +1,116 @@
+"""JPEG files decoded by an NVIDIA GPU: which files it may have, and what to do about those that it refuses.
+
+nvJPEG rounds otherwise than libjpeg and interpolates chroma otherwise, so its pixels are not quite Pillow's. All that
+goes beyond a plain photograph is left to Pillow, whose rules are those of `clzoo.data.images`: rotation by EXIF, CMYK,
+grey, 16 bits, and files that are cut off, of which nvJPEG makes an image without a word.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import ExifTags, Image
+
+from clzoo.config import Preprocessing
+from clzoo.data.images import MAX_PIXELS
+from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.transform import resize_and_crop_tensor
+
+Decode = Callable[[list[torch.Tensor]], list[torch.Tensor]]
+"""Encoded files, uint8 (bytes,) on the CPU -> RGB images, uint8 (3, H, W); a RuntimeError if any is refused."""
+
+_YCBCR = [1, 2, 3]  # ids of the components; with others libjpeg guesses the color space
+_SAMPLING = {(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)}  # luma columns and rows for each of chroma
+_END = b"\xff\xd9"
+
+
+def is_plain_jpeg(data: bytes) -> bool:
+    """Whether a file is a whole 8-bit YCbCr JPEG that no EXIF tag rotates; the header is read, nothing is decoded."""
+    if not (data.startswith(b"\xff\xd8") and data.endswith(_END)):
+        return False
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            (luma, *chroma) = [layer[1:3] for layer in image.layer]  # type: ignore[attr-defined]
+            return (
+                image.format == "JPEG"  # Pillow calls several images in one file MPO
+                and image.mode == "RGB"
+                and [layer[0] for layer in image.layer] == _YCBCR  # type: ignore[attr-defined]
+                and image.info.get("adobe_transform", 1) == 1
+                and luma in _SAMPLING
+                and set(chroma) == {(1, 1)}
+                and image.width * image.height <= MAX_PIXELS
+                and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+            )
+    except Exception:  # whatever is wrong with the file, Pillow's own road names it
+        return False
+
+
+def nvjpeg(device: torch.device) -> Decode:
+    """The decoder of a CUDA device.
+
+    Raises:
+        ClzooError: another device, or a torchvision without nvJPEG.
+    """
+    if device.type != "cuda":
+        raise ClzooError(f"decode 'gpu' needs an NVIDIA GPU, the encoder is on {device}. Ask for --decode cpu.")
+
+    import torchvision
+
+    def decode(encoded: list[torch.Tensor]) -> list[torch.Tensor]:
+        with torch.cuda.device(device):
+            # nvJPEG's hardware engine does not wait for the stream that its output was allocated on, and so may write
+            # into memory that kernels queued there still read (pytorch/vision#9606).
+            torch.cuda.current_stream().synchronize()
+            try:
+                return torchvision.io.decode_jpeg(encoded, torchvision.io.ImageReadMode.RGB, device=device)
+            except RuntimeError as error:
+                torch.cuda.synchronize()  # it may still write into what was just freed
+                if "out of memory" in str(error):  # torchvision makes another kind of error of it
+                    raise torch.OutOfMemoryError(str(error)) from error
+                raise
+
+    probe = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(probe, "JPEG")
+    try:
+        decode([_bytes_tensor(probe.getvalue())])
+    except (RuntimeError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ClzooError(
+            f"torchvision {torchvision.__version__} cannot decode JPEG on {device}: {reason}. Ask for --decode cpu, or "
+            "install a torchvision built for CUDA (docs/scale.md)."
+        ) from error
+    return decode
+
+
+def decode_and_fit(jpegs: Sequence[bytes], decode: Decode, p: Preprocessing) -> list[torch.Tensor | str]:
+    """Files -> uint8 (size, size, 3) each where `decode` puts them, or in the place of an image why it was refused.
+
+    Raises:
+        torch.OutOfMemoryError: that is no fault of a file.
+    """
+    encoded = [_bytes_tensor(jpeg) for jpeg in jpegs]
+    try:
+        images: list[torch.Tensor | str] = list(decode(encoded)) if encoded else []
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # one is refused, and that fails all
+        images = [_or_reason(lambda one: decode([one])[0], tensor) for tensor in encoded]
+    return [
+        image if isinstance(image, str) else _or_reason(lambda one: resize_and_crop_tensor(one, p), image)
+        for image in images
+    ]
+
+
+def _or_reason(function: Callable[[torch.Tensor], torch.Tensor], value: torch.Tensor) -> torch.Tensor | str:
+    try:
+        return function(value)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, UnreadableImageError) as error:
+        return str(error).strip().partition("\n")[0]
+
+
+def _bytes_tensor(data: bytes) -> torch.Tensor:
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy: torch wants memory that it may write to
