@@ -6,6 +6,7 @@
 For each network, with the same pictures and the same preprocessing, in one run (images per second, higher is better):
 
     clzoo torch, onnx    clzoo.embed_folder from files to the finished store: listing, decoding, model, fsync, manifest
+    clzoo torch bf16     with --dtype bf16, on CPUs that compute in it: coarser arithmetic, so it has no target
     model torch, onnx    the network alone on tensors that are ready, all cores: the faster of "every layer over all
                          cores" and "a batch on each core"; on a GPU there is one way, and torch alone
     decode               reading, decoding, resizing and cropping alone, all cores
@@ -51,6 +52,7 @@ import clzoo
 from clzoo.config import ModelConfig
 from clzoo.data.parallel import usable_cores
 from clzoo.data.sources import Listing, list_images
+from clzoo.device import has_native_bf16
 from clzoo.embed.stream import default_batch_size
 from clzoo.encoder import Encoder
 from clzoo.export.backend import with_backend
@@ -135,6 +137,8 @@ def ways(encoder: Encoder, listing: Listing, folder: Path) -> dict[str, Way]:
     for backend, engine in backends.items():
         found[f"clzoo {backend}"] = embed(engine, listing, folder / backend)
         found |= {f"model {backend}{how}": way for how, way in model_alone(engine, listing).items()}
+    if encoder.device.type == "cpu" and has_native_bf16():
+        found["clzoo torch bf16"] = embed(encoder, listing, folder / "bf16", dtype="bf16")
     files = [item.file for item in listing.items]
     return {
         **found,
@@ -145,8 +149,8 @@ def ways(encoder: Encoder, listing: Listing, folder: Path) -> dict[str, Way]:
     }
 
 
-def embed(encoder: Encoder, listing: Listing, folder: Path) -> Way:
-    return lambda number: clzoo.embed_folder(listing.root, encoder, folder / str(number), progress=False)
+def embed(encoder: Encoder, listing: Listing, folder: Path, dtype: str = "auto") -> Way:
+    return lambda number: clzoo.embed_folder(listing.root, encoder, folder / str(number), dtype=dtype, progress=False)
 
 
 def decode(encoder: Encoder, listing: Listing) -> list[np.ndarray]:
@@ -277,6 +281,8 @@ def report(speeds: dict[str, list[float]], encoder: Encoder) -> None:
     chosen = "onnx" if on_cpu and "resnet" in encoder.config.architecture else "torch"  # the rule of backend="auto"
     ours = best[f"clzoo {chosen}"]
     judge(f"clzoo {chosen} / timm", ours / best["timm"], (1.8 if chosen == "onnx" else 1.0) if on_cpu else None)
+    if "clzoo torch bf16" in best:
+        judge("clzoo torch bf16 / timm", best["clzoo torch bf16"] / best["timm"], None)
     for rival in ("lightly", "PIL loop"):
         if rival in best:
             judge(f"clzoo {chosen} / {rival}", ours / best[rival], None)

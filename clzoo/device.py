@@ -39,3 +39,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ClzooError("device 'mps' was asked for, but torch sees no Apple GPU here. Ask for --device cpu.")
     return resolved
+
+
+def has_native_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 by itself (AVX512-BF16 or AMX); others emulate it, unusably slowly."""
+    import torch
+
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch 2.6 and later
+    return any(getattr(torch.cpu, name, bool)() for name in asked)

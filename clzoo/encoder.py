@@ -19,7 +19,7 @@ from PIL import Image
 from clzoo.backbones import create_backbone
 from clzoo.config import ModelConfig
 from clzoo.data.images import as_rgb
-from clzoo.device import resolve_device
+from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
 from clzoo.transform import normalize, resize_and_crop
@@ -104,7 +104,8 @@ class Encoder:
             pixels: uint8 (B, H, W, 3), on any device.
             features: "pooled" for (B, dim); "patch" for the map (B, C, h, w) of a ResNet, or the patch tokens
                 (B, N, C) of a ViT without its class token.
-            dtype: "fp32", or the autocast type "bf16" or "fp16" (CUDA only); "auto" is bf16 on CUDA, else fp32.
+            dtype: "fp32", or an autocast type: "fp16" (CUDA only), "bf16" (CUDA, and CPUs that compute in it); "auto"
+                is bf16 on CUDA, else fp32.
 
         Returns:
             float32 features on the encoder's device, not normalised.
@@ -128,14 +129,17 @@ class Encoder:
         Raises:
             ClzooError: an unknown type, or one that this device only emulates.
         """
+        only = getattr(self.module, "only_dtype", None)  # of an exported graph
+        if only is not None and dtype in _AUTOCAST and dtype != only:
+            raise ClzooError(f"dtype {dtype}: this exported graph computes in {only}. Ask for --backend torch.")
+        if only is not None and dtype == "auto":
+            return str(only)
         if dtype == "auto":
             return "bf16" if self.device.type == "cuda" else "fp32"
         if dtype not in _AUTOCAST:
             raise ClzooError(f"dtype must be auto, fp32, bf16 or fp16, found {dtype!r}.")
-        if dtype != "fp32" and self.device.type == "cpu":
-            raise ClzooError(
-                f"dtype {dtype} on a CPU is emulated and unusably slow. Ask for --dtype fp32, or for a GPU."
-            )
+        if self.device.type == "cpu" and dtype != "fp32" and not (dtype == "bf16" and has_native_bf16()):
+            raise ClzooError(f"dtype {dtype} is emulated by this CPU, unusably slowly. Ask for --dtype fp32.")
         return dtype
 
     def embed(

@@ -63,6 +63,8 @@ class OnnxNetwork(nn.Module):
     the embedding pipeline, whose batches run side by side.
     """
 
+    only_dtype = "fp32"  # what it computes in; see Encoder.compute_dtype
+
     def __init__(self, path: Path, device: str) -> None:
         super().__init__()
         self.path, self.kind = path, device

@@ -160,7 +160,7 @@ def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def autocast(device: torch.device) -> Any:
-    """bf16 on CUDA; nothing elsewhere (a CPU emulates it, unusably slowly)."""
+    """bf16 on CUDA; nothing elsewhere (most CPUs emulate it, unusably slowly)."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 

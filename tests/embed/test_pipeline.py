@@ -17,6 +17,7 @@ from small_models import small_encoder
 
 import clzoo
 from clzoo import ClzooError, Encoder, embed_folder, open_store
+from clzoo.device import has_native_bf16
 from clzoo.embed import run as run_module
 from clzoo.embed.manifest import Manifest
 from clzoo.embed.writer import LOCK
@@ -289,13 +290,31 @@ def test_a_run_leaves_torchs_thread_count_as_it_was(images: Path, encoder: Encod
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("options", [{"store_dtype": "int8"}, {"batch_size": 0}, {"workers": 0}, {"dtype": "bf16"}])
+@pytest.mark.parametrize("options", [{"store_dtype": "int8"}, {"batch_size": 0}, {"workers": 0}, {"dtype": "fp16"}])
 def test_a_setting_that_makes_no_sense_is_an_error_before_anything_is_written(
     images: Path, encoder: Encoder, tmp_path: Path, options: dict[str, object]
 ) -> None:
     with pytest.raises(ClzooError):
         embed(images, encoder, tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.skipif(not has_native_bf16(), reason="this CPU only emulates bf16")
+def test_a_cpu_that_computes_in_bf16_gives_nearly_the_same_vectors(images: Path, encoder: Encoder, tmp_path: Path):
+    exact = open_store(embed(images, encoder, tmp_path / "fp32").store)
+    coarse = open_store(embed(images, encoder, tmp_path / "bf16", dtype="bf16").store)
+    assert coarse.manifest.compute == ("bf16",)
+    cosines = (exact.embeddings().astype(np.float32) * coarse.embeddings().astype(np.float32)).sum(axis=1)
+    assert cosines.min() > 0.999
+    assert not np.array_equal(exact.embeddings(), coarse.embeddings())
+
+
+def test_a_cpu_that_emulates_bf16_refuses_it(
+    images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clzoo.encoder.has_native_bf16", lambda: False)
+    with pytest.raises(ClzooError, match=r"bf16 is emulated by this CPU.*--dtype fp32"):
+        embed(images, encoder, tmp_path / "store", dtype="bf16")
 
 
 def test_the_manifest_names_model_weights_preprocessing_and_counts(

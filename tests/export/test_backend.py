@@ -97,3 +97,9 @@ def test_a_folder_is_embedded_alike_and_the_stores_fit_together(encoder, tmp_pat
     assert np.abs(a - b).max() < 1e-4
     (tmp_path / "images" / "0.png").unlink()
     assert clzoo.embed_folder(tmp_path / "images", str(model), tmp_path / "a", **options).dropped == 1
+
+
+def test_a_graph_of_fp32_refuses_another_type_and_says_what_it_computes_in(twin):
+    assert twin.compute_dtype() == twin.compute_dtype("fp32") == "fp32"
+    with pytest.raises(ClzooError, match=r"computes in fp32.*--backend torch"):
+        twin.encode(torch.zeros((1, 32, 32, 3), dtype=torch.uint8), dtype="bf16")
