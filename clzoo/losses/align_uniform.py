@@ -5,9 +5,10 @@ import math
 import torch
 
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import check_views, unit
+from clzoo.losses.embeddings import check_views, full_precision, unit
 
 
+@full_precision
 def align_uniform(
     z: torch.Tensor, *, w_align: float = 1.0, w_uniform: float = 1.0, alpha: float = 2.0, t: float = 2.0
 ) -> torch.Tensor:

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import check_views, unit
+from clzoo.losses.embeddings import check_views, full_precision, unit
 
 
+@full_precision
 def cacr(
     z: torch.Tensor,
     *,
@@ -57,6 +58,7 @@ def cacr(
     return attraction + beta * torch.stack(repulsion).mean()
 
 
+@full_precision
 def cacr_queue(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -104,6 +106,7 @@ def cacr_queue(
     return alpha * attraction + beta * torch.stack([repulsion(view) for view in q]).mean()
 
 
+@full_precision
 def cacr_momentum(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
     """CACR with momentum keys of the batch (form C of the published method; the released ImageNet models).
 

@@ -1,9 +1,26 @@
 """What every loss does first with its embeddings."""
 
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
 import torch
 import torch.nn.functional as F
 
 from clzoo.errors import ClzooError
+
+P = ParamSpec("P")
+
+
+def full_precision(loss: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
+    """The loss without autocast, which would round similarities to bf16: by up to 0.004, and then divided by 0.1."""
+
+    @functools.wraps(loss)
+    def outside_autocast(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return loss(*args, **kwargs)
+
+    return outside_autocast
 
 
 def unit(z: torch.Tensor) -> torch.Tensor:

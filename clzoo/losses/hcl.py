@@ -3,9 +3,10 @@
 import torch
 
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import check_views, unit
+from clzoo.losses.embeddings import check_views, full_precision, unit
 
 
+@full_precision
 def hcl(z: torch.Tensor, *, temperature: float, tau_plus: float, beta: float) -> torch.Tensor:
     """InfoNCE whose negatives are re-weighted towards the hard ones and corrected for hidden positives.
 

@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from clzoo.losses.blocks import in_row_blocks
+from clzoo.losses.embeddings import full_precision
 
 
+@full_precision
 def hydra_pair(
     q: torch.Tensor,
     k: torch.Tensor,

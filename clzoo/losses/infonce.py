@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import check_views, unit
+from clzoo.losses.embeddings import check_views, full_precision, unit
 
 
+@full_precision
 def info_nce(z: torch.Tensor, temperature: float) -> torch.Tensor:
     """Each embedding finds the other view of its image among all 2N - 1 others (Chen et al. 2020, equation 1).
 
@@ -32,6 +33,7 @@ def info_nce(z: torch.Tensor, temperature: float) -> torch.Tensor:
     return in_row_blocks(block, both, itself, other_view, columns=2 * n).mean()
 
 
+@full_precision
 def info_nce_queue(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> torch.Tensor:
     """Each query finds its own key among the queue's entries (He et al. 2020, arXiv 1911.05722, equation 1).
 
@@ -49,6 +51,7 @@ def info_nce_queue(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temper
     return in_row_blocks(block, q, k, columns=1 + len(queue)).mean()
 
 
+@full_precision
 def info_nce_keys(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temperature: float) -> torch.Tensor:
     """Each query finds its own key among all keys of the batch (Chen et al. 2021, arXiv 2104.02057, algorithm 1).
 

@@ -13,12 +13,13 @@ import torch
 
 from clzoo.errors import ClzooError
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import unit
+from clzoo.losses.embeddings import full_precision, unit
 
 Positives = Literal["aug_only", "hard", "soft", "both"]
 Negatives = Literal["near_positive", "band", "all", "hcl"]
 
 
+@full_precision
 def potential_samples(
     z: torch.Tensor,
     key: torch.Tensor,

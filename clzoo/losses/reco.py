@@ -3,9 +3,10 @@
 import torch
 
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import unit
+from clzoo.losses.embeddings import full_precision, unit
 
 
+@full_precision
 def reco_global(
     q: torch.Tensor, w: torch.Tensor, queue: torch.Tensor, student_temperature: float, teacher_temperature: float
 ) -> torch.Tensor:
@@ -29,6 +30,7 @@ def reco_global(
     return in_row_blocks(block, q, w, columns=len(queue)).mean()
 
 
+@full_precision
 def reco_global_batch(
     q: torch.Tensor, w: torch.Tensor, student_temperature: float, teacher_temperature: float
 ) -> torch.Tensor:
@@ -51,6 +53,7 @@ def reco_global_batch(
     return in_row_blocks(block, q, w, itself, columns=len(w)).mean()
 
 
+@full_precision
 def info_nce_without(
     q: torch.Tensor, positive: torch.Tensor, k: torch.Tensor, without: torch.Tensor, temperature: float
 ) -> torch.Tensor:

@@ -4,9 +4,10 @@ import torch
 
 from clzoo.errors import ClzooError
 from clzoo.losses.blocks import in_row_blocks
-from clzoo.losses.embeddings import check_views, unit
+from clzoo.losses.embeddings import check_views, full_precision, unit
 
 
+@full_precision
 def sup_con(z: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """All embeddings of an anchor's class are positives, each in a log-softmax of its own over everything but itself.
 

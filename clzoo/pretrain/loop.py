@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from clzoo.data.training import TrainingSet, open_training_set
-from clzoo.device import resolve_device
+from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
 from clzoo.pretrain.build import build_method, for_processes
@@ -54,6 +54,7 @@ def pretrain(
         ClzooError: bad data, a run folder of another recipe, a loss that is not finite.
     """
     target = resolve_device(device)
+    precision = autocast(target, recipe.precision)
     images = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
     steps = Steps.of(recipe, images)
     classes = None if images.labels is None else len(images.classes)
@@ -95,8 +96,9 @@ def pretrain(
                 batch = next(batches)
 
             moves = (step + 1) % share == 0
-            with _no_sync(model, moves), autocast(target):
-                loss = model(batch)
+            with _no_sync(model, moves):
+                with precision:
+                    loss = model(batch)
                 if not torch.isfinite(loss):
                     raise ClzooError(
                         f"the loss is {loss.item()} at step {step}; the last good checkpoint is kept in {out}. "
@@ -159,9 +161,17 @@ def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> 
     return state["step"], state["seconds"]
 
 
-def autocast(device: torch.device) -> Any:
-    """bf16 on CUDA; nothing elsewhere (most CPUs emulate it, unusably slowly)."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context that a step computes in; precision "auto" is bf16 on CUDA and fp32 elsewhere.
+
+    Raises:
+        ClzooError: bf16 on a CPU that only emulates it.
+    """
+    if precision == "fp32" or (precision == "auto" and device.type != "cuda"):
+        return contextlib.nullcontext()
+    if device.type == "cpu" and not has_native_bf16():
+        raise ClzooError("precision bf16 is emulated by this CPU, unusably slowly. Type: --set precision=fp32")
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def _no_sync(model: Any, moves: bool) -> Any:

@@ -122,6 +122,7 @@ class Recipe(Table):
     optimizer: Optimizer
     schedule: Schedule
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of forward and backward; auto: bf16 on CUDA, else fp32
     compile: bool = False  # torch.compile the backbone; faster where a C++ compiler or a GPU is at hand
     seed: int = Field(0, ge=0)
 

@@ -10,6 +10,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.recipe_files import load_recipe
 
 _NAMES = "class_names"
 
@@ -20,9 +21,9 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     Raises:
         ClzooError: the folder belongs to another recipe or other data, or is no run folder.
     """
-    text, fingerprint = recipe.to_yaml(), images.fingerprint()
+    fingerprint = images.fingerprint()
     if (out / "recipe.yaml").is_file():
-        if (out / "recipe.yaml").read_text(encoding="utf-8") != text:
+        if load_recipe(out / "recipe.yaml") != recipe:  # as recipes: a key that is newer than the run has its default
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
         if (found := read_data(out)[0]) != fingerprint:
             raise ClzooError(f"{out} was trained on other data: {found}, now {fingerprint}. Choose another --out.")
@@ -31,7 +32,7 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
         raise ClzooError(f"{out} is not empty and is no run folder. Choose another --out.")
     names = {} if images.labels is None else {_NAMES: list(images.classes)}
     write_json(out / "data.json", {**fingerprint, **names})
-    write_text(out / "recipe.yaml", text)  # last: it makes the folder a run folder
+    write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
 
 
 def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:

@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import random
@@ -12,12 +13,14 @@ import torch
 from PIL import Image
 from small_recipes import small_recipe
 
+from clzoo.data.training import open_training_set
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.methods import METHODS
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
+from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.publish import publish
@@ -72,6 +75,40 @@ def test_a_run_lowers_its_loss_and_leaves_a_whole_folder(pictures, tmp_path):
     assert state["images_seen"] == 15 * 64
     assert state["encoder_forwards"] == 15 * 64 * 5
     assert Image.open(tmp_path / "run" / "curves.png").width > 500
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_in_bf16_has_nearly_the_same_loss_and_gradients_in_fp32(pictures, name):
+    recipe = small_recipe(name, batch_size=32)
+    images = open_training_set(recipe.data.name, pictures, recipe.data.size)
+    batch = next(feed(images, recipe, Steps.of(recipe, images), 0, torch.device("cpu")))
+    torch.manual_seed(0)
+    method = build_method(recipe, 2)
+    exact = copy.deepcopy(method)(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = method(batch)
+    coarse.backward()
+    assert exact.dtype == coarse.dtype == torch.float32
+    assert coarse != exact
+    assert coarse.item() == pytest.approx(exact.item(), rel=0.03, abs=0.03)
+    gradients = [p.grad for p in method.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in gradients)
+
+
+def test_bf16_is_refused_where_the_cpu_emulates_it_and_leaves_no_folder(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("clzoo.pretrain.loop.has_native_bf16", lambda: False)
+    with pytest.raises(ClzooError, match=r"bf16 is emulated by this CPU.*--set precision=fp32"):
+        pretrain(small_recipe("simclr_cifar10", "precision=bf16"), pictures, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_before_a_recipe_key_was_there_goes_on(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10", "schedule.epochs=3")
+    assert not pretrain(recipe, pictures, tmp_path / "run", device="cpu", max_minutes=0)
+    path = tmp_path / "run" / "recipe.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("precision")))
+    assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
 
 
 def test_another_seed_gives_other_weights(pictures, tmp_path):
