@@ -42,7 +42,8 @@ class Steps:
                 f"schedule.batch_size={batch_size} does not go into {count} processes with at least two images each."
             )
         per_epoch = len(images) // batch_size
-        return cls(per_epoch, recipe.schedule.epochs * per_epoch, batch_size, batch_size // count)
+        total = max(1, round(recipe.schedule.epochs * per_epoch))
+        return cls(per_epoch, total, batch_size, batch_size // count)
 
 
 def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, device: torch.device) -> Iterator[Batch]:

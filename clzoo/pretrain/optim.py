@@ -37,5 +37,5 @@ def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> 
         return (step + 1) / warmup
     if schedule.decay == "steps":
         return 0.1 ** sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
-    progress = (step - warmup) / max(1, schedule.epochs * steps_per_epoch - warmup)
+    progress = (step - warmup) / max(1, round(schedule.epochs * steps_per_epoch) - warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))

@@ -93,16 +93,22 @@ class Optimizer(Table):
 class Schedule(Table):
     """Length and learning-rate curve; `milestones` (epochs) belong to "steps", where each divides the rate by 10.
 
+    epochs: a fraction ends between two epochs, as a subset needs that shall take the steps of the whole set.
     batch_size: images of one step over all processes. accumulate: steps whose gradients are averaged before the
     optimiser moves; each of them has its own negatives.
     """
 
-    epochs: int = Field(gt=0)
+    epochs: float = Field(gt=0)
     batch_size: int = Field(ge=2)
     accumulate: int = Field(1, ge=1)
     warmup_epochs: float = Field(0, ge=0)
     decay: Literal["cosine", "steps"] = "cosine"
     milestones: list[int] = Field(default_factory=list)
+
+    @field_validator("epochs")
+    @classmethod
+    def _whole_numbers_stay_so(cls, value: float) -> float:
+        return int(value) if value.is_integer() else value
 
 
 class Monitor(Table):

@@ -56,6 +56,12 @@ def test_a_run_that_begins_later_gets_the_same_batches(images):
             assert all(torch.equal(a, b) for a, b in zip(late.views, early.views, strict=True))
 
 
+def test_a_run_may_end_within_an_epoch(images):
+    recipe = small_recipe("simclr_cifar10", "schedule.epochs=1.67", batch_size=10)
+    assert [batch.step for batch in batches(images, recipe)] == [0, 1, 2, 3, 4]
+    assert len(batches(images, small_recipe("simclr_cifar10", "schedule.epochs=0.01", batch_size=10))) == 1
+
+
 def test_both_roads_show_the_same_crops_within_the_rounding_of_the_resize(folder):
     recipe = small_recipe("simclr_cifar10", "views.0.jitter=0.0", "views.0.grayscale=0.0", "data.size=36")
     held, streamed = (open_training_set("", folder, 36, budget=budget) for budget in (1 << 30, 0))
