@@ -22,6 +22,13 @@ from clzoo.cli.common import quiet_option
     help="metrics.json of clzoo evaluate, instead of measuring.",
 )
 @click.option("--title", help="What the card calls the data, e.g. 'CIFAR-10 (JPEG copy)' [default: the recipe's].")
+@click.option(
+    "--dtype",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16"]),
+    help="Of the stored weights; they are rounded before they are measured.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @quiet_option
@@ -33,6 +40,7 @@ def command(
     seeds: int,
     measured: Path | None,
     title: str | None,
+    dtype: str,
     out: Path | None,
     device: str,
     quiet: bool,
@@ -50,5 +58,6 @@ def command(
         measured=measured,
         device=device,
         title=title,
+        dtype=dtype,
     )
     click.echo(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")

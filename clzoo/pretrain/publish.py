@@ -24,7 +24,7 @@ from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.zoo.cards import THIS_MODEL, hub_id_of
-from clzoo.zoo.saving import save_entry
+from clzoo.zoo.saving import round_weights, save_entry
 
 log = logging.getLogger("clzoo")
 
@@ -42,6 +42,7 @@ def publish(
     measured: Path | None = None,
     device: str = "auto",
     title: str | None = None,
+    dtype: str = "fp32",
 ) -> Path:
     """Make the hub entry `out` of a finished run, and measure it, its k-NN accuracy beside two controls.
 
@@ -51,6 +52,7 @@ def publish(
         protocols, seeds: what to measure; see `clzoo.evaluate`.
         measured: metrics.json of an earlier `clzoo evaluate` of this run, to be taken instead of measuring again.
         title: what the card calls the data, where it differs from the recipe's title ("CIFAR-10 (JPEG copy)").
+        dtype: fp16 stores half the bytes; the weights are rounded before they are measured.
 
     Raises:
         ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, no test split,
@@ -74,6 +76,7 @@ def publish(
         raise ClzooError(f"{data} is not what {run} trained on: {expected}, found {found}.")
     classes = None if trained_on.labels is None else names or trained_on.classes
     method = load_method(run, recipe, None if classes is None else len(classes))
+    round_weights(method.backbone, dtype)
     encoder = encoder_of(method, recipe, name, device)
     title = title or recipe.data.title
     if measured is not None:
@@ -86,7 +89,7 @@ def publish(
         "training": _training(recipe, state, title),
         "evaluation": _published(evaluation, name),
     }
-    save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml())
+    save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype)
     save_pretraining_state(method, out, classes)
     return out
 

@@ -85,6 +85,11 @@ def save_entry(
     return folder
 
 
+def round_weights(module: torch.nn.Module, dtype: str) -> None:
+    """Give a module, in place, the values that it has once stored in `dtype`."""
+    module.load_state_dict(_stored_tensors(module, dtype))
+
+
 def _write_eval_results(folder: Path, metrics: dict[str, Any]) -> None:
     """Write .eval_results/*.yaml and delete those of other metrics."""
     results = eval_results(metrics)

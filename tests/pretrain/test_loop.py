@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from small_recipes import small_recipe
 
 from clzoo.data.training import open_training_set
@@ -331,6 +332,28 @@ def test_an_earlier_evaluation_is_published_if_it_is_of_the_same_weights(picture
     pretrain(small_recipe("simclr_cifar10", "seed=1"), pictures, tmp_path / "other", device="cpu")
     with pytest.raises(ClzooError, match="was measured on weights"):
         publish(tmp_path / "other", "simclr-tiny-stripes", pictures, tmp_path / "b", measured=measured, device="cpu")
+
+
+def test_weights_published_in_fp16_are_those_that_were_measured(pictures, tmp_path):
+    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu")
+    entry = publish(tmp_path / "run", "simclr-tiny-stripes", pictures, tmp_path / "entry", device="cpu", dtype="fp16")
+    stored = load_file(entry / "model.safetensors")["conv1.weight"]
+    assert stored.dtype == torch.float16
+    assert torch.equal(stored, weights_of(tmp_path / "run")["backbone.conv1.weight"].half())
+    measured = json.loads((entry / "metrics.json").read_text())["evaluation"]["model"]["weights_sha256"]
+    assert measured == Encoder.from_pretrained(str(entry), device="cpu").weights_sha256
+    evaluate(tmp_path / "run", pictures, "knn", device="cpu").write(tmp_path / "report")
+    with pytest.raises(ClzooError, match="was measured on weights"):  # those before rounding
+        earlier = tmp_path / "report" / "metrics.json"
+        publish(
+            tmp_path / "run",
+            "simclr-tiny-stripes",
+            pictures,
+            tmp_path / "b",
+            measured=earlier,
+            device="cpu",
+            dtype="fp16",
+        )
 
 
 def test_an_unfinished_run_is_not_published(pictures, tmp_path):

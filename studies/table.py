@@ -1,0 +1,141 @@
+"""Write what a study found into docs/results.md: a table of its runs, a table of its comparisons, and a picture.
+
+    python studies/table.py studies/cifar10_narrow.yaml
+
+Everything comes from studies/<study>/<run>.json, which studies/run.py keeps; the prose around the tables is by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import yaml
+
+from clzoo.files import read_json, write_text
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
+KNN, LINEAR = ("knn:v1", "top-1"), ("linear:v1", "top-1")
+COLUMNS = (  # heading, (protocol, metric), digits
+    ("k-NN", KNN, 2),
+    ("linear", LINEAR, 2),
+    ("effective rank", ("collapse:v1", "backbone effective rank"), 1),
+    ("alignment", ("collapse:v1", "backbone alignment"), 2),
+    ("uniformity", ("collapse:v1", "backbone uniformity"), 2),
+)
+
+Values = dict[str, float]  # of a metric by seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    path = parser.parse_args().study
+    study = yaml.safe_load(path.read_text())
+    kept = path.with_suffix("")
+    runs = {name: found["seeds"] for name in study["runs"] if (found := read_json_or_none(kept / f"{name}.json"))}
+    fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
+    fill(RESULTS, f"{kept.name} comparisons", table_of_comparisons(study, runs))
+    draw(RESULTS.with_name(f"results_{kept.name}.png"), study, runs)
+
+
+def read_json_or_none(path: Path) -> Any:
+    return read_json(path) if path.exists() else None
+
+
+def fill(document: Path, name: str, table: str) -> None:
+    """Put a table between its two markers."""
+    text = document.read_text()
+    begin, end = f"<!-- {name}: written by studies/table.py -->\n", f"<!-- end of {name} -->"
+    head, rest = text.split(begin)
+    write_text(document, f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}")
+
+
+# Tables -------------------------------------------------------------------------------------------------------------
+
+
+def table_of_runs(study: dict[str, Any], runs: dict[str, Any]) -> str:
+    """One row a run: what it cost, mean and standard deviation over its seeds, what was published elsewhere."""
+    headings = ["run", "seeds", "images seen", "encoder forwards", "minutes", *(name for name, *_ in COLUMNS)]
+    lines = [row([*headings, "published"]), row(["---"] * (len(headings) + 1))]
+    for name, seeds in runs.items():
+        first = next(iter(seeds.values()))
+        minutes = statistics.mean(found["minutes"] for found in seeds.values())
+        cost = [f"{first['images_seen']:,}", f"{first['encoder_forwards']:,}", f"{minutes:.1f}"]
+        measured = [spread(list(values(seeds, metric).values()), digits) for _, metric, digits in COLUMNS]
+        run = study["runs"][name]
+        what = f"{run['is']} (`{name}`)"
+        lines.append(row([what, ", ".join(seeds), *cost, *measured, run.get("published", "-")]))
+    return "\n".join(lines) + "\n"
+
+
+def table_of_comparisons(study: dict[str, Any], runs: dict[str, Any]) -> str:
+    """One row a comparison: differences seed by seed, in points of accuracy."""
+    lines = [row(["effect", "difference", "seeds", "k-NN", "linear"]), row(["---"] * 5)]
+    for comparison in study["comparisons"]:
+        of, against = comparison["of"], comparison["against"]
+        found = [difference(runs, of, against, metric) for metric in (KNN, LINEAR)]
+        seeds = ", ".join(found[0]) or "-"
+        cells = [spread(list(points.values()), 2, sign=True) for points in found]
+        sides = " - ".join(f"({side})" if " - " in side else side for side in (of, against))
+        lines.append(row([comparison["effect"], f"`{sides}`", seeds, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def difference(runs: dict[str, Any], of: str, against: str, metric: tuple[str, str]) -> Values:
+    """`of` minus `against` for the seeds that both have. Either may itself be "run - other run"."""
+    first, second = (_side(runs, side, metric) for side in (of, against))
+    return {seed: first[seed] - second[seed] for seed in first if seed in second}
+
+
+def _side(runs: dict[str, Any], side: str, metric: tuple[str, str]) -> Values:
+    run, _, other = side.partition(" - ")
+    return difference(runs, run, other, metric) if other else values(runs.get(run, {}), metric)
+
+
+def values(seeds: dict[str, Any], metric: tuple[str, str]) -> Values:
+    protocol, name = metric
+    return {
+        seed: row["value"]
+        for seed, found in seeds.items()
+        for row in found["results"]
+        if row["protocol"].startswith(protocol) and row["metric"] == name
+    }
+
+
+def spread(numbers: list[float], digits: int, *, sign: bool = False) -> str:
+    if not numbers:
+        return "-"
+    deviation = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):{'+' if sign else ''}.{digits}f}{deviation}"
+
+
+def row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+# Picture ------------------------------------------------------------------------------------------------------------
+
+
+def draw(path: Path, study: dict[str, Any], runs: dict[str, Any]) -> None:
+    """Every seed of every run as a dot: k-NN filled, linear open."""
+    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.27 * len(runs)))
+    for height, seeds in enumerate(runs.values()):
+        for metric, fill_color in ((KNN, "tab:blue"), (LINEAR, "none")):
+            found = list(values(seeds, metric).values())
+            axes.scatter(found, [height] * len(found), s=28, facecolor=fill_color, edgecolor="tab:blue", zorder=2)
+    axes.set_yticks(range(len(runs)), list(runs))
+    axes.invert_yaxis()
+    axes.set_xlabel(f"accuracy on {study['title']}, %: k-NN filled, linear open, a dot a seed")
+    axes.grid(axis="x", alpha=0.4)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()
