@@ -343,17 +343,9 @@ def test_weights_published_in_fp16_are_those_that_were_measured(pictures, tmp_pa
     measured = json.loads((entry / "metrics.json").read_text())["evaluation"]["model"]["weights_sha256"]
     assert measured == Encoder.from_pretrained(str(entry), device="cpu").weights_sha256
     evaluate(tmp_path / "run", pictures, "knn", device="cpu").write(tmp_path / "report")
-    with pytest.raises(ClzooError, match="was measured on weights"):  # those before rounding
-        earlier = tmp_path / "report" / "metrics.json"
-        publish(
-            tmp_path / "run",
-            "simclr-tiny-stripes",
-            pictures,
-            tmp_path / "b",
-            measured=earlier,
-            device="cpu",
-            dtype="fp16",
-        )
+    unrounded = {"measured": tmp_path / "report" / "metrics.json", "dtype": "fp16"}
+    with pytest.raises(ClzooError, match="was measured on weights"):
+        publish(tmp_path / "run", "simclr-tiny-stripes", pictures, tmp_path / "b", device="cpu", **unrounded)
 
 
 def test_an_unfinished_run_is_not_published(pictures, tmp_path):
