@@ -148,11 +148,13 @@ class Recipe(Table):
         return [group.policy for group in self.views for _ in range(group.count)]
 
     def model_config_of(self, num_features: int) -> ModelConfig:
-        """How the trained backbone is used: the data's own normalisation, the whole image at the first view's size.
+        """How the trained backbone is used: the data's own normalisation, the whole image at the size of the data.
 
-        At 224 px the shorter side is resized to 256 first, as everywhere on ImageNet.
+        Views may be smaller: objects are larger in a random crop than in the whole image (Touvron et al. 2019). With
+        views of 224 px the shorter side is resized to 256 and the centre cut out, as everywhere on ImageNet.
         """
-        size = self.views[0].size
+        view = self.views[0].size
+        size = view if view >= 224 else self.data.size
         return ModelConfig(
             name=f"{self.method.name}-{self.backbone.name}-{self.data.name}",
             architecture=self.backbone.architecture,

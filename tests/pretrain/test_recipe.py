@@ -86,6 +86,16 @@ def test_an_override_changes_one_value():
     assert recipe.views[0].crop_scale == (0.5, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "view", "size", "resize"),
+    [("simclr_tiny", 64, 64, 64), ("simclr_tiny", 40, 64, 64), ("simclr_in1k", 224, 224, 256)],
+)
+def test_a_trained_encoder_takes_the_whole_image_at_the_size_of_the_data(name, view, size, resize):
+    recipe = load_recipe(find_recipe(name), (f"views.0.size={view}",))
+    preprocessing = recipe.model_config_of(64).preprocessing
+    assert (preprocessing.size, preprocessing.resize) == (size, resize)
+
+
 def test_numbers_may_be_written_with_an_exponent():
     assert load_recipe(find_recipe("cacr_cifar10"), ("optimizer.weight_decay=5e-4",)).optimizer.weight_decay == 5e-4
 
