@@ -1,0 +1,60 @@
+"""The studies' recipes are valid, and docs/results.md says what studies/ holds."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import yaml
+
+from clzoo.files import read_json
+from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+
+
+@pytest.fixture(scope="module")
+def table():
+    spec = importlib.util.spec_from_file_location("table", STUDIES / "table.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def study(request):
+    return request.param
+
+
+def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(study):
+    content = yaml.safe_load(study.read_text())
+    for name, run in content["runs"].items():
+        shared = content["shared"] if run.get("shared", True) else []
+        recipe = load_recipe(find_recipe(run["recipe"]), (*content["all"], *shared, *run.get("set", [])))
+        kept = study.with_suffix("") / f"{name}.json"
+        if kept.exists():
+            found = read_json(kept)
+            assert {**found["recipe"], "seed": 0} == recipe.model_dump(mode="json"), f"{kept} is of another recipe"
+            assert all(seed["results"] for seed in found["seeds"].values())
+    assert {path.stem for path in study.with_suffix("").glob("*.json")} <= set(content["runs"])
+
+
+def test_the_tables_of_the_results_are_those_of_the_kept_files(table, study):
+    content = yaml.safe_load(study.read_text())
+    kept = {name: study.with_suffix("") / f"{name}.json" for name in content["runs"]}
+    runs = {name: read_json(path)["seeds"] for name, path in kept.items() if path.exists()}
+    results = table.RESULTS.read_text()
+    told = f"run `python studies/table.py studies/{study.name}`"
+    assert table.table_of_runs(content, runs) in results, told
+    assert table.table_of_comparisons(content, runs) in results, told
+
+
+def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):
+    def seeds(**accuracy):
+        row = {"protocol": "knn:v1(k=20)", "metric": "top-1"}
+        return {seed: {"results": [{**row, "value": value}]} for seed, value in accuracy.items()}
+
+    runs = {"a": seeds(s0=5.0, s1=7.0), "b": seeds(s0=4.0, s1=4.0, s2=9.0), "c": seeds(s1=1.0, s2=1.0)}
+    assert table.difference(runs, "a", "b", table.KNN) == {"s0": 1.0, "s1": 3.0}
+    assert table.difference(runs, "a - b", "b - c", table.KNN) == {"s1": 0.0}
+    assert table.difference(runs, "a", "missing", table.KNN) == {}
+    assert table.spread([1.0, 3.0], 1, sign=True) == "+2.0 ± 1.4"
