@@ -23,7 +23,7 @@ from clzoo.methods.reco import ReCoOptions, create_reco
 from clzoo.methods.simclr import SimCLR, SimCLROptions
 from clzoo.methods.supcon import SupCon, SupConOptions
 
-__all__ = ["METHODS", "Batch", "MethodOptions", "Needs", "create_method"]
+__all__ = ["METHODS", "Batch", "MethodOptions", "Needs", "create_method", "encoder_forwards"]
 
 MethodOptions = (
     AlignUniformOptions
@@ -77,3 +77,17 @@ def create_method(
     if needs.labels and classes is None:
         raise ClzooError(f"{options.name} needs labels, but the data have none.")
     return method
+
+
+def encoder_forwards(options: MethodOptions, views: int) -> int:
+    """How often one image goes through an encoder, or its momentum copy, in a step with so many views."""
+    match options:
+        case MoCoV3Options() | HydraMoCoOptions() | CACROptions(form="queue"):
+            return 2 * views  # each view is query and key
+        case CACROptions(form="momentum"):
+            return views + 2  # local crops are queries only
+        case ReCoOptions():
+            weak = options.host == "mocov2" or options.lambda1 > 0
+            return 2 + weak + (options.lambda2 > 0)  # the last is the CutMix of two views
+        case _:
+            return views

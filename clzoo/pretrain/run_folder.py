@@ -9,6 +9,7 @@ from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
+from clzoo.methods import encoder_forwards
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 
@@ -57,7 +58,7 @@ def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds:
             "finished": step == total_steps,
             "minutes": round(seconds / 60, 2),
             "images_seen": images_seen,
-            "encoder_forwards": images_seen * len(recipe.view_policies()),
+            "encoder_forwards": images_seen * encoder_forwards(recipe.method, len(recipe.view_policies())),
             "hardware": describe_hardware(device),
             "versions": describe_versions(),
         },

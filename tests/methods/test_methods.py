@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from tiny import OPTIONS, VIEWS, tiny_batch, tiny_method
+from tiny import OPTIONS, VIEWS, options_of, tiny_batch, tiny_method
 
 from clzoo.errors import ClzooError
-from clzoo.methods import METHODS
+from clzoo.methods import METHODS, encoder_forwards
 
 KINDS = list(OPTIONS)
 
@@ -56,3 +56,18 @@ def test_a_small_step_against_the_gradient_lowers_the_loss_of_the_same_batch(kin
 def test_a_wrong_number_of_views_is_refused_with_the_right_one(kind):
     with pytest.raises(ClzooError, match="needs"):
         tiny_method(kind, views={2: 1, 3: 1}[VIEWS.get(kind, 2)] if kind != "hydra_single_view" else -1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [(kind, {}) for kind in KINDS]
+    + [(kind, {term: 0.0}) for kind in ("reco", "reco_simclr") for term in ("lambda1", "lambda2")],
+)
+def test_the_encoder_forwards_that_are_reported_are_those_that_are_made(kind, changes):
+    method, batch = tiny_method(kind, **changes), tiny_batch(kind)
+    made = []
+    for name in ("backbone", "momentum_backbone"):
+        if hasattr(method, name):
+            getattr(method, name).register_forward_hook(lambda _, images, __: made.append(len(images[0])))
+    method(batch)
+    assert sum(made) == encoder_forwards(options_of(kind, **changes), len(batch.views)) * len(batch.views[0])
