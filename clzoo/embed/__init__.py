@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clzoo.embed.pipeline import Summary, embed_folder
     from clzoo.embed.store import Store, open_store
 
-DEFAULT_MODEL = "cacr-resnet18_w16-cifar10"
+DEFAULT_MODEL = "supcon-resnet10_w32-tiny"
 """The bundled model, used where none is named."""
 
 _HOME = {

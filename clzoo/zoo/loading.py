@@ -94,7 +94,8 @@ def read_encoder(found: Located, device: torch.device) -> Encoder:
     tensors = read_safetensors(found.weights, next_step=found.next_step)
     _require_hash(tensors, found)
     encoder = build_encoder(found.config, tensors, device, where=str(found.weights), next_step=found.next_step)
-    _say_licence(found.config)
+    if found.origin != "bundled":  # those came with clzoo, whose README tells their terms
+        _say_licence(found.config)
     return encoder
 
 
