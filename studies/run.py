@@ -6,7 +6,8 @@
 
 A study is a YAML file: a recipe and `--set` overrides for each run ("all": of every run, "shared": of those that do
 not say `shared: false`, "set": of one). Each run is a `clzoo pretrain` and a `clzoo evaluate` of the last epoch, in
-processes of their own. Killed, the same command goes on where it stopped; a run that is judged is not run again.
+processes of their own. Killed, the same command goes on where it stopped; a run that is judged is not run again, and a
+protocol added to the study is measured of runs that are there.
 
 What is kept in git is studies/<study>/<run>.json: the resolved recipe, the cost and the results of each seed. The
 tables are made from these files alone.
@@ -31,10 +32,11 @@ def main() -> None:
     kept = arguments.study.with_suffix("")
     for seed in arguments.seeds if arguments.seeds is not None else study["seeds"]:
         for name in arguments.only or study["runs"]:
-            if str(seed) not in results_of(kept, name):
+            missing = protocols_missing(study, results_of(kept, name).get(str(seed), {}))
+            if missing:
                 folder = arguments.runs / kept.name / f"{name}-seed{seed}"
                 pretrain(study, name, seed, arguments.data, folder)
-                keep(kept, name, seed, folder, evaluate(study, arguments.data, folder))
+                keep(kept, name, seed, folder, evaluate(study, missing, arguments.data, folder))
 
 
 def parse() -> argparse.Namespace:
@@ -56,10 +58,11 @@ def pretrain(study: dict[str, Any], name: str, seed: int, data: str, folder: Pat
     clzoo("pretrain", run["recipe"], "--data", data, "--out", str(folder), *sets)
 
 
-def evaluate(study: dict[str, Any], data: str, folder: Path) -> dict[str, Any]:
+def evaluate(study: dict[str, Any], protocols: list[str], data: str, folder: Path) -> dict[str, Any]:
     report = folder / "evaluation"
-    options = ("--data", data, "--protocol", study["protocols"], "--title", study["title"], "--out", str(report))
-    clzoo("evaluate", str(folder), *options)
+    sets = [part for override in study["evaluation"] for part in ("--set", override)]
+    options = ("--data", data, "--protocol", ",".join(protocols), "--title", study["title"], "--out", str(report))
+    clzoo("evaluate", str(folder), *options, *sets)
     metrics: dict[str, Any] = read_json(report / "metrics.json")
     return metrics
 
@@ -79,14 +82,27 @@ def results_of(kept: Path, name: str) -> dict[str, Any]:
     return seeds
 
 
+def protocols_missing(study: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """The protocols of the study that a seed was not judged by yet."""
+    judged = {row["protocol"].partition(":")[0] for row in found.get("results", [])}
+    return [protocol for protocol in study["protocols"] if protocol not in judged]
+
+
 def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]) -> None:
-    """Add one seed to the run's file."""
+    """Add one seed, or further results of one, to the run's file."""
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     state = read_json(folder / "state.json")
     cost = {key: state[key] for key in ("steps", "images_seen", "encoder_forwards", "minutes", "hardware", "versions")}
     rows = [{key: row[key] for key in ("protocol", "metric", "value")} for row in metrics["results"]]
-    found = {"weights_sha256": metrics["model"]["weights_sha256"], **cost, "results": rows}
-    seeds = {**results_of(kept, name), str(seed): found}
+    seeds = results_of(kept, name)
+    weights = metrics["model"]["weights_sha256"]
+    before = seeds.get(str(seed), {"weights_sha256": weights, "results": []})
+    if before["weights_sha256"] != weights:
+        sys.exit(
+            f"{kept / name}.json holds results of other weights for seed {seed} ({before['weights_sha256'][:8]}) than "
+            f"{folder} ({weights[:8]}). Take that seed out of the file and run this again."
+        )
+    seeds[str(seed)] = {"weights_sha256": weights, **cost, "results": [*before["results"], *rows]}
     kept.mkdir(exist_ok=True)
     write_json(kept / f"{name}.json", {"recipe": {**recipe, "seed": None}, "seeds": dict(sorted(seeds.items()))})
 

@@ -22,9 +22,11 @@ from matplotlib import pyplot
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 KNN, LINEAR = ("knn:v1", "top-1"), ("linear:v1", "top-1")
+LONG_TAIL = ("imbalanced:v1(longtail-100, linear:v1 logit-adjusted)", "balanced accuracy")
 COLUMNS = (  # heading, (protocol, metric), digits
     ("k-NN", KNN, 2),
     ("linear", LINEAR, 2),
+    ("long tail", LONG_TAIL, 2),
     ("effective rank", ("collapse:v1", "backbone effective rank"), 1),
     ("alignment", ("collapse:v1", "backbone alignment"), 2),
     ("uniformity", ("collapse:v1", "backbone uniformity"), 2),
