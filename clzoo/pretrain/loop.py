@@ -23,7 +23,7 @@ from clzoo.pretrain.log import StepLog, stop_on_sigterm
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.run_folder import claim, write_state
+from clzoo.pretrain.run_folder import claim, held, write_state
 from clzoo.pretrain.start import start_from
 
 log = logging.getLogger("clzoo")
@@ -51,7 +51,8 @@ def pretrain(
         Whether the run is finished.
 
     Raises:
-        ClzooError: bad data, a run folder of another recipe, a loss that is not finite.
+        ClzooError: bad data, a run folder of another recipe or one that another process trains in, a loss that is not
+            finite.
     """
     target = resolve_device(device)
     precision = autocast(target, recipe.precision)
@@ -87,7 +88,8 @@ def pretrain(
     knn_every = recipe.monitor.knn_every_epochs
     queries = _queries(data, recipe) if knn_every else images
     batches = feed(images, recipe, steps, first_step, target)
-    with stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
+    alone = held(out) if rank() == 0 else contextlib.nullcontext()
+    with alone, stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
         for step in range(first_step, steps.total):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
             for group in optimizer.param_groups:

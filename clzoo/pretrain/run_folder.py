@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
@@ -34,6 +38,27 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     names = {} if images.labels is None else {_NAMES: list(images.classes)}
     write_json(out / "data.json", {**fingerprint, **names})
     write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
+
+
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder; the operating system lets go of it when this one is killed.
+
+    Raises:
+        ClzooError: another process trains there.
+    """
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClzooError(
+            f"another process trains in {out}, and two would overwrite each other's checkpoints. "
+            "Wait until it has ended and type the same command again, or choose another --out."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:

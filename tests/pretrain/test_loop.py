@@ -25,6 +25,7 @@ from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.publish import publish
+from clzoo.pretrain.recipe_files import load_recipe
 
 RECIPES = [f"{method}_cifar10" for method in METHODS]
 
@@ -205,6 +206,20 @@ def test_sigterm_leaves_a_checkpoint_and_exits_with_0(pictures, tmp_path):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     assert "run the same command again" in process.stderr.read()
+
+
+def test_a_second_process_is_refused_in_a_run_folder_until_the_first_is_gone(pictures, tmp_path):
+    run = tmp_path / "run"
+    first = start(pictures, run, "schedule.epochs=500")
+    wait_for_checkpoint(run, first)
+    recipe = load_recipe(run / "recipe.yaml")
+    with pytest.raises(ClzooError, match=r"another process trains in .*choose another --out"):
+        pretrain(recipe, pictures, run, device="cpu", max_minutes=0)
+    first.kill()
+    first.wait()
+    steps_of_the_first = load_checkpoint(run)["step"]
+    assert not pretrain(recipe, pictures, run, device="cpu", max_minutes=0)
+    assert load_checkpoint(run)["step"] > steps_of_the_first
 
 
 @pytest.mark.slow
