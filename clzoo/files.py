@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from clzoo.errors import ClzooError
 
 TEMPORARY = ".tmp-"
@@ -41,6 +43,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held(lock_file: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock, without waiting. The operating system gives it back when the process ends, however it ends.
+
+    Raises:
+        ClzooError: another process holds it; `refusal` is the text.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ClzooError(refusal) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

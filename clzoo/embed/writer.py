@@ -6,21 +6,19 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from clzoo.data.sources import Failure
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY, errors_stamp
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, fsync_folder
+from clzoo.files import atomic_path, fsync_folder, held
 
 LOCK = ".lock"
 
@@ -28,24 +26,16 @@ _NUMBERED = re.compile(r"(?:embeddings|items)-(\d+)\.(?:npy|parquet)")
 _TEMPORARY = re.compile(rf"\.tmp-.*(?:{_NUMBERED.pattern}|errors\.parquet|manifest\.json)")
 
 
-@contextmanager
-def store_lock(folder: Path) -> Iterator[None]:
-    """Hold the right to write a store. The operating system gives it back when the process ends, however it ends.
+def store_lock(folder: Path) -> AbstractContextManager[None]:
+    """Hold the right to write a store.
 
     Raises:
         ClzooError: another process writes this store.
     """
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ClzooError(
-            f"{folder} is being written by another clzoo process. Wait until it ends, or give another --out."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return held(
+        folder / LOCK,
+        f"{folder} is being written by another clzoo process. Wait until it ends, or give another --out.",
+    )
 
 
 class VectorFile:

@@ -23,7 +23,7 @@ from clzoo.pretrain.log import StepLog, stop_on_sigterm
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.run_folder import claim, held, write_state
+from clzoo.pretrain.run_folder import claim, train_alone, write_state
 from clzoo.pretrain.start import start_from
 
 log = logging.getLogger("clzoo")
@@ -88,7 +88,7 @@ def pretrain(
     knn_every = recipe.monitor.knn_every_epochs
     queries = _queries(data, recipe) if knn_every else images
     batches = feed(images, recipe, steps, first_step, target)
-    alone = held(out) if rank() == 0 else contextlib.nullcontext()
+    alone = train_alone(out) if rank() == 0 else contextlib.nullcontext()
     with alone, stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
         for step in range(first_step, steps.total):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
-from clzoo.files import read_json, write_json, write_text
+from clzoo.files import held, read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.methods import encoder_forwards
 from clzoo.pretrain.recipe import Recipe
@@ -40,25 +37,17 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
 
 
-@contextmanager
-def held(out: Path) -> Iterator[None]:
-    """Keep other processes from training in this folder; the operating system lets go of it when this one is killed.
+def train_alone(out: Path) -> AbstractContextManager[None]:
+    """Keep other processes from training in this folder.
 
     Raises:
         ClzooError: another process trains there.
     """
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ClzooError(
-            f"another process trains in {out}, and two would overwrite each other's checkpoints. "
-            "Wait until it has ended and type the same command again, or choose another --out."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    return held(
+        out / ".lock",
+        f"another process trains in {out}, and two would overwrite each other's checkpoints. "
+        "Wait until it has ended and type the same command again, or choose another --out.",
+    )
 
 
 def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
