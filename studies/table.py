@@ -43,8 +43,9 @@ def main() -> None:
     kept = path.with_suffix("")
     runs = {name: found["seeds"] for name in study["runs"] if (found := read_json_or_none(kept / f"{name}.json"))}
     fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
-    fill(RESULTS, f"{kept.name} comparisons", table_of_comparisons(study, runs))
-    draw(RESULTS.with_name(f"results_{kept.name}.png"), study, runs)
+    if study["comparisons"]:  # a study that only chooses settings has none
+        fill(RESULTS, f"{kept.name} comparisons", table_of_comparisons(study, runs))
+        draw(RESULTS.with_name(f"results_{kept.name}.png"), study, runs)
 
 
 def read_json_or_none(path: Path) -> Any:

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from clzoo.files import read_json
+from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
@@ -33,7 +34,8 @@ def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(
         kept = study.with_suffix("") / f"{name}.json"
         if kept.exists():
             found = read_json(kept)
-            assert {**found["recipe"], "seed": 0} == recipe.model_dump(mode="json"), f"{kept} is of another recipe"
+            trained = Recipe.model_validate({**found["recipe"], "seed": 0})  # a key added since has its default
+            assert trained == recipe, f"{kept} is of another recipe"
             assert all(seed["results"] for seed in found["seeds"].values())
     assert {path.stem for path in study.with_suffix("").glob("*.json")} <= set(content["runs"])
 
@@ -45,7 +47,8 @@ def test_the_tables_of_the_results_are_those_of_the_kept_files(table, study):
     results = table.RESULTS.read_text()
     told = f"run `python studies/table.py studies/{study.name}`"
     assert table.table_of_runs(content, runs) in results, told
-    assert table.table_of_comparisons(content, runs) in results, told
+    if content["comparisons"]:
+        assert table.table_of_comparisons(content, runs) in results, told
 
 
 def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):

@@ -38,6 +38,7 @@ class CACROptions(Table):
     # form A
     cost: Literal["euclidean", "rbf"] = "euclidean"
     symmetric: bool = False
+    projector_batchnorm: bool = True  # off: the head of MoCo v2, for comparisons
     joint_forward: bool = False  # one pass for all views; as published each has its own BatchNorm statistics
     # forms B and C
     momentum: float = Field(0.999, ge=0, le=1)
@@ -61,7 +62,7 @@ class CACRBatch(nn.Module):
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         super().__init__()
         self.backbone = backbone
-        self.projector = mlp([feature_dim, *options.projector])
+        self.projector = mlp([feature_dim, *options.projector], hidden_batchnorm=options.projector_batchnorm)
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:

@@ -19,13 +19,15 @@ class SimCLROptions(Table):
     name: Literal["simclr"]
     temperature: float = Field(gt=0)
     projector: list[int] = Field(min_length=1)  # hidden widths and output
+    projector_batchnorm: bool = True  # off: the head of MoCo v2, for comparisons
 
 
 class SimCLR(TwoViewMethod):
     """forward is InfoNCE among the 2N projections of the batch."""
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: SimCLROptions) -> None:
-        super().__init__(backbone, mlp([feature_dim, *options.projector]))
+        head = mlp([feature_dim, *options.projector], hidden_batchnorm=options.projector_batchnorm)
+        super().__init__(backbone, head)
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:

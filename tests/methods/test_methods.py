@@ -71,3 +71,13 @@ def test_the_encoder_forwards_that_are_reported_are_those_that_are_made(kind, ch
             getattr(method, name).register_forward_hook(lambda _, images, __: made.append(len(images[0])))
     method(batch)
     assert sum(made) == encoder_forwards(options_of(kind, **changes), len(batch.views)) * len(batch.views[0])
+
+
+@pytest.mark.parametrize("kind", ["simclr", "cacr"])
+def test_a_head_without_batchnorm_treats_each_image_alone(kind):
+    batch = tiny_batch(kind)
+    for batchnorm in (True, False):
+        head = tiny_method(kind, projector_batchnorm=batchnorm).projector
+        features = batch.views[0].flatten(1)[:, :6]
+        alone = head(features)[:4]
+        assert torch.allclose(alone, head(features[:4]), atol=1e-6) is not batchnorm
