@@ -54,9 +54,15 @@ def create_backbone(
     if not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture}*")[:5] or timm.list_models("resnet*")[:5]
         raise ClzooError(f"timm {timm.__version__} has no architecture {architecture!r}. Near it: {', '.join(close)}.")
-    module: nn.Module = timm.create_model(
-        architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args
-    )
+    try:
+        module: nn.Module = timm.create_model(
+            architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args
+        )
+    except TypeError as error:  # timm hands arguments on to the class, which does not know them
+        raise ClzooError(
+            f"timm {timm.__version__} does not build {architecture} with {model_args}: {error}. "
+            "Take the argument out of config.json, or of the recipe's backbone."
+        ) from error
     if stem_stride is not None:
         _use_small_image_stem(module, architecture, stem_stride, stem_pool)
     return module

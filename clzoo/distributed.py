@@ -1,4 +1,4 @@
-"""Several processes: the whole batch's embeddings in each of them. With one process every function is the identity."""
+"""Several processes: the whole batch's embeddings in each of them. With one process a gather is the identity."""
 
 from __future__ import annotations
 
@@ -68,17 +68,13 @@ def own_rows(batch: int, device: torch.device) -> torch.Tensor:
 def shuffled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """MoCo's shuffled BatchNorm: `function` on the rows of all processes dealt out anew, the result put back.
 
-    A key's batch statistics then come from other images than its query's, and betray nothing. With one process it is
-    `function(x)`.
+    A key's batch statistics then come from other images than its query's, and betray nothing. That holds for one
+    process as well, where BatchNorm has statistics over groups of the batch (clzoo.methods.batchnorm).
 
     Args:
         order: (world * B,) permutation, the same in every process.
     """
-    if world_size() == 1:
-        return function(x)
-    batch = len(x)
-    mine = order.to(x.device)[rank() * batch : (rank() + 1) * batch]
-    y = gather_constant(function(gather_constant(x)[mine]))  # row i belongs to image order[i]
-    restored = torch.empty_like(y)
-    restored[order.to(y.device)] = y
-    return restored[rank() * batch : (rank() + 1) * batch]
+    batch, order = len(x), order.to(x.device)
+    own = slice(rank() * batch, (rank() + 1) * batch)
+    y = gather_constant(function(gather_constant(x)[order[own]]))  # row i belongs to image order[i]
+    return torch.empty_like(y).index_copy_(0, order, y)[own]

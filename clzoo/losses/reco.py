@@ -55,7 +55,12 @@ def reco_global_batch(
 
 @full_precision
 def info_nce_without(
-    q: torch.Tensor, positive: torch.Tensor, k: torch.Tensor, without: torch.Tensor, temperature: float
+    q: torch.Tensor,
+    positive: torch.Tensor,
+    k: torch.Tensor,
+    without: torch.Tensor,
+    temperature: float,
+    queue: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """InfoNCE of each query against its positive and the keys of the batch, some rows left out (our choice).
 
@@ -63,12 +68,14 @@ def info_nce_without(
         q, positive: (N, D).
         k: (M, D) keys that are negatives.
         without: (N, n) rows of `k` that are no negatives of each query.
+        queue: (K, D) further negatives of every query.
     """
     q, positive, k = unit(q), unit(positive), unit(k)
+    further = k[:0] if queue is None else unit(queue)  # (K, D)
 
     def block(q: torch.Tensor, positive: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
         own = (q * positive).sum(dim=1, keepdim=True) / temperature  # (b, 1)
         negatives = (q @ k.T / temperature).scatter(1, without, float("-inf"))  # (b, M)
-        return torch.cat([own, negatives], dim=1).logsumexp(dim=1) - own.squeeze(1)
+        return torch.cat([own, negatives, q @ further.T / temperature], dim=1).logsumexp(dim=1) - own.squeeze(1)
 
-    return in_row_blocks(block, q, positive, without, columns=len(k)).mean()
+    return in_row_blocks(block, q, positive, without, columns=len(k) + len(further)).mean()

@@ -88,6 +88,7 @@ def encoder_forwards(options: MethodOptions, views: int) -> int:
             return views + 2  # local crops are queries only
         case ReCoOptions():
             weak = options.host == "mocov2" or options.lambda1 > 0
-            return 2 + weak + (options.lambda2 > 0)  # the last is the CutMix of two views
+            local = 1 + (options.target == "mixed_keys")  # the CutMix of two views, the momentum key of the first
+            return 2 + weak + local * (options.lambda2 > 0)
         case _:
             return views

@@ -54,8 +54,8 @@ class Batch:
 class Needs:
     """What a method declares: how many views, which helpers, labels, and the kind of BatchNorm on several devices.
 
-    "sync": statistics over all processes. "shuffled": per process, keys encoded in another order than queries; on one
-    device its place is taken by statistics over groups of the batch (recipe key `backbone.batchnorm_groups`).
+    "sync": statistics over all processes. "shuffled": per process, and on one device over groups of the batch (recipe
+    key `backbone.batchnorm_groups`); either way keys are encoded in another order than queries.
     """
 
     min_views: int

@@ -82,20 +82,26 @@ class HydraMoCoOptions(Table):
     group: int | None = Field(None, gt=1)
 
 
-def draw_partners(batch: Batch, pairs: Pairs, classes: int, group: int | None) -> torch.Tensor:
-    """(B,) partner class of each image of this process, a function of (seed, step) and the labels."""
+def draw_partners(batch: Batch, pairs: Pairs, classes: int, group: int | None, copies: int = 1) -> torch.Tensor:
+    """(copies, B) partner classes of this process's images, a function of (seed, step) and the labels.
+
+    Args:
+        copies: rows that an image has in the batch. One permutation goes over all rows of a group, so that an image's
+            copies have partners of their own.
+    """
     assert batch.labels is not None
-    labels = batch.labels
+    labels = batch.labels.expand(copies, -1)
     if pairs == "identical":
         return labels
-    partners = torch.empty_like(labels)
-    for rows, generator in batch.groups(group):
-        count = rows.stop - rows.start
+    partners = torch.empty(labels.shape, dtype=labels.dtype, device=labels.device)
+    for images, generator in batch.groups(group):
+        rows = labels[:, images].flatten()
         if pairs == "arbitrary":
-            partners[rows] = labels[rows][torch.randperm(count, generator=generator).to(labels.device)]
+            drawn = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
         else:  # uniform over the other classes
-            shift = torch.randint(1, max(2, classes), (count,), generator=generator).to(labels.device)
-            partners[rows] = (labels[rows] + shift) % classes
+            shift = torch.randint(1, max(2, classes), (len(rows),), generator=generator).to(rows.device)
+            drawn = (rows + shift) % classes
+        partners[:, images] = drawn.view(copies, -1)
     return partners
 
 
@@ -138,7 +144,11 @@ def bernoulli_entropy(gates: torch.Tensor) -> torch.Tensor:
 
 
 class Hydra(nn.Module):
-    """Two views through one encoder, no predictor; the projector ends in LayerNorm, which lets gates close."""
+    """Two views through one encoder, no predictor; the projector ends in LayerNorm, which lets gates close.
+
+    Each of two views is a forward pass of its own, with its own BatchNorm statistics; the views of a single-view recipe
+    are one batch.
+    """
 
     needs = Needs(1, labels=True)  # of a single-view recipe
 
@@ -154,21 +164,24 @@ class Hydra(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         assert batch.labels is not None
         o = self.options
-        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group))
-        labels = gather_constant(batch.labels)
-        z = self.projector(self.backbone(torch.cat(batch.views))).chunk(len(batch.views))
-        views = [gather(view) for view in z]  # each (N, D)
+        copies = len(batch.views) if o.single_view else 1
+        drawn = draw_partners(batch, o.pairs, self.pair_loss.classes, o.group, copies)
+        partners = torch.cat([gather_constant(copy) for copy in drawn])  # (copies * N,)
+        labels = gather_constant(batch.labels).repeat(copies)
+        directions: list[Direction]
         if o.single_view:
-            count = len(views)
-            everything = torch.cat(views)
-            own = torch.arange(len(everything), device=everything.device)
-            own_pairs: list[Direction] = [(everything, everything, own)]
-            loss: torch.Tensor = self.pair_loss(own_pairs, labels.repeat(count), partners.repeat(count))
-            return loss
-        first, second = views
-        both_ways: list[Direction] = [(first, second, None), (second, first, None)]
-        loss = self.pair_loss(both_ways, labels, partners)
+            z = self._project(torch.cat(batch.views)).chunk(copies)
+            everything = torch.cat([gather(copy) for copy in z])  # (copies * N, D)
+            directions = [(everything, everything, torch.arange(len(everything), device=everything.device))]
+        else:
+            first, second = (gather(self._project(view)) for view in batch.views)  # each (N, D)
+            directions = [(first, second, None), (second, first, None)]
+        loss: torch.Tensor = self.pair_loss(directions, labels, partners)
         return loss
+
+    def _project(self, images: torch.Tensor) -> torch.Tensor:
+        projected: torch.Tensor = self.projector(self.backbone(images))
+        return projected
 
 
 class HydraMoCo(MomentumHost):
@@ -192,7 +205,7 @@ class HydraMoCo(MomentumHost):
         q1, q2 = (gather(self.query(view)) for view in batch.views)
         k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
         labels = gather_constant(batch.labels)
-        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group))
+        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group)[0])
         rows = torch.arange(len(labels), device=labels.device)
         loss = (info_nce_keys(q1, k2, rows, o.temperature) + info_nce_keys(q2, k1, rows, o.temperature)) / 2
         directions: list[Direction] = [(q1, k2, None), (q2, k1, None)]

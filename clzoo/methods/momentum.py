@@ -53,7 +53,7 @@ class Queue(nn.Module):
             raise ClzooError(
                 f"a queue of {size} is no multiple of the batch of {batch}: --set method.queue={size // batch * batch}"
             )
-        start = int(self.pointer)
+        rows = self.pointer + torch.arange(batch, device=keys.device)  # on the device: a step does not wait for it
         # A new tensor, not a write in place: this step's loss may still need the old entries for its gradient.
-        self.entries = torch.cat([self.entries[:start], keys, self.entries[start + batch :]])
-        self.pointer.fill_((start + batch) % size)
+        self.entries = self.entries.index_copy(0, rows, keys)
+        self.pointer.add_(batch).remainder_(size)

@@ -36,7 +36,7 @@ class MomentumHost(nn.Module):
 
     @torch.no_grad()
     def shuffled_key(self, view: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """`key` under shuffled BatchNorm: on several processes the images are dealt out in another order."""
+        """`key` under shuffled BatchNorm: over processes and groups of the batch the images lie in another order."""
         order = torch.randperm(len(batch) * world_size(), generator=batch.generator(_SHUFFLE))
         return shuffled(self.key, view, order)
 

@@ -4,59 +4,74 @@ Positives are the augmented view and the queue's nearest neighbours of the key; 
 are. The weights, the ramp and the numbers are our choice throughout.
 """
 
-from typing import ClassVar, Literal
+import dataclasses
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from clzoo.distributed import gather
+from clzoo.distributed import gather, gather_constant
 from clzoo.losses import potential_samples
-from clzoo.losses.potential_samples import Negatives, Positives
+from clzoo.losses.potential_samples import Negatives, Positives, mutual_neighbours
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
 
-RAMP = (0.05, 0.2)  # shares of the run between which the mined mass rises from 0 to 1
+RAMP = (0.05, 0.2)  # shares of the run between which the mined mass rises from 0 to 1, mining with the key
+TAU_W = {"key": 0.1, "weak": 0.05}
 
 
 class PotentialSamplesOptions(Table):
-    """`method:` of the recipe; see clzoo.losses.potential_samples for the modes."""
+    """`method:` of the recipe; see clzoo.losses.potential_samples for the modes.
+
+    mining: what searches the queue for positives. "key": the strong view's key, with a mined mass that follows the
+    epoch. "weak": the momentum embedding of a third, weak view; the mined mass is the share of the batch that is its
+    nearest neighbour's nearest, so it stays low until neighbours mean something.
+    """
 
     name: Literal["potential_samples"]
     temperature: float = Field(0.2, gt=0)
     queue: int = Field(65_536, gt=0)
     momentum: float = Field(0.999, ge=0, le=1)
     projector: list[int] = Field(min_length=1)
+    mining: Literal["key", "weak"] = "key"
     k: int = Field(5, ge=1)
     positives: Positives = "both"
     negatives: Negatives = "near_positive"
     rho: float = Field(0.5, ge=0, le=1)
     eta: float = Field(0.5, ge=0, le=1)
-    tau_w: float = Field(0.1, gt=0)
+    tau_w: float | None = Field(None, gt=0)  # None: .1 with the key, .05 with the weak view
     a: float = 12.5
-    b: float = 0.5
+    b: float = 0.0
     beta: float = 1.0
     band_hard: float = Field(0.05, ge=0, lt=1)
     band_easy: float = Field(0.5, ge=0, lt=1)
 
 
 class PotentialSamples(MomentumHost):
-    """MoCo v2 with mined positives and weighted negatives."""
+    """MoCo v2 with mined positives and weighted negatives. Views: strong, strong, and weak where that one mines."""
 
-    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True, queue=True, batchnorm="shuffled")
+    needs = Needs(2, 2, momentum_encoder=True, queue=True, batchnorm="shuffled")
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: PotentialSamplesOptions) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])
         self.options = options
+        if options.mining == "weak":
+            self.needs = dataclasses.replace(self.needs, min_views=3, max_views=3)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
         self.update_momentum(o.momentum)
         z, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], batch)
+        weak: torch.Tensor | None = None
+        mass: float | torch.Tensor = mined_mass(batch.progress)
+        if o.mining == "weak":
+            weak = gather_constant(self.shuffled_key(batch.views[2], batch))
+            mass = mutual_neighbours(weak, self.queue.entries)
         loss = potential_samples(
             gather(z),
             gather(k),
@@ -67,12 +82,13 @@ class PotentialSamples(MomentumHost):
             negatives=o.negatives,
             rho=o.rho,
             eta=o.eta,
-            tau_w=o.tau_w,
+            tau_w=TAU_W[o.mining] if o.tau_w is None else o.tau_w,
             a=o.a,
             b=o.b,
             beta=o.beta,
             band=(o.band_hard, o.band_easy),
-            mined_mass=mined_mass(batch.progress),
+            mined_mass=mass,
+            weak=weak,
         )
         self.queue.push(k)
         return loss

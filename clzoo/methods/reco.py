@@ -15,6 +15,7 @@ from torch import nn
 
 from clzoo.augment.mix import cutmix, draw_box
 from clzoo.distributed import gather, gather_constant, own_rows
+from clzoo.errors import ClzooError
 from clzoo.losses import info_nce, info_nce_queue, reco_global
 from clzoo.losses.reco import info_nce_without, reco_global_batch
 from clzoo.methods.batch import Batch, Needs
@@ -25,7 +26,13 @@ from clzoo.schema import Table
 
 
 class ReCoOptions(Table):
-    """`method:` of a ReCo recipe. Views: strong, strong, weak."""
+    """`method:` of a ReCo recipe. Views: strong, strong, weak.
+
+    Known: target "published" with target_first "q" ("k" is the form of an earlier release), local_negatives "queue".
+    Our choice, against the collapse of short runs with few negatives: local_negatives "batch", and target "mixed_keys",
+    in which both embeddings come from the momentum encoder, of the very views that were mixed. The SimCLR host has
+    neither: it has no queue and no momentum encoder.
+    """
 
     name: Literal["reco"]
     host: Literal["mocov2", "simclr"] = "mocov2"
@@ -34,7 +41,9 @@ class ReCoOptions(Table):
     teacher_temperature: float = Field(0.04, gt=0)
     lambda1: float = Field(1.0, ge=0)  # weight of the global term
     lambda2: float = Field(1.0, ge=0)  # weight of the local term
-    target_first: Literal["q", "k"] = "q"  # whose embedding of the image itself enters the local target
+    target: Literal["published", "mixed_keys"] = "published"  # which two embeddings make the local target
+    target_first: Literal["q", "k"] = "q"  # of the published target: whose embedding of the image itself enters it
+    local_negatives: Literal["queue", "batch"] = "queue"  # batch: the queue and the batch's other targets
     queue: int = Field(65_536, gt=0)
     momentum: float = Field(0.999, ge=0, le=1)
     projector: list[int] = Field(min_length=1)
@@ -42,7 +51,16 @@ class ReCoOptions(Table):
 
 
 def create_reco(backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> nn.Module:
-    """ReCo on the host that `options.host` names."""
+    """ReCo on the host that `options.host` names.
+
+    Raises:
+        ClzooError: a local term that needs MoCo's queue or momentum encoder, on the SimCLR host.
+    """
+    if options.host == "simclr" and (options.target != "published" or options.local_negatives != "queue"):
+        raise ClzooError(
+            f"method.host=simclr has neither queue nor momentum encoder: method.target={options.target} and "
+            f"method.local_negatives={options.local_negatives} do not fit it. Type: --set method.host=mocov2"
+        )
     return (ReCo if options.host == "mocov2" else ReCoSimCLR)(backbone, feature_dim, options)
 
 
@@ -91,14 +109,23 @@ class ReCo(MomentumHost):
             )
         if o.lambda2:
             mixed, partners, share = mix_views(strong, strong_too, batch, o.group)
-            v = self.query(mixed)
-            target = local_target(q if o.target_first == "q" else k, k[partners], share)
-            loss = loss + o.lambda2 * info_nce_queue(
-                gather(v), gather_constant(target), self.queue.entries, o.temperature
-            )
+            v = gather(self.query(mixed))
+            published = q if o.target_first == "q" else k
+            own = self.shuffled_key(strong, batch) if o.target == "mixed_keys" else published
+            targets = gather_constant(local_target(own, k[partners], share))
+            loss = loss + o.lambda2 * self._local(v, targets, partners)
         self.queue.push(k)
         self.weak_queue.push(w)
         return loss
+
+    def _local(self, v: torch.Tensor, targets: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:
+        """The local term of the whole batch: mixed images v (N, D) against their targets (N, D)."""
+        entries, temperature = self.queue.entries, self.options.temperature
+        if self.options.local_negatives == "queue":
+            return info_nce_queue(v, targets, entries, temperature)
+        rows = own_rows(len(partners), partners.device)
+        involved = torch.stack([rows, rows[partners], rows[partners.argsort()]], dim=1)  # itself, partner, partner of
+        return info_nce_without(v, targets, targets, gather_constant(involved), temperature, queue=entries)
 
 
 class ReCoSimCLR(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,14 +37,21 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
             f"method.queue={queue} is no multiple of schedule.batch_size={batch_size}. "
             f"Type: --set method.queue={max(1, queue // batch_size) * batch_size}"
         )
+    group, local_batch = getattr(recipe.method, "group", None), batch_size // world_size()
+    if group and local_batch % group:
+        common = math.gcd(group, local_batch)
+        raise ClzooError(
+            f"method.group={group} does not divide the {local_batch} images of a process. "
+            f"Type: --set method.group={common if common > 1 else local_batch}"
+        )
     return method
 
 
 def build_backbone(b: Backbone) -> nn.Module:
-    """The architecture with the recipe's BatchNorm groups, fixed positions and frozen parts."""
+    """The architecture with the recipe's BatchNorm groups, initial weights, fixed positions and frozen parts."""
     backbone: Any = create_backbone(
         b.architecture,
-        model_args=b.model_args,
+        model_args=b.model_args | ({} if b.zero_init_last is None else {"zero_init_last": b.zero_init_last}),
         global_pool=b.global_pool,
         stem_stride=b.stem_stride,
         stem_pool=b.stem_pool,

@@ -22,6 +22,7 @@ class Backbone(Table):
     """timm's architecture and what differs from its defaults; `name` is its part of the zoo name.
 
     batchnorm_groups: statistics over so many groups of the batch (one device's stand-in for shuffled BatchNorm).
+    zero_init_last: whether a ResNet's residual branches start at zero; None: timm's default, true (torchvision: false).
     sincos_positions: fixed sine-cosine positions in a ViT; frozen: parameters that are not trained, by prefix.
     """
 
@@ -32,6 +33,7 @@ class Backbone(Table):
     stem_stride: Literal[1, 2] | None = None
     stem_pool: bool = False
     batchnorm_groups: int = Field(1, ge=1)
+    zero_init_last: bool | None = None
     sincos_positions: bool = False
     frozen: list[str] = Field(default_factory=list)
 

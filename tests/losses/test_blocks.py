@@ -29,6 +29,7 @@ CALLS = {
     "hydra_pair": lambda z: losses.hydra_pair(z[0], z[1], z[2].sigmoid(), LABELS, LABELS.roll(1), LABELS, 0.2),
     "reco_global": lambda z: losses.reco_global(z[0], Z[1], QUEUE, 0.1, 0.04),
     "potential_samples": lambda z: losses.potential_samples(z[0], Z[1], QUEUE),
+    "potential_samples_weak": lambda z: losses.potential_samples(z[0], Z[1], QUEUE, weak=Z[2]),
 }
 
 
@@ -47,7 +48,7 @@ def test_blocks_give_the_value_and_the_gradient_of_the_whole(name, monkeypatch):
 
 
 def test_every_public_loss_is_in_this_file():
-    assert {name.removesuffix("_rbf") for name in CALLS} == set(losses.__all__)
+    assert {name.removesuffix("_rbf").removesuffix("_weak") for name in CALLS} == set(losses.__all__)
 
 
 @pytest.mark.slow

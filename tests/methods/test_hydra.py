@@ -31,7 +31,7 @@ def test_gates_at_the_start_are_half_open():
 
 
 def test_arbitrary_pairs_permute_the_labels_of_each_group():
-    partners = draw_partners(batch(), "arbitrary", 10, group=16)
+    (partners,) = draw_partners(batch(), "arbitrary", 10, group=16)
     for start in range(0, 64, 16):
         assert partners[start : start + 16].sort().values.equal(LABELS[start : start + 16].sort().values)
     assert not partners.equal(LABELS)
@@ -45,18 +45,38 @@ def test_draws_follow_seed_and_step_and_nothing_else():
 
 
 def test_identical_pairs_are_the_labels_and_distinct_ones_never():
-    assert draw_partners(batch(), "identical", 10, None).equal(LABELS)
-    distinct = torch.stack([draw_partners(batch(step=step), "distinct", 10, None) for step in range(50)])
+    assert draw_partners(batch(), "identical", 10, None)[0].equal(LABELS)
+    distinct = torch.cat([draw_partners(batch(step=step), "distinct", 10, None) for step in range(50)])
     assert (distinct != LABELS).all()
     counts = torch.bincount(((distinct - LABELS) % 10).flatten(), minlength=10)[1:]
     assert counts.min() > 0.8 * counts.float().mean()  # uniform over the nine others
 
 
+def test_an_images_copies_have_partners_of_their_own():
+    labels = torch.randint(200, (64,), generator=torch.Generator().manual_seed(0))  # 4 rows each: 256 in all
+    pairs = []
+    for step in range(20):
+        drawn = draw_partners(Batch([torch.zeros(64, 1)], labels, step=step), "arbitrary", 200, None, copies=4)
+        assert drawn.flatten().sort().values.equal(labels.repeat(4).sort().values)  # one permutation of all rows
+        pairs.append(len(torch.stack([labels.expand(4, -1), drawn]).flatten(1).sort(dim=0).values.unique(dim=1).T))
+    assert min(pairs) > 200  # unordered pairs of classes a step; one partner for all copies of an image gives about 60
+
+
+def test_the_loss_of_a_single_view_pairs_every_row_on_its_own():
+    method, data = tiny_method("hydra_single_view", gate=False), tiny_batch("hydra_single_view")
+    partners = draw_partners(data, "arbitrary", 3, 4, copies=3).flatten()
+    z = method.projector(method.backbone(torch.cat(data.views)))
+    labels, rows = data.labels.repeat(3), torch.arange(len(z))
+    expected = hydra_pair(z, z, torch.ones_like(z), labels, partners, labels, 0.1, own_key=rows)
+    assert method(data).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert not partners.equal(partners[:8].repeat(3))
+
+
 def test_the_loss_is_the_mean_of_both_directions_with_the_same_partners():
     method = tiny_method("hydra", gate=False, gamma=0.0)
     data = tiny_batch("hydra")
-    partners = draw_partners(data, "arbitrary", 3, 4)
-    z1, z2 = method.projector(method.backbone(torch.cat(data.views))).chunk(2)
+    (partners,) = draw_partners(data, "arbitrary", 3, 4)
+    z1, z2 = (method.projector(method.backbone(view)) for view in data.views)  # BatchNorm statistics of its own each
     ones = torch.ones_like(z1)
     expected = sum(hydra_pair(a, b, ones, data.labels, partners, data.labels, 0.1) for a, b in ((z1, z2), (z2, z1))) / 2
     assert method(data).item() == pytest.approx(expected.item(), rel=1e-6)

@@ -61,7 +61,7 @@ def test_a_wrong_number_of_views_is_refused_with_the_right_one(kind):
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [(kind, {}) for kind in KINDS]
-    + [(kind, {term: 0.0}) for kind in ("reco", "reco_simclr") for term in ("lambda1", "lambda2")],
+    + [(kind, {term: 0.0}) for kind in ("reco", "reco_batch", "reco_simclr") for term in ("lambda1", "lambda2")],
 )
 def test_the_encoder_forwards_that_are_reported_are_those_that_are_made(kind, changes):
     method, batch = tiny_method(kind, **changes), tiny_batch(kind)

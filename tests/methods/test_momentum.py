@@ -7,7 +7,9 @@ from tiny import tiny_batch, tiny_method
 from torch import nn
 
 from clzoo.errors import ClzooError
-from clzoo.losses import info_nce_keys, info_nce_queue
+from clzoo.losses import info_nce_keys, info_nce_queue, potential_samples
+from clzoo.losses.potential_samples import mutual_neighbours
+from clzoo.methods import Batch
 from clzoo.methods.batchnorm import SplitBatchNorm2d, split_batchnorm
 from clzoo.methods.momentum import Queue, cosine_to_one, momentum_copy, momentum_update
 
@@ -60,6 +62,42 @@ def test_moco_v2_contrasts_with_the_queue_as_it_was_and_enqueues_afterwards():
     assert torch.equal(method.queue.entries[8:], before.queue.entries[8:])
 
 
+@pytest.mark.parametrize("step", range(5))
+def test_a_key_shares_batch_statistics_with_other_images_than_its_query(step):
+    method, groups = tiny_method("mocov2"), 4
+    batch = Batch(list(torch.randn(2, 32, 3, 4, 4, generator=torch.Generator().manual_seed(step))), step=step)
+    seen = []
+    for encoder in (method.backbone, method.momentum_backbone):
+        encoder.register_forward_hook(lambda _, images, __: seen.append(images[0]))
+    method.query(batch.views[0])
+    keys = method.shuffled_key(batch.views[1], batch)
+    company = []  # of each image: the images in its group, row r being in group r mod `groups`
+    for view, rows in zip(batch.views, seen, strict=True):
+        order = [next(i for i in range(32) if torch.equal(view[i], row)) for row in rows]
+        assert sorted(order) == list(range(32))
+        company.append({image: {*order[row % groups :: groups]} for row, image in enumerate(order)})
+    assert all(company[0][image] != company[1][image] for image in range(32))
+    shared = sum(len(company[0][image] & company[1][image]) - 1 for image in range(32)) / 32
+    assert shared < 3.5  # of 7 others; by chance 7 * 7 / 31 = 1.6
+    in_order = method.eval().key(batch.views[1])  # eval mode has no batch statistics
+    assert torch.allclose(method.shuffled_key(batch.views[1], batch), in_order, atol=1e-6)  # put back in order
+    assert keys.shape == in_order.shape
+
+
+def test_split_batchnorm_and_shuffled_keys_together_give_each_key_its_own_groups_statistics():
+    torch.manual_seed(0)
+    method = tiny_method("mocov2")
+    method.momentum_backbone = split_batchnorm(nn.Sequential(nn.BatchNorm2d(3)), groups=4)
+    method.momentum_projector = nn.Flatten()
+    batch = tiny_batch("mocov2", size=32)
+    order = torch.randperm(32, generator=batch.generator(65_536))
+    expected = torch.empty(32, 48)
+    for group in range(4):
+        images = order[group::4]
+        expected[images] = nn.BatchNorm2d(3)(batch.views[1][images]).flatten(1).detach()
+    assert torch.allclose(method.shuffled_key(batch.views[1], batch), expected, atol=1e-5)
+
+
 def test_the_momentum_encoder_is_updated_before_the_keys_are_made():
     method = tiny_method("mocov2")
     with torch.no_grad():
@@ -88,6 +126,23 @@ def test_two_views_of_cacrs_momentum_form_are_half_of_moco_v3():
     moco.load_state_dict(cacr.state_dict())
     batch = tiny_batch("mocov3")
     assert cacr(batch).item() == pytest.approx(moco(batch).item() / 2, rel=1e-6)
+
+
+def test_the_weak_view_mines_with_a_mass_of_mutual_neighbours():
+    method, batch = tiny_method("potential_samples_weak"), tiny_batch("potential_samples_weak")
+    before = copy.deepcopy(method)
+    before.update_momentum(0.9)
+    with torch.no_grad():
+        before.queue.entries[3] = F.normalize(before.shuffled_key(batch.views[2], batch), dim=1)[
+            0
+        ]  # one sure neighbour
+    method.queue.load_state_dict(before.queue.state_dict())
+    z, k = before.query(batch.views[0]), before.shuffled_key(batch.views[1], batch)
+    w, queue = before.shuffled_key(batch.views[2], batch), before.queue.entries
+    mass = mutual_neighbours(w, queue).item()
+    assert 0 < mass < 1
+    expected = potential_samples(z, k, queue, k=2, tau_w=0.05, mined_mass=mass, weak=w)
+    assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_plain_potential_samples_are_moco_v2_exactly():

@@ -42,6 +42,42 @@ def test_an_empty_box_makes_the_local_term_infonce_with_the_image_itself(monkeyp
     assert local == pytest.approx(info_nce_queue(q, q.detach(), fresh.queue.entries, 0.2).item(), abs=1e-5)
 
 
+def local_term(**changes):
+    """The local term, and what it is made of: [q, k, v, momentum keys of the first view], partners, lambda, queue."""
+    batch = tiny_batch("reco")
+    value = tiny_method("reco", lambda1=0.0, **changes)(batch) - tiny_method("reco", lambda1=0.0, lambda2=0.0)(batch)
+    fresh = tiny_method("reco")
+    fresh.update_momentum(0.9)
+    mixed, partners, share = mix_views(*batch.views[:2], batch, group=4)
+    rows = (fresh.query(batch.views[0]), fresh.shuffled_key(batch.views[1], batch), fresh.query(mixed))
+    own = fresh.shuffled_key(batch.views[0], batch)
+    return value.item(), [F.normalize(x.detach().double(), dim=1) for x in (*rows, own)], partners, share, fresh.queue
+
+
+def test_in_batch_targets_repel_but_for_the_image_its_partner_and_whose_partner_it_is():
+    value, (q, k, v, _), partners, share, queue = local_term(local_negatives="batch")
+    target = F.normalize(share[:, None] * q + (1 - share[:, None]) * k[partners], dim=1)
+    total = 0.0
+    for i in range(8):
+        involved = {i, int(partners[i]), *(j for j in range(8) if partners[j] == i)}
+        others = [v[i] @ target[j] for j in range(8) if j not in involved]
+        logits = torch.stack([v[i] @ target[i], *others, *(v[i] @ queue.entries.double().T)]) / 0.2
+        total -= float(logits.log_softmax(0)[0]) / 8
+    assert value == pytest.approx(total, abs=1e-5)
+
+
+def test_mixed_keys_come_from_the_momentum_encoder_for_both_images():
+    value, (_, k, v, own), partners, share, queue = local_term(target="mixed_keys")
+    target = share[:, None] * own + (1 - share[:, None]) * k[partners]
+    assert value == pytest.approx(info_nce_queue(v, target, queue.entries.double(), 0.2).item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"target": "mixed_keys"}, {"local_negatives": "batch"}])
+def test_the_simclr_host_refuses_what_needs_a_queue_or_a_momentum_encoder(change):
+    with pytest.raises(ClzooError, match=r"method\.host=mocov2"):
+        tiny_method("reco_simclr", **change)
+
+
 def test_no_gradient_flows_through_the_local_target():
     own = torch.randn(3, 4, requires_grad=True)
     assert not local_target(own, torch.randn(3, 4), torch.tensor([0.2, 0.5, 1.0])).requires_grad

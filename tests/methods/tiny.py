@@ -26,13 +26,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mocov2": {"name": "mocov2", "projector": [8, 4], "queue": 16, "momentum": 0.9},
     "mocov3": {"name": "mocov3", "temperature": 0.5, "projector": [8, 4], "predictor": [8, 4], "momentum": 0.9},
     "potential_samples": {"name": "potential_samples", "projector": [8, 4], "queue": 16, "momentum": 0.9, "k": 2},
+    "potential_samples_weak": {
+        "name": "potential_samples", "projector": [8, 4], "queue": 16, "momentum": 0.9, "k": 2, "mining": "weak",
+    },
     "reco": {"name": "reco", "projector": [8, 4], "queue": 16, "momentum": 0.9, "group": 4},
+    "reco_batch": {
+        "name": "reco", "projector": [8, 4], "queue": 16, "momentum": 0.9, "group": 4,
+        "local_negatives": "batch", "target": "mixed_keys",
+    },
     "reco_simclr": {"name": "reco", "host": "simclr", "projector": [8, 4], "group": 4},
     "simclr": {"name": "simclr", "temperature": 0.5, "projector": [8, 4]},
     "supcon": {"name": "supcon", "temperature": 0.1, "projector": [8, 4]},
 }  # fmt: skip
 
-VIEWS = {"cacr": 3, "cacr_queue": 3, "cacr_momentum": 3, "hydra_single_view": 3, "reco": 3, "reco_simclr": 3}
+THREE_VIEWS = (
+    "cacr", "cacr_queue", "cacr_momentum", "hydra_single_view", "potential_samples_weak", "reco", "reco_batch",
+    "reco_simclr",
+)  # fmt: skip
+VIEWS = dict.fromkeys(THREE_VIEWS, 3)
 
 
 def options_of(kind: str, **changes: Any) -> MethodOptions:

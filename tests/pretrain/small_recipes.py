@@ -31,4 +31,6 @@ def small_recipe(name: str, *overrides: str, batch_size: int = 8) -> Recipe:
         changes.append("method.predictor=[16, 8]")
     if hasattr(full.method, "queue"):
         changes.append(f"method.queue={batch_size * 4}")
+    if getattr(full.method, "group", None):
+        changes.append(f"method.group={batch_size // 2}")
     return load_recipe(find_recipe(name), (*changes, *overrides))

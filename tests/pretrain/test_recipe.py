@@ -5,7 +5,7 @@ from small_recipes import small_recipe
 from clzoo.assets import HUB, RECIPES
 from clzoo.errors import ClzooError
 from clzoo.methods import METHODS, Batch
-from clzoo.pretrain.build import build_method
+from clzoo.pretrain.build import build_backbone, build_method
 from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.optim import create_optimizer
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
@@ -139,6 +139,37 @@ def test_methods_that_need_labels_say_so():
 def test_a_queue_that_the_batch_does_not_divide_is_refused_before_training():
     with pytest.raises(ClzooError, match=r"method\.queue=30 .* --set method\.queue=24"):
         build_method(small_recipe("mocov2_cifar10", "method.queue=30"), classes=None)
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith(("mocov2", "reco", "potential_samples"))])
+def test_residual_branches_start_open_where_the_authors_networks_do(name):
+    norms = [m for n, m in build_method(small_recipe(name), None).backbone.named_modules() if n.endswith("bn2")]
+    assert norms
+    assert all((norm.weight == 1).all() for norm in norms)
+    timms = build_method(small_recipe(name, "backbone.zero_init_last=null"), None).backbone
+    assert any((m.weight == 0).all() for n, m in timms.named_modules() if n.endswith("bn2"))
+
+
+def test_an_argument_that_the_architecture_does_not_know_is_refused():
+    with pytest.raises(ClzooError, match="does not build vit_tiny_patch16_224"):
+        build_method(small_recipe("hydra_moco_in1k", "backbone.zero_init_last=false"), classes=3)
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused_before_training():
+    with pytest.raises(ClzooError, match=r"method\.group=6 .* --set method\.group=2"):
+        build_method(small_recipe("reco_cifar10", "method.group=6"), classes=None)
+    with pytest.raises(ClzooError, match=r"method\.group=3 .* --set method\.group=8"):
+        build_method(small_recipe("reco_cifar10", "method.group=3"), classes=None)
+
+
+def test_hydras_preset_has_the_wide_deep_stem():
+    for name in ("hydra_cifar10", "hydra_tiny"):
+        stem = build_backbone(load_recipe(find_recipe(name)).backbone).conv1
+        assert [layer.out_channels for layer in stem if hasattr(layer, "out_channels")] == [
+            64,
+            64,
+            128,
+        ]  # timm doubles it in the last
 
 
 def test_local_crops_are_a_view_group_of_another_size():
