@@ -21,7 +21,6 @@ from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
 
 RAMP = (0.05, 0.2)  # shares of the run between which the mined mass rises from 0 to 1, mining with the key
-TAU_W = {"key": 0.1, "weak": 0.05}
 
 
 class PotentialSamplesOptions(Table):
@@ -43,7 +42,7 @@ class PotentialSamplesOptions(Table):
     negatives: Negatives = "near_positive"
     rho: float = Field(0.5, ge=0, le=1)
     eta: float = Field(0.5, ge=0, le=1)
-    tau_w: float | None = Field(None, gt=0)  # None: .1 with the key, .05 with the weak view
+    tau_w: float = Field(0.1, gt=0)
     a: float = 12.5
     b: float = 0.0
     beta: float = 1.0
@@ -82,7 +81,7 @@ class PotentialSamples(MomentumHost):
             negatives=o.negatives,
             rho=o.rho,
             eta=o.eta,
-            tau_w=TAU_W[o.mining] if o.tau_w is None else o.tau_w,
+            tau_w=o.tau_w,
             a=o.a,
             b=o.b,
             beta=o.beta,

@@ -27,7 +27,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mocov3": {"name": "mocov3", "temperature": 0.5, "projector": [8, 4], "predictor": [8, 4], "momentum": 0.9},
     "potential_samples": {"name": "potential_samples", "projector": [8, 4], "queue": 16, "momentum": 0.9, "k": 2},
     "potential_samples_weak": {
-        "name": "potential_samples", "projector": [8, 4], "queue": 16, "momentum": 0.9, "k": 2, "mining": "weak",
+        "name": "potential_samples", "projector": [8, 4], "queue": 16, "momentum": 0.9, "k": 2,
+        "mining": "weak", "tau_w": 0.05,
     },
     "reco": {"name": "reco", "projector": [8, 4], "queue": 16, "momentum": 0.9, "group": 4},
     "reco_batch": {
