@@ -49,6 +49,9 @@ from clzoo.embed import DEFAULT_MODEL
     type=click.Choice(["cpu", "gpu"]),
     help="JPEG files; gpu is nvJPEG, whose pixels differ a little.",
 )
+@click.option(
+    "--allow-removals", is_flag=True, help="Drop the rows of deleted files even if they are over a tenth of the store."
+)
 @click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be embedded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @quiet_option
@@ -69,6 +72,7 @@ def command(
     engine: str,
     backend: str,
     decode: str,
+    allow_removals: bool,
     strict: bool,
     as_json: bool,
     quiet: bool,
@@ -77,7 +81,8 @@ def command(
     such as s3://bucket/prefix or hf://datasets/ORG/NAME.
 
     Run again, it embeds only what is new or changed, drops what was deleted, and continues after an interruption. Files
-    that cannot be decoded are listed with their reasons in DIR/errors.parquet.
+    that cannot be decoded or reached are listed with their reasons in DIR/errors.parquet; what cannot be reached keeps
+    its rows.
 
     On several GPUs: torchrun --nproc-per-node=N -m clzoo embed SRC; the store is the same.
     """
@@ -103,6 +108,7 @@ def command(
         "backend": backend,
         "decode": decode,
         "progress": not quiet,
+        "allow_removals": allow_removals,
     }
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun
         from clzoo.embed.processes import embed_with_processes

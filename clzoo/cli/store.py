@@ -58,15 +58,16 @@ def compact(store: Path, quiet: bool) -> None:
 @command.command("merge")
 @click.argument("out", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("shares", metavar="SHARE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--allow-removals", is_flag=True, help="Even if DIR loses over a tenth of its rows.")
 @quiet_option
-def merge(out: Path, shares: tuple[Path, ...], quiet: bool) -> None:
+def merge(out: Path, shares: tuple[Path, ...], allow_removals: bool, quiet: bool) -> None:
     """Join the stores that `clzoo embed --shard` made of one source into DIR, row for row as one run makes it.
 
     All shares must be there and finished; they stay as they are.
     """
     from clzoo.embed import merge_stores
 
-    merged = merge_stores(out, shares)
+    merged = merge_stores(out, shares, allow_removals=allow_removals)
     if not quiet:
         click.echo(f"{out}: {len(merged)} vectors of {merged.manifest.model}, {merged.manifest.errors} failed")
 

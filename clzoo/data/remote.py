@@ -15,7 +15,7 @@ from typing import Any
 from clzoo.data.images import SUFFIXES
 from clzoo.data.ranges import BLOCKS
 from clzoo.data.remote_shards import read_index, read_indices
-from clzoo.data.sources import Failure, Item, Listing, add_members, finished
+from clzoo.data.sources import Item, Listing, add_members, add_unreachable, finished
 from clzoo.data.storage import first_line, is_web, join, open_url, patiently, stamp_of
 from clzoo.errors import ClzooError, UnreadableImageError
 
@@ -133,16 +133,18 @@ def _walk(listing: Listing, shards: list[Item], files: Any, url: str, root: str)
 
 def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, info: Mapping[str, Any]) -> None:
     """Add one file below the URL: to the listing, or to the shards that are still to be opened."""
+    if info["type"] != "file":  # whatever its suffix is: a link may have been a folder
+        add_unreachable(listing, path, "not a regular file", info.get("size"), stamp_of(info))
+        return
     suffix = PurePosixPath(path).suffix.lower()
     if suffix != ".tar" and suffix not in SUFFIXES:
         listing.ignored[suffix or "no suffix"] += 1
         return
-    if info["type"] == "file" and info.get("size") is None:  # a link on a web page
+    if info.get("size") is None:  # a link on a web page
         info = patiently(lambda: files.info(info["name"]))
     size, stamp = info.get("size"), stamp_of(info)
-    if info["type"] != "file" or size is None:
-        reason = "not a regular file" if info["type"] != "file" else "the server does not state its size"
-        listing.failures.append(Failure(path, size, stamp, reason))
+    if size is None:
+        add_unreachable(listing, path, "the server does not state its size", size, stamp)
         return
     item = RemoteItem(path, int(size), stamp, join(url, path), None)
     (shards if suffix == ".tar" else listing.items).append(item)

@@ -2,7 +2,9 @@
 
 `list_images` walks a source once and returns what is there, sorted by path, without decoding anything. Whatever looks
 like an image and cannot be one (a broken link, a pipe, a folder that may not be read) is listed as a failure with its
-reason; whatever does not look like an image is counted by suffix. Nothing is passed over in silence.
+reason; whatever does not look like an image is counted by suffix. Nothing is passed over in silence. What could not be
+reached (a folder that cannot be listed, a link that leads nowhere, a listed file that is not there) is told from what
+is no image: it may still exist.
 """
 
 from __future__ import annotations
@@ -80,6 +82,9 @@ class Failure(NamedTuple):
 class Listing:
     """What a source holds: images in path order, their ids (int64 (N,)), failures, and what was ignored by suffix.
 
+    `unreachable` are those paths of `failures` that could not be reached, so nobody knows what lies there or below: an
+    update of a store keeps its rows.
+
     `class_files` are the members of shards that hold an image's class number (webdataset's `key.cls`); they count as
     ignored too, since nothing but pretraining reads them.
     """
@@ -88,6 +93,7 @@ class Listing:
     items: list[Item] = field(default_factory=list)
     class_files: list[Item] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    unreachable: set[str] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
@@ -225,21 +231,36 @@ def _add_folder(listing: Listing, folder: Path) -> None:
             with os.scandir(place) as entries:
                 for entry in entries:
                     path = prefix + entry.name
-                    if _is_folder(entry):
+                    try:
+                        is_folder = _is_folder(entry)
+                    except OSError as error:  # whatever its suffix is: a link that leads nowhere may have been a folder
+                        add_unreachable(listing, _printable(path), error.strerror or str(error))
+                        continue
+                    if is_folder:
                         pending.append((entry.path, path + "/", (*parents, here)))
                     else:
                         _add_file(listing, entry.path, path)
         except OSError as error:
             if not prefix:
                 raise ClzooError(f"{folder} cannot be read: {error.strerror or error}.") from error
-            listing.failures.append(Failure(_printable(prefix.rstrip("/")), None, None, error.strerror or str(error)))
+            add_unreachable(listing, _printable(prefix.rstrip("/")), error.strerror or str(error))
+
+
+def add_unreachable(
+    listing: Listing, path: str, reason: str, size: int | None = None, mtime_ns: int | None = None
+) -> None:
+    """Name a path that could not be reached."""
+    listing.failures.append(Failure(path, size, mtime_ns, reason))
+    listing.unreachable.add(path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself; _add_file finds the reason
-        return False
+    """Whether an entry is a folder, or a link to one.
+
+    Raises:
+        OSError: it cannot be reached; `entry.is_dir` says no to a link that leads nowhere.
+    """
+    return stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
 
 
 def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = False) -> None:
@@ -253,8 +274,8 @@ def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = Fals
         return
     try:
         status = os.stat(file)  # noqa: PTH116
-    except OSError as error:  # a broken link, a symlink loop, gone meanwhile
-        listing.failures.append(Failure(path, None, None, error.strerror or str(error)))
+    except OSError as error:  # a listed file that is not there, a broken link, a disk that fails, gone meanwhile
+        add_unreachable(listing, path, error.strerror or str(error))
         return
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         listing.failures.append(Failure(path, None, status.st_mtime_ns, "not a regular file"))
@@ -272,7 +293,7 @@ def _add_shard(listing: Listing, file: str, path: str) -> None:
         with open(file, "rb") as opened:  # noqa: PTH123
             add_members(listing, Item(path, size, mtime_ns, file, None), read_headers(opened))
     except OSError as error:
-        listing.failures.append(Failure(path, size, mtime_ns, f"damaged shard: {error.strerror or error}"))
+        add_unreachable(listing, path, f"damaged shard: {error.strerror or error}", size, mtime_ns)
 
 
 def read_headers(shard: BinaryIO) -> Iterator[Member]:
@@ -349,10 +370,17 @@ def _add_lines(listing: Listing, source: Path) -> None:
             listing.ignored[REPEATED] += 1
             continue
         seen.add(path)
-        if file.is_dir():
+        if _is_folder_at(file):
             listing.failures.append(Failure(path, None, None, "a folder; a text file names images"))
         else:
             _add_file(listing, str(file), path, any_suffix=True)
+
+
+def _is_folder_at(file: Path) -> bool:
+    try:
+        return file.is_dir()
+    except OSError:  # not even that can be known; _add_file finds the reason
+        return False
 
 
 def _printable(path: str) -> str:

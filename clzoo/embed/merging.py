@@ -11,6 +11,7 @@ import numpy as np
 
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
+from clzoo.embed.plan import check_removals
 from clzoo.embed.shards import Shard
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
@@ -21,7 +22,7 @@ log = logging.getLogger("clzoo")
 _SAME = ("weights_sha256", "preprocessing", "dim", "dtype", "normalized", "labels", "root", "source")
 
 
-def merge_stores(out: str | Path, folders: Sequence[str | Path]) -> Store:
+def merge_stores(out: str | Path, folders: Sequence[str | Path], *, allow_removals: bool = False) -> Store:
     """Join the finished shares of one source into one store: one segment in path order, all errors, not a share itself.
 
     The shares stay as they are. The same merge again changes nothing; with shares that were updated meanwhile it makes
@@ -30,10 +31,11 @@ def merge_stores(out: str | Path, folders: Sequence[str | Path]) -> Store:
     Args:
         out: folder of the store to make, or of an earlier merge of the same source.
         folders: one store for each share, in any order.
+        allow_removals: let an earlier merge lose more than a tenth of its rows.
 
     Raises:
         ClzooError: a share is missing, unfinished or there twice; shares of different models, settings or sources;
-            `out` is something else, or written by another process.
+            `out` is something else, or written by another process, or would lose more than a tenth of its rows.
     """
     out = Path(out)
     stores = _checked([Path(folder) for folder in folders])
@@ -43,14 +45,14 @@ def merge_stores(out: str | Path, folders: Sequence[str | Path]) -> Store:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with store_lock(out):
-            return write_merged(out, stores)
+            return write_merged(out, stores, allow_removals=allow_removals)
     except OSError as error:
         raise ClzooError(
             f"{out} cannot be written: {error.strerror or error}. Nothing half-merged counts; the same command again."
         ) from error
 
 
-def write_merged(out: Path, stores: Sequence[Store]) -> Store:
+def write_merged(out: Path, stores: Sequence[Store], *, allow_removals: bool) -> Store:
     """As `merge_stores`, of stores that fit together; the caller holds the lock of `out`."""
     manifest = _merged_manifest(stores)
     errors = sorted((error for store in stores for error in known_errors(store)), key=lambda failure: failure.path)
@@ -61,6 +63,9 @@ def write_merged(out: Path, stores: Sequence[Store]) -> Store:
             log.info("%s holds these rows already", out)
             StoreWriter(out, old.manifest, errors).delete_unnamed()  # of a merge that was killed right after its swap
             return old
+        named = [failure.path for failure in errors]
+        gone = set(old.paths).difference(named, *(store.paths for store in stores))
+        check_removals(out, len(gone), len(old), allowed=allow_removals)
         manifest = replace(manifest, generation=old.generation, errors_generation=old.manifest.errors_generation)
     # The old store stays whole until the one swap that makes the new one count.
     writer = StoreWriter(out, manifest, errors=None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from clzoo.data.sources import Failure, Listing, list_images
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.embed.gpu import compile_pays
 from clzoo.embed.manifest import STORE_DTYPES
-from clzoo.embed.plan import fresh_manifest
+from clzoo.embed.plan import check_removals, fresh_manifest
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.run import Run
 from clzoo.embed.shards import Shard
@@ -37,7 +38,7 @@ _NAMED_FAILURES = 5  # in the log; all are in errors.parquet
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did. `embedded + unchanged == rows`; `embedded + unchanged + failed == images` of the source."""
+    """What a run did. `embedded + unchanged + kept == rows`; `embedded + unchanged + failed == images`."""
 
     store: Path
     model: str
@@ -46,6 +47,7 @@ class Summary:
     embedded: int  # new and changed images
     unchanged: int
     dropped: int  # rows whose file is gone
+    kept: int  # rows of the store where the source could not be reached
     failed: int  # named in errors.parquet
     ignored: dict[str, int]  # files that do not look like images, by suffix
     seconds: float  # embedding, without listing and loading the model
@@ -53,8 +55,8 @@ class Summary:
 
     @property
     def images(self) -> int:
-        """Images of the source, failed ones included."""
-        return self.rows + self.failed
+        """Images that the source was found to hold, failed ones included."""
+        return self.embedded + self.unchanged + self.failed
 
     @property
     def images_per_second(self) -> float:
@@ -69,16 +71,26 @@ class Summary:
                 "Repair or remove them and run again."
             )
 
+    def require_some(self) -> None:
+        """Raise ClzooError if there were images and every one failed."""
+        if self.failed and self.failed == self.images:
+            kept = f" {self.kept} rows of before are kept." if self.kept else ""
+            raise ClzooError(
+                f"none of the {self.failed} images could be embedded; the reasons are in {self.store / ERRORS}.{kept} "
+                "Is the disk mounted, are the paths right? The same command tries all of them again."
+            )
+
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {**dataclasses.asdict(self), "store": str(self.store), "images_per_second": self.images_per_second}
 
     def __str__(self) -> str:
         ignored = ", ".join(f"{count} {suffix}" for suffix, count in self.ignored.items())
+        kept = f"kept {self.kept} that cannot be reached, " if self.kept else ""
         return (
             f"{self.store}: {self.rows} vectors of {self.model}\n"
-            f"embedded {self.embedded}, unchanged {self.unchanged}, dropped {self.dropped}, failed {self.failed}, "
-            f"ignored {sum(self.ignored.values())}{f' ({ignored})' if ignored else ''}\n"
+            f"embedded {self.embedded}, unchanged {self.unchanged}, dropped {self.dropped}, {kept}"
+            f"failed {self.failed}, ignored {sum(self.ignored.values())}{f' ({ignored})' if ignored else ''}\n"
             f"{self.seconds:.1f} s, {self.images_per_second:.1f} img/s, {self.waiting:.0%} of the time waiting for data"
         )
 
@@ -96,6 +108,7 @@ def embed_folder(
     normalize: bool = True,
     labels: bool | None = None,
     strict: bool = False,
+    allow_removals: bool = False,
     shard: Shard | None = None,
     engine: str = "local",
     backend: str = "torch",
@@ -117,6 +130,8 @@ def embed_folder(
         normalize: divide each vector by its L2 norm.
         labels: keep the first sub-folder as a label; None: as the store has it, a new one without.
         strict: raise if an image failed, after all others were embedded and stored.
+        allow_removals: let the store lose more than a tenth of its rows, because their files are gone. Rows where the
+            source could not be reached are kept in any case.
         shard: embed this share of the source alone, into the folder `shard.folder(out)`; `merge_stores` joins them.
         engine: "local", or "ray" for the workers of a Ray cluster (`clzoo.embed.ray_engine`); then the encoder is given
             by name, and `device` is that of the workers.
@@ -131,12 +146,19 @@ def embed_folder(
 
     Raises:
         ClzooError: missing or empty source; a store of another model, preprocessing or kind; a store that another
-            process is writing; with `strict`, failed images.
+            process is writing; more than a tenth of its rows to be dropped; no image at all that could be embedded;
+            with `strict`, failed images.
     """
+
+    def check(dropped: int, rows: int) -> None:
+        place = local_out(out, source)
+        check_removals(shard.folder(place) if shard else place, dropped, rows, allowed=allow_removals)
+
     summary, failures = embed_share(
         source,
         encoder,
         out,
+        check=check,
         device=device,
         batch_size=batch_size,
         workers=workers,
@@ -151,6 +173,8 @@ def embed_folder(
         progress=progress,
     )
     report(summary, failures)
+    if shard is None or summary.failed > 1:  # a small share may by chance hold nothing but the one broken image
+        summary.require_some()
     if strict:
         summary.require_all()
     return summary
@@ -161,6 +185,7 @@ def embed_share(
     encoder: Encoder | str | Path,
     out: str | Path | None,
     *,
+    check: Callable[[int, int], None],
     device: str,
     batch_size: int | None,
     workers: int | None,
@@ -174,7 +199,11 @@ def embed_share(
     decode: str,
     progress: bool,
 ) -> tuple[Summary, list[Failure]]:
-    """As `embed_folder`; the failures are returned and not yet reported."""
+    """As `embed_folder`; the failures are returned and not yet reported.
+
+    Args:
+        check: is told how many rows would be dropped, of how many, before anything is written; raises to refuse.
+    """
     if store_dtype not in STORE_DTYPES:
         raise ClzooError(f"store_dtype must be fp16 or fp32, found {store_dtype!r}.")
     for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -223,7 +252,7 @@ def embed_share(
     clock = Clock()
     try:
         with store_lock(folder):
-            run = Run(folder, listing, fresh, encoder, labels)
+            run = Run(folder, listing, fresh, encoder, labels, check)
             is_long = compile_pays(encoder.device, len(run.plan.todo))
             settings = replace(settings, compile=backend == "auto" and is_long)
             started = time.perf_counter()
@@ -299,6 +328,7 @@ def _summary(run: Run, listing: Listing, seconds: float, clock: Clock) -> Summar
         embedded=run.embedded,
         unchanged=len(listing.items) - len(run.plan.todo),
         dropped=run.plan.dropped,
+        kept=run.plan.kept,
         failed=len(run.failures),
         ignored=dict(listing.ignored.most_common()),
         seconds=seconds,
@@ -310,5 +340,7 @@ def report(summary: Summary, failures: list[Failure]) -> None:
     """Name the first failures in the log, and count them."""
     for failure in failures[:_NAMED_FAILURES]:
         log.warning("%s: %s", failure.path, failure.reason)
+    if summary.kept:
+        log.warning("%d rows are kept although their images cannot be reached", summary.kept)
     if failures:
         log.warning("%d of %d images failed; all reasons: %s", len(failures), summary.images, summary.store / ERRORS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ from clzoo.embed.store import ITEMS_SCHEMA, Store
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 
+MOST_REMOVED = 10
+"""A run that would drop more than one row in so many asks first. (Our choice.)"""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,12 +29,16 @@ class Plan:
     alive: np.ndarray  # bool (N,): stored rows that still count
     changed: int  # stored rows whose file has another size or time now
     dropped: int  # stored rows whose file is no longer listed
+    kept: int  # stored rows that are not listed either, but lie where the source could not be reached; alive
 
 
 def make_plan(listing: Listing, store: Store | None) -> Plan:
-    """Compare by id, size and mtime_ns. Files that failed in an earlier run have no row, so they are tried again."""
+    """Compare by id, size and mtime_ns. Files that failed in an earlier run have no row, so they are tried again.
+
+    Rows at or below a path that could not be reached stay: unreachable is not deleted.
+    """
     if store is None or len(store) == 0:
-        return Plan(np.arange(len(listing.items)), np.zeros(0, bool), 0, 0)
+        return Plan(np.arange(len(listing.items)), np.zeros(0, bool), 0, 0, 0)
     order = np.argsort(store.ids)
     found = np.minimum(np.searchsorted(store.ids, listing.ids, sorter=order), len(order) - 1)
     row = order[found]  # of each listed item, where it has one
@@ -42,7 +50,37 @@ def make_plan(listing: Listing, store: Store | None) -> Plan:
     alive = np.zeros(len(store), bool)
     alive[row[same]] = True
     changed = int((known & ~same).sum())
-    return Plan(np.flatnonzero(~same), alive, changed, int((~alive).sum()) - changed)
+    kept = _unreachable_rows(listing, store, row[known])
+    alive[kept] = True
+    return Plan(np.flatnonzero(~same), alive, changed, int((~alive).sum()) - changed, len(kept))
+
+
+def _unreachable_rows(listing: Listing, store: Store, listed: np.ndarray) -> np.ndarray:
+    """The rows (k,) that were not listed and lie where the source could not be reached."""
+    if not listing.unreachable:
+        return np.empty(0, np.int64)
+    unlisted = np.setdiff1d(np.arange(len(store)), listed)
+    paths = store.items["path"].take(pa.array(unlisted)).to_pylist()
+    return unlisted[np.array([is_at_or_below(path, listing.unreachable) for path in paths], bool)]
+
+
+def is_at_or_below(path: str, places: Collection[str]) -> bool:
+    """Whether a path is one of the places, or lies below one."""
+    return path in places or any(str(parent) in places for parent in PurePosixPath(path).parents)
+
+
+def check_removals(folder: Path, dropped: int, rows: int, *, allowed: bool) -> None:
+    """Ask before a store loses more than one row in `MOST_REMOVED`.
+
+    Raises:
+        ClzooError: it would, and that was not allowed.
+    """
+    if dropped * MOST_REMOVED > rows and not allowed:
+        raise ClzooError(
+            f"{folder}: {dropped} of its {rows} images are no longer in the source, and their rows would be dropped. "
+            "Nothing was changed. Is a disk not mounted, a list cut off? If they were removed on purpose, add "
+            "--allow-removals (in Python: allow_removals=True)."
+        )
 
 
 def items_table(listing: Listing, positions: np.ndarray, labels: bool) -> pa.Table:

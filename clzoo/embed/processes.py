@@ -28,6 +28,7 @@ from clzoo.embed.compact import known_errors
 from clzoo.embed.manifest import MANIFEST, Segment
 from clzoo.embed.merging import write_merged
 from clzoo.embed.pipeline import Summary, embed_share, local_out, report
+from clzoo.embed.plan import check_removals
 from clzoo.embed.shards import Shard
 from clzoo.embed.store import open_store
 from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, store_lock
@@ -40,11 +41,12 @@ _CHUNK = 16 << 20  # bytes of vectors in memory at a time
 
 
 def embed_with_processes(
-    source: str | Path, encoder: str | Path, out: str | Path | None, **options: Any
+    source: str | Path, encoder: str | Path, out: str | Path | None, *, allow_removals: bool = False, **options: Any
 ) -> Summary | None:
     """`embed_folder` in every process that torchrun started; they share a file system.
 
     Args:
+        allow_removals: as of `embed_folder`; counted over all shares.
         options: all others of `embed_share`, but the shard.
 
     Returns:
@@ -69,17 +71,24 @@ def embed_with_processes(
         dist.barrier()
         share = Shard(rank + 1, total)
         _give_rows(folder, share)
-        part, _ = embed_share(source, encoder, folder, shard=share, **options)
+
+        def check(dropped: int, rows: int) -> None:
+            counts = torch.tensor([dropped, rows])
+            dist.all_reduce(counts)
+            check_removals(folder, *counts.tolist(), allowed=allow_removals)
+
+        part, _ = embed_share(source, encoder, folder, shard=share, check=check, **options)
         parts: list[Any] | None = [None] * total if first else None
         dist.gather_object(part, parts)  # also: waits until all are done
         if not first:
             return None
         assert parts is not None
-        merged = write_merged(folder, [open_store(summary.store) for summary in parts])
+        merged = write_merged(folder, [open_store(summary.store) for summary in parts], allow_removals=True)
         for summary in parts:
             _delete(summary.store)
     whole = _whole(parts, folder, merged.generation)
     report(whole, known_errors(merged))
+    whole.require_some()
     return whole
 
 
@@ -149,6 +158,7 @@ def _whole(parts: list[Summary], folder: Path, generation: int) -> Summary:
         embedded=sum(part.embedded for part in parts),
         unchanged=sum(part.unchanged for part in parts),
         dropped=sum(part.dropped for part in parts),
+        kept=sum(part.kept for part in parts),
         failed=sum(part.failed for part in parts),
         seconds=max(part.seconds for part in parts),
         waiting=sum(part.waiting for part in parts) / len(parts),

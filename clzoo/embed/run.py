@@ -44,7 +44,15 @@ class Run:
         failures: files that could not be embedded, in path order once finished.
     """
 
-    def __init__(self, folder: Path, listing: Listing, fresh: Manifest, encoder: Encoder, labels: bool | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        listing: Listing,
+        fresh: Manifest,
+        encoder: Encoder,
+        labels: bool | None,
+        check_removals: Callable[[int, int], None],
+    ) -> None:
         self._listing = listing
         self.embedded = 0
         self.failures: list[Failure] = list(listing.failures)
@@ -57,6 +65,7 @@ class Run:
         if store is not None:
             check_same_kind(folder, store.manifest, fresh, encoder)
         self.plan = make_plan(listing, store)
+        check_removals(self.plan.dropped, 0 if store is None else len(store))  # before anything is written
         if store is None:
             self.writer = StoreWriter(folder, replace(fresh, labels=bool(labels)), errors=None)
             self.writer.commit((), self.failures, complete=False)

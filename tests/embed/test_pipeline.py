@@ -136,12 +136,23 @@ def test_images_that_fail_are_named_with_reasons_and_tried_again(
     assert "cats/000.jpg" in open_store(tmp_path / "store").paths
 
 
-def test_a_batch_in_which_everything_fails_is_no_trouble(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_batch_in_which_everything_fails_is_no_trouble(images: Path, encoder: Encoder, tmp_path: Path) -> None:
+    for number in range(5):
+        (images / f"{number}.jpg").write_bytes(b"x")
+    summary = embed(images, encoder, tmp_path / "store", batch_size=2)
+    assert (summary.rows, summary.failed) == (24, 5)
+
+
+def test_a_source_of_which_nothing_can_be_embedded_is_an_error_after_all_were_named(
+    encoder: Encoder, tmp_path: Path
+) -> None:
     for number in range(5):
         (tmp_path / f"{number}.jpg").write_bytes(b"x")
-    summary = embed(tmp_path, encoder, tmp_path / "store", batch_size=2)
-    assert (summary.rows, summary.failed) == (0, 5)
-    assert open_store(tmp_path / "store").embeddings().shape == (0, encoder.dim)
+    with pytest.raises(ClzooError, match="none of the 5 images could be embedded"):
+        embed(tmp_path, encoder, tmp_path / "store", batch_size=2)
+    store = open_store(tmp_path / "store")
+    assert store.embeddings().shape == (0, encoder.dim)
+    assert len(store.errors()) == 5
 
 
 def test_strict_raises_after_everything_else_is_stored(images: Path, encoder: Encoder, tmp_path: Path) -> None:
@@ -154,8 +165,9 @@ def test_strict_raises_after_everything_else_is_stored(images: Path, encoder: En
 def test_a_feature_that_is_not_finite_is_a_failure(images: Path, tmp_path: Path) -> None:
     encoder = small_encoder()
     encoder.module.register_forward_hook(lambda module, inputs, output: output * 1e9)
-    summary = embed(images, encoder, tmp_path / "store", normalize=False)
-    assert (summary.rows, summary.failed) == (0, 24)
+    with pytest.raises(ClzooError, match="none of the 24 images"):
+        embed(images, encoder, tmp_path / "store", normalize=False)
+    assert len(open_store(tmp_path / "store").errors()) == 24
     assert "--store-dtype fp32" in open_store(tmp_path / "store").errors()[0]["reason"]
     assert embed(images, encoder, tmp_path / "fp32", normalize=False, store_dtype="fp32").rows == 24
 

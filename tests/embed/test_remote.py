@@ -122,7 +122,9 @@ def test_a_shard_that_was_rewritten_is_embedded_anew_and_the_others_are_not(
     first = embed("memory://shards", encoder, tmp_path / "store")
     new = {"x.png": make_image(tmp_path / "new.png", np.random.default_rng(5)).read_bytes()}
     memory.pipe("/shards/b.tar", make_shard(tmp_path / "b.tar", new).read_bytes())
-    summary = embed("memory://shards", encoder, tmp_path / "store")
+    with pytest.raises(ClzooError, match="--allow-removals"):
+        embed("memory://shards", encoder, tmp_path / "store")
+    summary = embed("memory://shards", encoder, tmp_path / "store", allow_removals=True)
     in_b = sum(path.startswith("b.tar/") for path in open_store(tmp_path / "store").paths)
     assert (in_b, summary.embedded, summary.rows) == (1, 1, summary.unchanged + 1)
     assert summary.dropped == first.rows - summary.unchanged
@@ -251,7 +253,8 @@ def test_half_an_image_is_not_taken_for_a_whole_one(
 ) -> None:
     real = MemoryFileSystem.cat_file
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda self, path, **options: real(self, path)[:200])
-    embed(bucket, encoder, tmp_path / "store")
+    with pytest.raises(ClzooError, match="none of the 24 images"):
+        embed(bucket, encoder, tmp_path / "store")
     errors = open_store(tmp_path / "store").errors()
     assert len(errors) == 24
     assert "200 bytes came, " in errors[0]["reason"]
