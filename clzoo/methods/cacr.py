@@ -14,7 +14,7 @@ from clzoo.distributed import gather, gather_constant
 from clzoo.errors import ClzooError
 from clzoo.losses import cacr, cacr_momentum, cacr_queue
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import Queue, cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
@@ -46,6 +46,7 @@ class CACROptions(Table):
     # form C
     temperature: float = Field(1.0, gt=0)
     predictor: list[int] | None = None
+    predictor_last_norm: LastNorm = "none"  # ViTs: batch_without_affine
 
 
 def create_cacr(backbone: nn.Module, feature_dim: int, options: CACROptions) -> nn.Module:
@@ -130,7 +131,7 @@ class CACRMomentum(MomentumHost):
         super().__init__(
             backbone,
             mlp([feature_dim, *options.projector], last_norm="batch_without_affine"),
-            mlp([options.projector[-1], *options.predictor]),
+            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
         )
         self.options = options
 

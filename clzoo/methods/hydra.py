@@ -16,7 +16,7 @@ from torch import nn
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import hydra_pair, info_nce_keys
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
@@ -67,7 +67,11 @@ class HydraOptions(Table):
 
 
 class HydraMoCoOptions(Table):
-    """`method:` of a Hydra-MoCo recipe: (L_ins + beta L_pair + alpha L_cls) / (1 + alpha + beta)."""
+    """`method:` of a Hydra-MoCo recipe: (L_ins + beta L_pair + alpha L_cls) / (1 + alpha + beta).
+
+    The authors' projector ends in LayerNorm and their predictor without a norm; MoCo v3's ViT heads end in BatchNorm
+    without affine, which keeps gates from closing.
+    """
 
     name: Literal["hydra_moco"]
     temperature: float = Field(0.2, gt=0)
@@ -79,6 +83,8 @@ class HydraMoCoOptions(Table):
     momentum: float = Field(0.99, ge=0, le=1)
     projector: list[int] = Field(min_length=1)
     predictor: list[int] = Field(min_length=1)
+    projector_last_norm: LastNorm = "layer"
+    predictor_last_norm: LastNorm = "none"
     group: int | None = Field(None, gt=1)
 
 
@@ -192,8 +198,8 @@ class HydraMoCo(MomentumHost):
     def __init__(self, backbone: nn.Module, feature_dim: int, options: HydraMoCoOptions, classes: int) -> None:
         super().__init__(
             backbone,
-            mlp([feature_dim, *options.projector], last_norm="layer"),
-            mlp([options.projector[-1], *options.predictor]),
+            mlp([feature_dim, *options.projector], last_norm=options.projector_last_norm),
+            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
         )
         self.pair_loss = PairLoss(classes, options.predictor[-1], options)
         self.options = options

@@ -9,20 +9,24 @@ from torch import nn
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.schema import Table
 
 
 class MoCoV3Options(Table):
-    """`method:` of a MoCo v3 recipe; `momentum` rises to 1 along a cosine."""
+    """`method:` of a MoCo v3 recipe; `momentum` rises to 1 along a cosine.
+
+    predictor_last_norm: "none" with ResNets, "batch_without_affine" with ViTs, as published.
+    """
 
     name: Literal["mocov3"]
     temperature: float = Field(gt=0)
     momentum: float = Field(0.99, ge=0, le=1)
     projector: list[int] = Field(min_length=1)
     predictor: list[int] = Field(min_length=1)
+    predictor_last_norm: LastNorm = "none"
 
 
 class MoCoV3(MomentumHost):
@@ -34,7 +38,7 @@ class MoCoV3(MomentumHost):
         super().__init__(
             backbone,
             mlp([feature_dim, *options.projector], last_norm="batch_without_affine"),
-            mlp([options.projector[-1], *options.predictor]),
+            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
         )
         self.options = options
 

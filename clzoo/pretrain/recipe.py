@@ -23,6 +23,7 @@ class Backbone(Table):
 
     batchnorm_groups: statistics over so many groups of the batch (one device's stand-in for shuffled BatchNorm).
     zero_init_last: whether a ResNet's residual branches start at zero; None: timm's default, true (torchvision: false).
+    init: "mocov3" draws a ViT's weights as MoCo v3 does; None: timm's own.
     sincos_positions: fixed sine-cosine positions in a ViT; frozen: parameters that are not trained, by prefix.
     """
 
@@ -34,6 +35,7 @@ class Backbone(Table):
     stem_pool: bool = False
     batchnorm_groups: int = Field(1, ge=1)
     zero_init_last: bool | None = None
+    init: Literal["mocov3"] | None = None
     sincos_positions: bool = False
     frozen: list[str] = Field(default_factory=list)
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from small_recipes import small_recipe
+from torch import nn
 
 from clzoo.assets import HUB, RECIPES
 from clzoo.errors import ClzooError
@@ -170,6 +171,58 @@ def test_hydras_preset_has_the_wide_deep_stem():
             64,
             128,
         ]  # timm doubles it in the last
+
+
+@pytest.mark.parametrize(("name", "std"), [("hydra_moco_in1k", 0.051), ("cacr_in1k_vit", 0.036)])
+def test_vits_start_as_moco_v3s(name, std):
+    b = load_recipe(find_recipe(name)).backbone
+    torch.manual_seed(0)
+    vit = build_backbone(b.model_copy(update={"model_args": {**b.model_args, "depth": 2}}))
+    for block in vit.blocks:
+        assert block.attn.qkv.weight.std().item() == pytest.approx(std, abs=5e-4)
+        assert (block.attn.qkv.bias == 0).all()
+    patch, width = vit.patch_embed.proj, vit.embed_dim
+    bound = (6 / (3 * 16 * 16 + width)) ** 0.5
+    assert patch.weight.abs().max().item() == pytest.approx(bound, rel=1e-3)
+    assert patch.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.01)
+    assert (patch.bias == 0).all()
+    assert patch.weight.requires_grad == (name == "cacr_in1k_vit")  # CACR's learns, Hydra-MoCo's is frozen
+    assert not vit.pos_embed.requires_grad
+
+
+def test_cacrs_vit_heads_end_in_batchnorm_without_affine_and_bias():
+    method = build_method(small_recipe("cacr_in1k_vit"), classes=None)
+    for head, layers in ((method.projector, 3), (method.predictor, 2)):
+        linear = [layer for layer in head if isinstance(layer, nn.Linear)]
+        assert len(linear) == layers
+        assert linear[-1].bias is None
+        assert isinstance(head[-1], nn.BatchNorm1d)
+        assert not head[-1].affine
+
+
+def test_hydra_mocos_projector_ends_in_layernorm_and_its_predictor_without_a_norm():
+    method = build_method(small_recipe("hydra_moco_in1k"), classes=3)
+    assert isinstance(method.projector[-1], nn.LayerNorm)
+    assert isinstance(method.predictor[-1], nn.Linear)
+    overrides = [f"method.{head}_last_norm=batch_without_affine" for head in ("projector", "predictor")]
+    as_mocov3 = build_method(small_recipe("hydra_moco_in1k", *overrides), classes=3)
+    assert all(
+        isinstance(h[-1], nn.BatchNorm1d) and not h[-1].affine for h in (as_mocov3.projector, as_mocov3.predictor)
+    )
+
+
+@pytest.mark.parametrize("name", ["cacr_in1k_vit", "hydra_moco_in1k"])
+def test_adamw_decays_every_parameter_of_the_vits(name):
+    recipe = small_recipe(name)
+    method = build_method(recipe, classes=3)
+    groups = create_optimizer(method, recipe).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] == 0.1 for p in group["params"]}
+    assert {id(p) for p in method.parameters() if p.requires_grad} <= decayed
+
+
+def test_moco_v3s_initial_weights_are_for_vits():
+    with pytest.raises(ClzooError, match=r"backbone\.init=mocov3 is for ViTs"):
+        build_method(small_recipe("simclr_cifar10", "backbone.init=mocov3"), classes=None)
 
 
 def test_local_crops_are_a_view_group_of_another_size():
