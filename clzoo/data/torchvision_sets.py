@@ -21,8 +21,8 @@ def open_torchvision_set(name: str, root: Path, split: str, *, download: bool = 
 
     Args:
         name: "cifar10", "cifar100" or "stl10".
-        split: "pretrain", "train" or "test". The first two differ for STL-10 alone: its 100,000 unlabelled images are
-            for pretraining, its 5,000 labelled ones for probes.
+        split: "pretrain", "train" or "test". The first two differ for STL-10 alone: its 5,000 labelled and 100,000
+            unlabelled images, in this order and without labels, are for pretraining, the labelled ones for probes.
         download: fetch the files into `root` if they are not there.
 
     Raises:
@@ -32,7 +32,7 @@ def open_torchvision_set(name: str, root: Path, split: str, *, download: bool = 
 
     dataset_class: Any = getattr(datasets, name.upper())
     if name == "stl10":
-        arguments: dict[str, Any] = {"split": "unlabeled" if split == "pretrain" else split}
+        arguments: dict[str, Any] = {"split": "train+unlabeled" if split == "pretrain" else split}
     else:
         arguments = {"train": split != "test"}
     try:

@@ -147,7 +147,7 @@ def open_training_set(
         name: the recipe's data set, such as "cifar10"; it tells which of torchvision's sets to look for.
         path: a folder of images, of tar shards, of a pack, or of torchvision's files; a .tar file; or hf-hub:ORG/NAME.
         size: side in pixels at which a resident set is held: shorter side resized to it, centre cut out.
-        split: "pretrain" is "train", except of STL-10, whose unlabelled images it is.
+        split: "pretrain" is "train", except of STL-10, whose labelled and unlabelled images it is.
         subset: "linear", "exponential" or "longtail-R" (see clzoo.data.imbalance), of the split "pretrain" alone.
         budget: bytes up to which the set is held in memory; 0 to stream it.
         download: fetch a missing torchvision data set into `path`.

@@ -101,10 +101,10 @@ def test_the_name_tells_which_of_two_sets_in_one_folder_is_meant(cifar10, cifar1
     assert len(open_training_set("cifar100", root, 32)) == 100
 
 
-def test_stl10_is_pretrained_on_its_unlabelled_images_and_probed_on_the_others(stl10):
+def test_stl10_is_pretrained_on_its_labelled_and_unlabelled_images_and_probed_on_the_labelled(stl10):
     root, images = stl10
     pretrain = open_training_set("stl10", root, 96)
-    assert np.array_equal(pretrain.pixels, images["unlabeled"])
+    assert np.array_equal(pretrain.pixels, np.concatenate([images["train"], images["unlabeled"]]))
     assert pretrain.labels is None
     train = open_training_set("stl10", root, 96, split="train")
     assert np.array_equal(train.pixels, images["train"])
