@@ -23,6 +23,7 @@ from torch import nn
 
 from clzoo.augment import ViewPolicy, make_view
 from clzoo.augment.rows import to_device
+from clzoo.data.classes import with_classes_of
 from clzoo.data.stream import crops_on_host, stream_crops
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
@@ -284,16 +285,8 @@ def _require_finite(loss: float, step: int, steps: int, settings: ClassifierSett
 
 
 def _labels(train: TrainingSet, test: TrainingSet, settings: ClassifierSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """int64 (N,) and (Q,), once it is clear that they mean the same classes."""
-    labels, truth = (torch.from_numpy(images.require_labels(settings.key)) for images in (train, test))
-    if train.classes == test.classes:
-        return labels, truth
-    differences = [
-        f"only {one.origin} has {', '.join(sorted(extra))}"
-        for one, other in ((train, test), (test, train))
-        if (extra := set(one.classes) - set(other.classes))
-    ]
-    raise ClzooError(
-        f"{settings.key} needs the same classes in train and test: "
-        f"{'; '.join(differences) or 'their order differs'}. Expected the same class folders in both."
-    )
+    """int64 (N,) and (Q,), both counted in the classes of `train`."""
+    for images in (train, test):
+        images.require_labels(settings.key)
+    labels, truth = (with_classes_of(train, images).labels for images in (train, test))
+    return torch.as_tensor(labels), torch.as_tensor(truth)

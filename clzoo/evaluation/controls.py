@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clzoo.config import ModelConfig
+from clzoo.data.classes import with_classes_of
 from clzoo.data.parallel import usable_cores
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
@@ -38,10 +39,23 @@ def encode_all(encoder: Encoder, images: TrainingSet) -> torch.Tensor:
     return torch.cat([encoder.encode(batch) for batch in pixel_batches(encoder, images)])
 
 
+def knn_labels(train: TrainingSet, test: TrainingSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels of the bank (N,) and of the queries (Q,), both counted in the classes of `train`.
+
+    Raises:
+        ClzooError: no labels, or the two have different classes.
+    """
+    labels = train.require_labels("k-NN")
+    test.require_labels("k-NN")
+    truth = with_classes_of(train, test).labels
+    assert truth is not None  # as required above
+    return torch.from_numpy(labels), torch.from_numpy(truth)
+
+
 def model_knn(encoder: Encoder, train: TrainingSet, test: TrainingSet) -> float:
     """k-NN accuracy (percent) of an encoder's features: bank `train`, queries `test`."""
     bank, queries = encode_all(encoder, train), encode_all(encoder, test)
-    labels, truth = (torch.from_numpy(part.require_labels("k-NN")).to(bank.device) for part in (train, test))
+    labels, truth = (labels.to(bank.device) for labels in knn_labels(train, test))
     return knn_accuracy(bank, labels, queries, truth)
 
 
@@ -69,11 +83,11 @@ def pixel_knn(train: TrainingSet, test: TrainingSet) -> float:
     """
     if train.pixels is None or test.pixels is None:
         raise ClzooError(f"the k-NN of raw pixels is for sets that fit in memory; {train.origin} does not.")
+    labels, truth = knn_labels(train, test)
     mean = train.pixels.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
     bank, queries = (
         torch.from_numpy((pixels - mean).reshape(len(pixels), -1)) for pixels in (train.pixels, test.pixels)
     )
-    labels, truth = (torch.from_numpy(part.require_labels("k-NN")) for part in (train, test))
     return knn_accuracy(bank, labels, queries, truth)
 
 

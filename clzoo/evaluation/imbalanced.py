@@ -78,7 +78,7 @@ def evaluate_imbalanced(
         ClzooError: a subset that leaves fewer than two classes or fewer images than k-NN's k, classes that differ,
             features that are not finite.
     """
-    check_splits(train, test)
+    test = check_splits(train, test)
     counts = kept_counts(train)
     for name in subsets:
         _check_size(name, class_sizes(counts, name), train.origin)

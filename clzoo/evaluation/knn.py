@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from clzoo.data.classes import with_classes_of
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.neighbors import nearest
@@ -57,7 +58,7 @@ def evaluate_knn(
     """Accuracy on `test` with `train` as the bank; the neighbors are found once, for the largest k.
 
     Raises:
-        ClzooError: k larger than the bank, or features that are not finite.
+        ClzooError: classes that differ, k larger than the bank, or features that are not finite.
     """
     for protocol in protocols:
         if protocol.k > len(train):
@@ -66,6 +67,7 @@ def evaluate_knn(
                 f"{protocol.id}: k-NN with k={protocol.k} needs at least {protocol.k} bank images, found {len(train)} "
                 f"in {train.origin}. Ask for another protocol: --protocol {others}"
             )
+    test = with_classes_of(train, test)
     largest = max(protocol.k for protocol in protocols)
     similarity, rows = nearest(train.x, test.x, largest, device=device)
     neighbor_labels = train.labels[rows]  # (Q, k)

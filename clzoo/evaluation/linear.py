@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from clzoo.data.classes import with_classes_of
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.results import Outcome, Result
@@ -73,7 +74,7 @@ def evaluate_linear(train: Features, test: Features, *, seeds: tuple[int, ...], 
         ClzooError: classes that differ, fewer than two, a class with one image or with test images alone, features
             that are not finite.
     """
-    check_splits(train, test)
+    test = check_splits(train, test)
     for name, images, tested in zip(train.classes, _counts(train), _counts(test), strict=True):
         if images == 1 or (images == 0 and tested > 0):
             raise ClzooError(
@@ -92,18 +93,13 @@ def evaluate_linear(train: Features, test: Features, *, seeds: tuple[int, ...], 
     return Outcome(results, {**details, **accuracies[0].to_json()})
 
 
-def check_splits(train: Features, test: Features) -> None:
-    """Refuse splits that no classifier can be fitted and tested on.
+def check_splits(train: Features, test: Features) -> Features:
+    """`test` with its labels counted in the classes of `train`; refuses what no classifier can be fitted and tested on.
 
     Raises:
         ClzooError: classes that differ, fewer than two with images, features that are not finite.
     """
-    if train.classes != test.classes:
-        differ = sorted(set(train.classes) ^ set(test.classes))
-        raise ClzooError(
-            f"the classes of {train.origin} and {test.origin} differ: {', '.join(differ[:5]) or 'another order'}. "
-            "Give both splits the same class folders."
-        )
+    test = with_classes_of(train, test)
     if (found := sum(count > 0 for count in _counts(train))) < 2:
         raise ClzooError(
             f"{train.origin} has images of {found} class{'es' * (found == 0)}; a classifier needs at least 2. "
@@ -115,6 +111,7 @@ def check_splits(train: Features, test: Features) -> None:
                 f"features of {split.origin} are not finite (NaN or infinity): the encoder is broken. "
                 "Type: clzoo verify NAME"
             )
+    return test
 
 
 def linear_scores(

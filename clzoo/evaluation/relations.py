@@ -20,6 +20,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 from scipy.stats import spearmanr
 
+from clzoo.data.classes import places_by_name
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.results import Outcome, Result
@@ -237,7 +238,8 @@ def evaluate_relations(
     classes; each is drawn CONTROL_DRAWS times a seed.
 
     Args:
-        filter_classes: names of the filter's classes, in its order; None, or mere numbers: those of `test`, if as many.
+        filter_classes: names of the filter's classes, in its order; None where nobody recorded them: those of `test`,
+            if as many, with a warning.
             Gates of more or fewer classes than `test` has are passed over with a warning.
         taxonomy: what `read_taxonomy` takes; default the shipped one that covers the classes, if there is one.
 
@@ -288,18 +290,20 @@ def _gates_of(filter: FeatureFilter, names: Sequence[str] | None, classes: tuple
     if len(gates) != len(classes):
         log.warning("the gates are of %d other classes than the data's %d: not related", len(gates), len(classes))
         return None
-    numbers = [str(number) for number in range(len(classes))]  # how shards with class numbers name their classes
-    if names is None or numbers in (list(names), list(classes)):
+    if names is None:
+        log.warning("the names of the gates' classes were not recorded: gate i is taken for class i of the data")
         return gates
-    place = {name: number for number, name in enumerate(names)}
-    if missing := [name for name in classes if name not in place]:
-        unused = [name for name in names if name not in classes]
+    place = places_by_name(classes, names)
+    if place is None:
+        missing, unused = (
+            [name for name in one if name not in other] for one, other in ((classes, names), (names, classes))
+        )
         raise ClzooError(
             f"the gates are not of the data's classes: there is none for {missing[0]}, but one for {unused[0]} "
             f"({len(missing)} of {len(classes)} differ). Name the class folders as in pretraining, or leave out the "
             "protocol relations."
         )
-    return gates[[place[name] for name in classes]]
+    return gates[torch.from_numpy(place)]
 
 
 def taxonomy_order(names: Sequence[str], taxonomy: dict[str, str]) -> np.ndarray:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clzoo.data.classes import places_by_name, with_classes_of
 from clzoo.data.collection import Collection
 from clzoo.data.imbalance import check_subset, class_sizes
 from clzoo.data.opening import open_labelled, open_split
@@ -165,7 +166,7 @@ def parse_protocols(protocols: str | Sequence[str]) -> list[str]:
 
 
 def open_splits(data: DataSource) -> tuple[Collection, Collection]:
-    """The train and the test split.
+    """The train and the test split, the labels of both counted in the classes of train.
 
     Raises:
         ClzooError: a split is missing, has no labels, or the two have other classes.
@@ -176,13 +177,7 @@ def open_splits(data: DataSource) -> tuple[Collection, Collection]:
         train, test = open_labelled(data["train"], "train"), open_labelled(data["test"], "test")
     else:
         train, test = open_split(data, "train"), open_split(data, "test")
-    if train.classes != test.classes:
-        only_train, only_test = set(train.classes) - set(test.classes), set(test.classes) - set(train.classes)
-        raise ClzooError(
-            f"{train.origin} and {test.origin} differ in their classes: only in train {_some(only_train)}; only in "
-            f"test {_some(only_test)}. Give both splits the same class folders."
-        )
-    return train, test
+    return train, with_classes_of(train, test)
 
 
 def title_of(data: DataSource) -> str:
@@ -276,11 +271,18 @@ def _pretrained_on(job: _Job) -> tuple[str, np.ndarray] | None:
     recipe = job.subject.recipe
     if recipe is None or recipe.data.subset is None:
         return None
-    kept = np.array(
-        class_sizes(
-            np.bincount(job.train.labels.numpy(), minlength=len(job.train.classes)).tolist(), recipe.data.subset
-        )
-    )
+    classes = job.train.classes
+    pretrained = job.subject.classes or classes  # a subset thins them in the order that pretraining knew
+    place = places_by_name(classes, pretrained)
+    if place is None:
+        log.warning(
+            "%s was pretrained on other classes than those of %s, so classes are not grouped by pretraining frequency",
+            job.subject.title, job.train.origin,
+        )  # fmt: skip
+        return None
+    counts = np.zeros(len(classes), np.int64)
+    counts[place] = np.bincount(job.train.labels.numpy(), minlength=len(classes))
+    kept = np.array(class_sizes(counts.tolist(), recipe.data.subset))[place]
     if job.subject.images is not None and job.subject.images != kept.sum():
         log.warning(
             "%s was pretrained on %d images; %s of %s would be %d, so classes are not grouped by pretraining frequency",
@@ -316,7 +318,3 @@ def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: fl
     }
     arrays = {name: array for outcome in outcomes.values() for name, array in outcome.arrays.items()}
     return Evaluation(metrics, arrays)
-
-
-def _some(names: set[str]) -> str:
-    return (", ".join(sorted(names)[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from clzoo.data.classes import with_classes_of
 from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
@@ -67,7 +68,7 @@ def pretrain(
     optimizer = create_optimizer(method, recipe)
     first_step, seconds_before = _restore(out, method, optimizer)
     if init is not None and first_step == 0:
-        start_from(method, init)
+        start_from(method, init, None if images.labels is None else images.classes)
     if recipe.compile:
         method.backbone.compile()
     model = for_processes(method, target)
@@ -86,7 +87,7 @@ def pretrain(
 
     share = recipe.schedule.accumulate
     knn_every = recipe.monitor.knn_every_epochs
-    queries = _queries(data, recipe) if knn_every else images
+    queries = _queries(data, recipe, images) if knn_every else images
     batches = feed(images, recipe, steps, first_step, target)
     alone = train_alone(out) if rank() == 0 else contextlib.nullcontext()
     with alone, stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
@@ -131,10 +132,14 @@ def pretrain(
     return True
 
 
-def _queries(data: str | Path, recipe: Recipe) -> TrainingSet:
-    """The test split, for the online k-NN."""
+def _queries(data: str | Path, recipe: Recipe, train: TrainingSet) -> TrainingSet:
+    """The test split for the online k-NN, with the classes of the images that are trained on."""
+    who = f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs}"
+    train.require_labels(who)
     try:
-        return open_training_set(recipe.data.name, data, recipe.data.size, split="test")
+        test = open_training_set(recipe.data.name, data, recipe.data.size, split="test")
+        test.require_labels(who)
+        return with_classes_of(train, test)
     except ClzooError as error:
         raise ClzooError(
             f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs} needs a test split. {error} "

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from clzoo.data.classes import places_by_name, some
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
 from clzoo.zoo.loading import locate, read_encoder
@@ -20,16 +21,20 @@ PRETRAINING_STATE = "pretrain.safetensors"
 """Beside an entry's model.safetensors: heads, gates, queue, momentum encoder."""
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
+_TABLE = "filter.label_embedding.weight"  # (C, width): a row of each class
 
 log = logging.getLogger("clzoo")
 
 
-def start_from(method: Any, name_or_path: str) -> None:
+def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) -> None:
     """Load an encoder into `method.backbone`, strictly, and what its entry kept of the pretraining into the rest.
 
     Heads, queue and momentum encoder come from the entry's `pretrain.safetensors` where it lies beside the weights and
     fits this method tensor by tensor; else they start fresh (a momentum backbone then starts as the backbone), and it
-    is said which.
+    is said which. Gates are given to the classes by name; gates of other classes do not fit.
+
+    Args:
+        classes: names of the classes of the images, in the order of their numbers; None without labels.
 
     Raises:
         ClzooError: the encoder's architecture is not the recipe's.
@@ -49,7 +54,7 @@ def start_from(method: Any, name_or_path: str) -> None:
     method.backbone.load_state_dict(found)
     path = found_files.weights.with_name(PRETRAINING_STATE)
     rest = {k: v for k, v in method.state_dict().items() if not k.startswith("backbone.")}
-    kept = load_file(path) if path.is_file() else {}
+    kept = _with_gates_by_name(load_file(path), class_names(path), classes) if path.is_file() else {}
     if kept.keys() == rest.keys() and all(kept[k].shape == rest[k].shape for k in rest):
         method.load_state_dict({**kept, **{f"backbone.{k}": v for k, v in found.items()}})
         log.info("started from %s with its heads and all other state of the pretraining", name_or_path)
@@ -61,6 +66,21 @@ def start_from(method: Any, name_or_path: str) -> None:
         name_or_path,
         " and queue" if hasattr(method, "queue") else "",
     )
+
+
+def _with_gates_by_name(
+    kept: dict[str, torch.Tensor], names: Sequence[str] | None, classes: Sequence[str] | None
+) -> dict[str, torch.Tensor]:
+    """The kept state with the rows of Hydra's table in the order of `classes`; empty if it has other ones."""
+    table = next((name for name in kept if name.endswith(_TABLE)), None)
+    if table is None or names is None or classes is None:
+        return kept
+    place = places_by_name(classes, names)
+    if place is None:
+        differ = sorted(set(names) ^ set(classes))
+        log.warning("the kept gates are of other classes (%s), so they are not taken over", some(differ))
+        return {}
+    return {**kept, table: kept[table][torch.from_numpy(place)]}
 
 
 def save_pretraining_state(method: Any, folder: Path, classes: Sequence[str] | None) -> Path:

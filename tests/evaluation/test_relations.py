@@ -376,11 +376,18 @@ def test_gates_are_put_in_the_order_of_the_datas_classes():
     assert outcome.details["gates"]["neighbors"] == class_relations(gate_vectors(filter), turned).neighbor_names()
 
 
-def test_classes_that_are_only_numbered_are_matched_by_number():
-    filter, numbers = trained_like(8), tuple("01234567")
+def test_gates_of_numbered_classes_are_matched_to_folders_sorted_as_text():
+    filter, numbers = trained_like(8), tuple(str(n) for n in (0, 1, 2, 3, 4, 5, 10, 11))
+    test = features_around(tuple(sorted(numbers)), vectors())
+    outcome = evaluate_relations(test, filter=filter, filter_classes=numbers)
+    assert outcome.details["gates"]["neighbors"] == class_relations(gate_vectors(filter), numbers).neighbor_names()
+
+
+def test_gates_of_numbers_are_never_those_of_names():
+    numbers = tuple("01234567")
     for names, of_filter in ((ANIMALS, numbers), (numbers, ANIMALS)):
-        outcome = evaluate_relations(features_around(names, vectors()), filter=filter, filter_classes=of_filter)
-        assert outcome.details["gates"]["neighbors"] == class_relations(gate_vectors(filter), names).neighbor_names()
+        with pytest.raises(ClzooError, match=r"the gates are not of the data's classes.*8 of 8 differ"):
+            evaluate_relations(features_around(names, vectors()), filter=trained_like(8), filter_classes=of_filter)
 
 
 def test_gates_of_as_many_classes_under_other_names_are_an_error_that_names_the_first():

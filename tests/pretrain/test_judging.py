@@ -1,16 +1,21 @@
 """What an evaluation finds in a run: its projector, its gates, and the subset that it was pretrained on."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 from labelled_pictures import CLASSES, make_splits
+from safetensors.torch import load_file
 from small_recipes import small_recipe
 
 from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.evaluation.subject import find_subject
+from clzoo.pretrain.build import build_method
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.publish import publish
+from clzoo.pretrain.start import start_from
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +27,12 @@ def test_a_run_on_an_imbalanced_subset_is_also_probed_by_how_often_it_saw_each_c
     recipe = small_recipe("simclr_cifar10", "data.subset=linear")
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
     settings = ["imbalanced.subsets=[longtail-10]"]
+    turned = dataclasses.replace(find_subject(tmp_path / "run"), classes=tuple(sorted(CLASSES, reverse=True)))
+    of_turned = evaluate(turned, pictures, "imbalanced", settings=settings, device="cpu").metrics["details"]
+    assert of_turned["imbalanced"]["pretrained_on"]["kept"] == [36, 28, 24, 16, 8, 4]  # by name, not by number
+    other = dataclasses.replace(turned, classes=("unicorn", *sorted(CLASSES)[1:]))
+    of_other = evaluate(other, pictures, "imbalanced", settings=settings, device="cpu").metrics["details"]
+    assert of_other["imbalanced"]["pretrained_on"] is None
     found = evaluate(tmp_path / "run", pictures, "imbalanced", settings=settings, device="cpu").metrics["details"]
     pretrained_on = found["imbalanced"]["pretrained_on"]
     assert pretrained_on["name"] == "linear"
@@ -31,7 +42,7 @@ def test_a_run_on_an_imbalanced_subset_is_also_probed_by_how_often_it_saw_each_c
     assert [subset["name"] for subset in found["imbalanced"]["subsets"]] == ["longtail-10"]
 
 
-def test_the_gates_of_a_hydra_run_tell_class_relations_before_and_after_publishing(pictures, tmp_path):
+def test_the_gates_of_a_hydra_run_tell_class_relations_before_and_after_publishing(pictures, tmp_path, caplog):
     recipe = small_recipe("hydra_cifar10", batch_size=24)
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
     of_run = evaluate(tmp_path / "run", pictures, "relations,collapse", device="cpu")
@@ -45,6 +56,24 @@ def test_the_gates_of_a_hydra_run_tell_class_relations_before_and_after_publishi
     assert of_entry.metrics["details"]["relations"]["gates"] == of_run.metrics["details"]["relations"]["gates"]
     assert find_subject(entry).classes == tuple(sorted(CLASSES))
     assert (of_entry.write(tmp_path / "report") / "plots" / "relations_gates_heat_map.png").is_file()
+    gates_are_taken_over_by_name(recipe, entry, tuple(sorted(CLASSES)), caplog)
+
+
+def gates_are_taken_over_by_name(recipe, entry, classes, caplog):
+    """By a run that starts from the entry: its classes in another order, or other ones."""
+    table = "pair_loss.filter.label_embedding.weight"
+    kept = load_file(entry / "pretrain.safetensors")[table]
+    turned = (*classes[2:], *classes[:2])
+    method = build_method(recipe, len(classes))
+    start_from(method, str(entry), turned)
+    for number, name in enumerate(turned):
+        assert torch.equal(method.state_dict()[table][number], kept[classes.index(name)])
+    method = build_method(recipe, len(classes))
+    before = method.state_dict()[table].clone()
+    start_from(method, str(entry), ("unicorn", *classes[1:]))
+    assert torch.equal(method.state_dict()[table], before)
+    assert "the kept gates are of other classes" in caplog.text
+    assert "unicorn" in caplog.text
 
 
 @pytest.mark.parametrize("published", [False, True])
