@@ -12,10 +12,21 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from clzoo.data.archives import unpacking
 from clzoo.data.images import SUFFIXES
 from clzoo.data.ranges import BLOCKS
 from clzoo.data.remote_shards import read_index, read_indices
-from clzoo.data.sources import Item, Listing, add_members, add_unreachable, finished
+from clzoo.data.sources import (
+    HIDDEN,
+    HIDDEN_FOLDERS,
+    Item,
+    Listing,
+    add_members,
+    add_unreachable,
+    finished,
+    ignore,
+    is_hidden,
+)
 from clzoo.data.storage import first_line, is_web, join, open_url, patiently, stamp_of
 from clzoo.errors import ClzooError, UnreadableImageError
 
@@ -73,6 +84,8 @@ def list_remote(url: str) -> Listing:
         files.invalidate_cache()
         if not url.endswith("/") and files.isfile(root):
             name = url.rpartition("/")[2]
+            if command := unpacking(name, files=True):
+                raise ClzooError(f"{url} is compressed; shards are plain .tar. Download it, then type: {command}")
             if not name.lower().endswith(".tar"):
                 raise ClzooError(
                     f"{url} is one file; expected a .tar shard, or a folder (a prefix) with images or shards below it. "
@@ -124,7 +137,9 @@ def _walk(listing: Listing, shards: list[Item], files: Any, url: str, root: str)
             name = str(info["name"]).rstrip("/")
             if name.lstrip("/") == folder.lstrip("/"):
                 continue  # object stores: the empty object that stands for the folder
-            if info["type"] == "directory":
+            if is_hidden(PurePosixPath(name).name):
+                listing.ignored[HIDDEN_FOLDERS if info["type"] == "directory" else HIDDEN] += 1
+            elif info["type"] == "directory":
                 pending.append(name)
             else:
                 path = name.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/")
@@ -138,7 +153,7 @@ def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, 
         return
     suffix = PurePosixPath(path).suffix.lower()
     if suffix != ".tar" and suffix not in SUFFIXES:
-        listing.ignored[suffix or "no suffix"] += 1
+        ignore(listing, path)
         return
     if info.get("size") is None:  # a link on a web page
         info = patiently(lambda: files.info(info["name"]))

@@ -17,8 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from clzoo.data.archives import Member, read_headers
 from clzoo.data.ranges import BLOCK, fetch
-from clzoo.data.sources import Item, Member, read_headers
+from clzoo.data.sources import Item
 from clzoo.data.storage import is_web, open_url, patiently
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
@@ -29,7 +30,7 @@ SHARDS = "shards"
 AT_ONCE = 8
 """Shards whose headers are read at the same time."""
 
-_SCHEMA = 1
+_SCHEMA = 2
 _LINE_EVERY = 30.0  # seconds between two log lines
 
 log = logging.getLogger("clzoo")

@@ -5,30 +5,44 @@ like an image and cannot be one (a broken link, a pipe, a folder that may not be
 reason; whatever does not look like an image is counted by suffix. Nothing is passed over in silence. What could not be
 reached (a folder that cannot be listed, a link that leads nowhere, a listed file that is not there) is told from what
 is no image: it may still exist.
+
+Names that begin with a dot are no data: `.ipynb_checkpoints`, `.thumbnails`, the `._1.jpg` of a Mac; nor is its
+`__MACOSX`. They are counted. Only a text file of paths may name them, and the source itself may be called so.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import posixpath
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from clzoo.data.archives import Member, read_headers, reason_of, unpacking
 from clzoo.data.images import SUFFIXES
 from clzoo.errors import ClzooError, UnreadableImageError
+
+log = logging.getLogger("clzoo")
 
 REPEATED = "repeated lines"
 """Key of `Listing.ignored` for lines of a text file that name the same image again."""
 
-_NO_END = "no end mark: the shard seems to have been cut off"
+HIDDEN = "hidden"
+"""Key of `Listing.ignored` for files and members whose name, or a folder's of theirs, begins with a dot."""
+
+HIDDEN_FOLDERS = "hidden folders"
+"""The same for folders, which are not searched."""
+
+REPLACED = "replaced members"
+"""Key of `Listing.ignored` for members of a shard that a later one of the same name replaces."""
 
 
 class Item(NamedTuple):
@@ -60,15 +74,6 @@ class Item(NamedTuple):
             raise UnreadableImageError(error.strerror or str(error)) from error
 
 
-class Member(NamedTuple):
-    """One member of a shard, as its header states it."""
-
-    name: str
-    size: int
-    offset: int  # of its first byte in the shard
-    kind: str  # "file", "folder" or "other" (a link, a pipe, a sparse file)
-
-
 class Failure(NamedTuple):
     """A path that could not be embedded, and why."""
 
@@ -86,7 +91,7 @@ class Listing:
     update of a store keeps its rows.
 
     `class_files` are the members of shards that hold an image's class number (webdataset's `key.cls`); they count as
-    ignored too, since nothing but pretraining reads them.
+    ignored too, since nothing but pretraining reads them. So do the archives that are `compressed`.
     """
 
     root: Path
@@ -95,6 +100,7 @@ class Listing:
     failures: list[Failure] = field(default_factory=list)
     unreachable: set[str] = field(default_factory=set)
     ignored: Counter[str] = field(default_factory=Counter)
+    compressed: list[str] = field(default_factory=list)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
@@ -126,15 +132,35 @@ def finished(listing: Listing, source: str | Path) -> Listing:
     Raises:
         ClzooError: it is empty, or two paths share one id.
     """
+    archives = _compressed(listing)
     if not listing.items and not listing.failures:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in listing.ignored.most_common(5)) or "nothing"
         raise ClzooError(
-            f"{source} holds no images: found {found}; expected names that end in {' '.join(sorted(SUFFIXES))}."
+            f"{source} holds no images: found {in_words(listing.ignored)}; expected names that end in "
+            f"{' '.join(sorted(SUFFIXES))}. {archives}".rstrip()
         )
+    if archives:
+        log.warning("%s: %s", source, archives)
     listing.items.sort()
     listing.failures.sort(key=lambda failure: failure.path)
     listing.ids = item_ids([item.path for item in listing.items])
     return listing
+
+
+def _compressed(listing: Listing) -> str:
+    """That there are compressed archives, and what to type; empty if there are none."""
+    if not listing.compressed:
+        return ""
+    first = min(listing.compressed)
+    return (
+        f"Compressed archives are not read ({len(listing.compressed)}, the first is {first}); shards are plain .tar. "
+        f"Type: {unpacking(first)}"
+    )
+
+
+def in_words(kinds: Counter[str]) -> str:
+    """What was counted by kind, the most frequent first, for a message."""
+    rest = f", {len(kinds) - 5} other kinds" if len(kinds) > 5 else ""
+    return (", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5)) + rest) or "nothing"
 
 
 def item_ids(paths: list[str]) -> np.ndarray:
@@ -197,8 +223,8 @@ def _kind_of(source: Path) -> str:
         return "shard"
     if suffix in SUFFIXES:
         raise ClzooError(f"{source} is one image; expected a folder, a text file of paths or a .tar file.")
-    if suffix in (".gz", ".tgz", ".bz2", ".xz", ".txz", ".zst", ".zip", ".7z"):
-        raise ClzooError(f"{source} is compressed; shards are plain .tar. Unpack it: tar -xf {source}")
+    if command := unpacking(str(source), files=True):
+        raise ClzooError(f"{source} is compressed; shards are plain .tar. Type: {command}")
     return "lines"
 
 
@@ -210,9 +236,16 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (called for every file of millions)
 
 
-def _ignore(listing: Listing, name: str) -> None:
-    suffix = _printable(PurePosixPath(name).suffix.lower())
-    listing.ignored[suffix or "no suffix"] += 1
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is no data: it begins with a dot, or is what a Mac leaves in archives."""
+    return (name.startswith(".") and name not in (".", "..")) or name == "__MACOSX"
+
+
+def ignore(listing: Listing, path: str) -> None:
+    """Count what does not look like an image."""
+    listing.ignored[_printable(PurePosixPath(path).suffix.lower()) or "no suffix"] += 1
+    if unpacking(path):
+        listing.compressed.append(_printable(path))
 
 
 def _add_folder(listing: Listing, folder: Path) -> None:
@@ -231,6 +264,9 @@ def _add_folder(listing: Listing, folder: Path) -> None:
             with os.scandir(place) as entries:
                 for entry in entries:
                     path = prefix + entry.name
+                    if is_hidden(entry.name):
+                        listing.ignored[HIDDEN_FOLDERS if entry.is_dir(follow_symlinks=False) else HIDDEN] += 1
+                        continue
                     try:
                         is_folder = _is_folder(entry)
                     except OSError as error:  # whatever its suffix is: a link that leads nowhere may have been a folder
@@ -267,7 +303,7 @@ def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = Fals
     """Add one file that is not a folder: an image, a shard, or something to ignore."""
     is_shard = path.lower().endswith(".tar")
     if not (is_shard or any_suffix or _is_image(path)):
-        _ignore(listing, path)
+        ignore(listing, path)
         return
     if _printable(path) != path:
         listing.failures.append(Failure(_printable(path), None, None, "the file name is not UTF-8; rename it"))
@@ -296,26 +332,6 @@ def _add_shard(listing: Listing, file: str, path: str) -> None:
         add_unreachable(listing, path, f"damaged shard: {error.strerror or error}", size, mtime_ns)
 
 
-def read_headers(shard: BinaryIO) -> Iterator[Member]:
-    """The members of an uncompressed tar, in the order of the file.
-
-    Raises:
-        tarfile.TarError: the shard is damaged, or ends without its end mark; after the members that came before.
-    """
-    with tarfile.open(fileobj=shard, mode="r:") as archive:
-        for member in archive:
-            archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
-            kind = "folder" if member.isdir() else "file" if member.isreg() and not member.issparse() else "other"
-            yield Member(member.name, member.size, member.offset_data, kind)
-        # tarfile takes the end of the file, half a header or no header for the archive's end; a whole one has zeros.
-        shard.seek(archive.offset)
-        end = shard.read(tarfile.BLOCKSIZE)
-        if len(end) < tarfile.BLOCKSIZE:
-            raise tarfile.ReadError(_NO_END)
-        if any(end):
-            raise tarfile.ReadError(f"no header at byte {archive.offset}, where one has to be")
-
-
 def add_members(listing: Listing, shard: Item, members: Iterable[Member]) -> None:
     """Add the image members of a shard; of members with one name the last counts, as tar unpacks them.
 
@@ -328,8 +344,7 @@ def add_members(listing: Listing, shard: Item, members: Iterable[Member]) -> Non
         for member in members:
             _add_member(listing, images, member, shard)
     except tarfile.TarError as error:
-        reason = _NO_END if str(error) == _NO_END else f"damaged shard: {error}"
-        listing.failures.append(Failure(shard.path, shard.size, shard.mtime_ns, reason))
+        listing.failures.append(Failure(shard.path, shard.size, shard.mtime_ns, reason_of(str(error), shard.path)))
     finally:  # where the disk fails midway too
         listing.items.extend(images.values())
 
@@ -337,11 +352,15 @@ def add_members(listing: Listing, shard: Item, members: Iterable[Member]) -> Non
 def _add_member(listing: Listing, images: dict[str, Item], member: Member, shard: Item) -> None:
     if member.kind == "folder":
         return
-    path = f"{shard.path}/{posixpath.normpath(member.name).lstrip('/')}"  # as tar unpacks it
+    inside = posixpath.normpath(member.name).lstrip("/")  # as tar unpacks it
+    if any(map(is_hidden, inside.split("/"))):
+        listing.ignored[HIDDEN] += 1
+        return
+    path = f"{shard.path}/{inside}"
     item = shard._replace(path=path, size=member.size, offset=member.offset)
     if not _is_image(member.name):
-        _ignore(listing, member.name)
-        if member.name.endswith(".cls") and member.kind == "file":
+        listing.ignored[_printable(PurePosixPath(inside).suffix.lower()) or "no suffix"] += 1
+        if inside.lower().endswith(".cls") and member.kind == "file":
             listing.class_files.append(item)
     elif member.kind != "file":
         listing.failures.append(Failure(_printable(path), None, shard.mtime_ns, "not a regular member of the shard"))
@@ -349,6 +368,7 @@ def _add_member(listing: Listing, images: dict[str, Item], member: Member, shard
         reason = "the member's name is not UTF-8; rename it"
         listing.failures.append(Failure(_printable(path), None, shard.mtime_ns, reason))
     else:
+        listing.ignored.update([REPLACED] if path in images else [])
         images[path] = item
 
 

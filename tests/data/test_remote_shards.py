@@ -51,8 +51,14 @@ def shards(tmp_path: Path) -> Path:
     for label, name in enumerate(("train-0.tar", "more/train-1.tar")):
         members = {f"cats/{n:02}.png": encoded(picture(label, n)) for n in range(12)}
         members |= {f"cats/{n:02}.cls": b"3" for n in range(12)} | {"notes.txt": b"x", "./dogs/a.jpg": b"no image"}
-        make_shard(tmp_path / "shards" / name, members)
+        make_shard(tmp_path / "shards" / name, members | {"cats/._00.png": b"Mac", ".trash/1.png": b"gone"})
+    joined = [make_shard(tmp_path / f"{n}.tar", {f"{n}.png": encoded(picture(0, n))}).read_bytes() for n in range(2)]
+    (tmp_path / "shards" / "joined.tar").write_bytes(b"".join(joined))
+    (tmp_path / "shards" / "packed.tar").write_bytes(b"PK\x03\x04")
     picture(2, 2).save(tmp_path / "shards" / "alone.png")
+    (tmp_path / "shards" / ".thumbnails").mkdir()
+    for name in (".thumbnails/1.png", "._alone.png", "more.zip"):
+        (tmp_path / "shards" / name).write_bytes(b"no data")
     return tmp_path / "shards"
 
 
@@ -86,6 +92,7 @@ def assert_same(listing: Listing, local: Listing) -> None:
     ]
     assert (listing.ids == local.ids).all()
     assert listing.ignored == local.ignored
+    assert listing.compressed == local.compressed
     assert {item.path for item in listing.class_files} == {item.path for item in local.class_files}
     assert all(type(item) is RemoteItem for item in (*listing.items, *listing.class_files))
 
@@ -188,9 +195,9 @@ def test_headers_are_read_once_until_the_shard_changes(
     url = put(memory, shards)
     fetched = count(monkeypatch)
     before = list_remote(url)
-    assert len(fetched) == 2  # a block each
+    assert len(fetched) == 4  # a block each, and the head of what is no tar
     again = list_remote(url)
-    assert len(fetched) == 2
+    assert len(fetched) == 4
     assert again.items == before.items
     assert again.ignored == before.ignored
     make_shard(shards / "train-0.tar", {"cats/new.png": encoded(picture(9, 9))})

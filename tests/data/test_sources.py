@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
+import shlex
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -13,7 +17,17 @@ import pytest
 from PIL import Image
 
 from clzoo.data import sources
-from clzoo.data.sources import REPEATED, Listing, item_ids, label_of, list_images, read_image
+from clzoo.data.sources import (
+    HIDDEN,
+    HIDDEN_FOLDERS,
+    REPEATED,
+    REPLACED,
+    Listing,
+    item_ids,
+    label_of,
+    list_images,
+    read_image,
+)
 from clzoo.errors import ClzooError, UnreadableImageError
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links and pipes as on POSIX")
@@ -63,7 +77,7 @@ def test_files_that_do_not_look_like_images_are_counted_by_suffix(tmp_path: Path
         write(tmp_path / name)
     listing = list_images(tmp_path)
     assert paths(listing) == ["a.png"]
-    assert listing.ignored == {".txt": 2, "no suffix": 2}
+    assert listing.ignored == {".txt": 2, "no suffix": 1, HIDDEN: 1}
 
 
 def test_an_id_is_the_first_63_bits_of_the_paths_sha256(tmp_path: Path) -> None:
@@ -203,6 +217,102 @@ def test_a_truncated_shard_is_listed_and_its_whole_members_are_kept(tmp_path: Pa
     listing = list_images(shard)
     assert paths(listing) == [f"a.tar/{i}.png" for i in range(5)]
     assert reasons(listing)["a.tar"].startswith(reason)
+
+
+@pytest.mark.parametrize("padding", [0, 512, 70_000])
+def test_archives_that_were_joined_by_cat_are_read_to_the_end(tmp_path: Path, padding: int) -> None:
+    first = write_shard(tmp_path / "1.tar", {"a.png": png(1), "b.png": png(2)}).read_bytes()
+    second = write_shard(tmp_path / "2.tar", {"b.png": png(3), "c.png": png(4)}).read_bytes()
+    joined = write(tmp_path / "joined" / "all.tar", first + bytes(padding) + second)
+    listing = list_images(joined)
+    assert paths(listing) == ["all.tar/a.png", "all.tar/b.png", "all.tar/c.png"]
+    assert [item.read() for item in listing.items] == [png(1), png(3), png(4)]  # as tar -xi leaves them
+    assert listing.ignored == {REPLACED: 1}
+    assert not listing.failures
+
+
+def test_anything_else_behind_the_end_mark_is_named(tmp_path: Path) -> None:
+    whole = write_shard(tmp_path / "1.tar", {"a.png": png(1)}).read_bytes()
+    listing = list_images(write(tmp_path / "x" / "a.tar", whole + b"no archive" * 100))
+    assert paths(listing) == ["a.tar/a.png"]
+    expected = f"damaged shard: no header at byte {len(whole)}, where one has to be, behind an end mark"
+    assert reasons(listing) == {"a.tar": expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("a.tar.gz", "gunzip -k {}"),
+        ("a.TGZ", "gunzip -k {}"),
+        ("a.tar.bz2", "bunzip2 -k {}"),
+        ("a.tar.xz", "unxz -k {}"),
+        ("a.tar.zst", "zstd -d {}"),
+        ("a b.zip", "python -m zipfile -e {} {}-unpacked"),
+        ("a.7z", "7z x {} -o{}-unpacked"),
+    ],
+)
+def test_a_compressed_archive_is_called_so_with_the_command_for_its_kind(
+    tmp_path: Path, name: str, command: str
+) -> None:
+    archive = write(tmp_path / "in" / name, b"?")
+    with pytest.raises(ClzooError, match="is compressed") as error:
+        list_images(archive)
+    assert str(error.value).endswith("Type: " + command.replace("{}", shlex.quote(str(archive))))
+    with pytest.raises(ClzooError, match=r"Compressed archives are not read \(1, the first is") as error:
+        list_images(tmp_path / "in")
+    assert str(error.value).endswith("Type: " + command.replace("{}", shlex.quote(name)))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shell commands as on POSIX")
+@pytest.mark.parametrize(
+    ("mode", "name"), [("w:gz", "a.tgz"), ("w:gz", "a.tar.gz"), ("w:bz2", "a.tar.bz2"), ("w:xz", "a.txz")]
+)
+def test_what_is_advised_for_a_compressed_shard_leaves_one_that_can_be_read(
+    tmp_path: Path, mode: str, name: str
+) -> None:
+    plain = write_shard(tmp_path / "plain.tar", {"1.png": png(1)})
+    with tarfile.open(tmp_path / name, mode) as archive:  # type: ignore[call-overload]
+        archive.add(plain.parent / "plain.tar", "1.png")
+    with pytest.raises(ClzooError, match="is compressed") as error:
+        list_images(tmp_path / name)
+    command = str(error.value).partition("Type: ")[2]
+    if shutil.which(command.split()[0]) is None:
+        pytest.skip(f"{command.split()[0]} is not installed")
+    subprocess.run(command, shell=True, check=True)
+    assert paths(list_images(tmp_path / "a.tar")) == ["a.tar/1.png"]
+
+
+def test_a_compressed_file_that_is_called_tar_is_named_as_what_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.tar", gzip.compress(write_shard(tmp_path / "1.tar", {"1.png": png()}).read_bytes()))
+    write(tmp_path / "in" / "b.tar", b"PK\x03\x04rest")
+    assert reasons(list_images(tmp_path / "in")) == {
+        "a.tar": "compressed by gzip; shards are plain .tar. Type: mv a.tar a.tar.gz && gunzip -k a.tar.gz",
+        "b.tar": "compressed by zip; shards are plain .tar. Type: mv b.tar b.zip && "
+        "python -m zipfile -e b.zip b.zip-unpacked",
+    }
+
+
+def test_names_that_begin_with_a_dot_are_counted_and_not_read(tmp_path: Path) -> None:
+    for name in ("a.png", "._a.png", ".ipynb_checkpoints/a.png", "sub/.thumbnails/b/c.png", "__MACOSX/._a.png"):
+        write(tmp_path / ".photos" / name)
+    write_shard(tmp_path / ".photos" / "._s.tar", {"1.png": png()})
+    listing = list_images(tmp_path / ".photos")  # which the user named
+    assert paths(listing) == ["a.png"]
+    assert listing.ignored == {HIDDEN: 2, HIDDEN_FOLDERS: 3}
+    assert not listing.failures
+
+
+def test_members_whose_names_begin_with_a_dot_are_counted_and_not_read(tmp_path: Path) -> None:
+    names = ("./1.png", "./._1.png", "._1.cls", "1.cls", ".cache/2.png", "__MACOSX/1.png", "a/../b/3.png")
+    listing = list_images(write_shard(tmp_path / "s.tar", {name: png() for name in names}))
+    assert paths(listing) == ["s.tar/1.png", "s.tar/b/3.png"]
+    assert [item.path for item in listing.class_files] == ["s.tar/1.cls"]
+    assert listing.ignored == {HIDDEN: 4, ".cls": 1}
+
+
+def test_a_text_file_of_paths_may_name_hidden_files(tmp_path: Path) -> None:
+    write(tmp_path / ".cache" / "a.png")
+    assert paths(list_images(write(tmp_path / "list.txt", b".cache/a.png"))) == [".cache/a.png"]
 
 
 def test_a_shard_member_that_is_a_link_is_listed(tmp_path: Path) -> None:
