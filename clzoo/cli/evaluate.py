@@ -34,9 +34,9 @@ def command(
 ) -> None:
     """Judge NAME_OR_RUN, a model of the zoo, a folder, or a run of clzoo pretrain, on labelled images.
 
-    Protocols: knn, knn:instdisc, linear, linear:sgd, imbalanced, collapse, relations, finetune; what each of them does
-    is in docs/evaluation.md. Features are extracted once and cached. The numbers, with their protocols' ids, go to
-    DIR/metrics.json, the plots and all details to DIR/report.html.
+    Protocols: knn, knn:instdisc, linear, linear:sgd, lowshot, transfer, imbalanced, collapse, relations, finetune; what
+    each of them does is in docs/evaluation.md. Features are extracted once and cached. The numbers, with their
+    protocols' ids, go to DIR/metrics.json, the plots and all details to DIR/report.html.
     """
     from clzoo.evaluation import evaluate
     from clzoo.files import write_json

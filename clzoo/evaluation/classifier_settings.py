@@ -91,7 +91,8 @@ class LinearSGD(ClassifierSettings):
     """The papers' linear probe; the defaults are those for small images (public recipes: 100 epochs, rate 1, cosine).
 
     The other published choice there is a rate of 10 with steps. For larger images the preset is MoCo v2's
-    (arXiv 2003.04297 and its release): rate 30, steps, crops from 8 % of the image, no Nesterov momentum.
+    (arXiv 2003.04297 and its release): rate 30, steps, crops from 8 % of the image, no Nesterov momentum. Those of
+    other methods are in clzoo.evaluation.presets.
     With "steps" the rate is divided by 10 at each of the `milestones`, in epochs; "cosine" does not use them.
     """
 

@@ -19,6 +19,7 @@ class Result:
         metric: "top-1", "balanced accuracy", "effective rank", ...; accuracies are in percent.
         std: sample standard deviation over `seeds`; None where nothing was drawn, or with one seed.
         split: what was measured on.
+        dataset: title of the data, where it is not the evaluation's own.
     """
 
     protocol: str
@@ -27,6 +28,7 @@ class Result:
     std: float | None = None
     seeds: tuple[int, ...] = ()
     split: str = "test"
+    dataset: str | None = None
 
     @classmethod
     def over_seeds(cls, protocol: str, metric: str, values: Sequence[float], seeds: tuple[int, ...]) -> Result:
@@ -38,7 +40,7 @@ class Result:
         """A row of metrics.json, four significant digits; see `clzoo.zoo.cards.render_card`."""
         row: dict[str, Any] = {
             "protocol": self.protocol,
-            "dataset": dataset,
+            "dataset": self.dataset or dataset,
             "split": self.split,
             "metric": self.metric,
             "of": of,

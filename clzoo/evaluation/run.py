@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -28,10 +28,13 @@ from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
 from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn
 from clzoo.evaluation.linear import evaluate_linear
+from clzoo.evaluation.lowshot import evaluate_lowshot
 from clzoo.evaluation.pairs import view_pairs
+from clzoo.evaluation.presets import linear_sgd_changes
 from clzoo.evaluation.relations import evaluate_relations
 from clzoo.evaluation.results import Outcome
 from clzoo.evaluation.subject import Subject, find_subject
+from clzoo.evaluation.transfer import evaluate_transfer
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.overrides import apply_overrides
 from clzoo.zoo.cards import THIS_MODEL
@@ -46,6 +49,8 @@ PROTOCOLS = {
     "knn:instdisc": "the same with k=200, T=0.1",
     "linear": "logistic regression by L-BFGS, penalty chosen on a part of train (linear:v1)",
     "linear:sgd": "linear layer by SGD on augmented images, the papers' protocol; runs the network every epoch",
+    "lowshot": "linear:v1 from 1, 2, 4, ... images a class, five draws (lowshot:v1)",
+    "transfer": "linear:v1 on a list of data sets, and the means over them (transfer:v1)",
     "imbalanced": "k-NN and linear probes on long-tailed subsets of train",
     "collapse": "singular values, effective rank, alignment, uniformity",
     "relations": "which classes are near each other, against a taxonomy",
@@ -139,9 +144,11 @@ def evaluate(
         test,
         tuple(range(seeds)),
         taxonomy,
-        LinearSGD.for_size(size, changes.get("linear_sgd")),
+        LinearSGD.for_size(size, linear_sgd_changes(subject, changes.get("linear_sgd"))),
         Finetune.for_size(size, changes.get("finetune")),
         _subsets(changes.get("imbalanced", {})),
+        _one_setting(changes, "lowshot", "images", int),
+        [(title or title_of(data), data), *_further_sets(changes)],
         cache_dir,
     )
     outcomes = {}
@@ -201,6 +208,8 @@ class _Job:
     linear_sgd: LinearSGD
     finetune: Finetune
     subsets: dict[str, Any]
+    shots: list[int] | None
+    sets: list[tuple[str, DataSource]]  # of "transfer": title and source; the first is the evaluation's own
     cache_dir: str | Path | None
 
     @cached_property
@@ -210,6 +219,13 @@ class _Job:
     @cached_property
     def test(self) -> Features:
         return extract(self.subject.encoder, self.test_images, cache_dir=self.cache_dir)
+
+    def features_of_sets(self) -> Iterator[tuple[str, Features, Features]]:
+        """Title, train and test features of each set of "transfer"."""
+        yield self.sets[0][0], self.train, self.test
+        for title, data in self.sets[1:]:
+            train, test = (extract(self.subject.encoder, part, cache_dir=self.cache_dir) for part in open_splits(data))
+            yield title, train, test
 
     def held(self, images: Collection) -> TrainingSet:
         """The images themselves, for what runs the network every epoch."""
@@ -225,6 +241,10 @@ def _measure(name: str, names: list[str], job: _Job) -> Outcome:
         return evaluate_knn(job.train, job.test, protocols=wanted, device=device)
     if name == "linear":
         return evaluate_linear(job.train, job.test, seeds=seeds, device=device)
+    if name == "lowshot":
+        return evaluate_lowshot(job.train, job.test, device=device, shots=job.shots)
+    if name == "transfer":
+        return evaluate_transfer(job.features_of_sets(), seeds=seeds, device=device)
     if name == "imbalanced":
         return evaluate_imbalanced(
             job.train, job.test, seeds=seeds, device=device, pretrained_on=_pretrained_on(job), **job.subsets
@@ -247,9 +267,11 @@ def _settings(overrides: Sequence[str], names: list[str]) -> dict[str, dict[str,
     apply_overrides(changes, overrides)
     for table, values in changes.items():
         protocol = table.replace("_", ":")
-        if protocol not in ("linear:sgd", "finetune", "imbalanced") or not isinstance(values, dict):
+        known = ("linear:sgd", "finetune", "imbalanced", "lowshot", "transfer")
+        if protocol not in known or not isinstance(values, dict):
             raise ClzooError(
-                f"--set {table}: expected linear_sgd.KEY=VALUE, finetune.KEY=VALUE or imbalanced.subsets=[NAME, ...]."
+                f"--set {table}: expected linear_sgd.KEY=VALUE, finetune.KEY=VALUE, imbalanced.subsets=[NAME, ...], "
+                "lowshot.images=[N, ...] or transfer.sets=[DIR, ...]."
             )
         if protocol not in names:
             raise ClzooError(f"--set {table}.{next(iter(values))} is of {protocol}, which is not asked for.")
@@ -264,6 +286,21 @@ def _subsets(values: dict[str, Any]) -> dict[str, Any]:
     if set(values) != {"subsets"} or not isinstance(subsets, list) or not subsets:
         raise ClzooError(f"--set imbalanced: found {values}; expected imbalanced.subsets=[linear, longtail-50].")
     return {"subsets": tuple(check_subset(str(name)) for name in subsets)}
+
+
+def _one_setting(changes: dict[str, dict[str, Any]], table: str, key: str, kind: type) -> list[Any] | None:
+    """A protocol's one setting, a list of values of a kind; None where it is not set."""
+    if table not in changes:
+        return None
+    found = changes[table].get(key)
+    if set(changes[table]) != {key} or not isinstance(found, list) or not found or {type(v) for v in found} != {kind}:
+        raise ClzooError(f"--set {table}: found {changes[table]}; expected {table}.{key}=[{kind.__name__}, ...].")
+    return found
+
+
+def _further_sets(changes: dict[str, dict[str, Any]]) -> list[tuple[str, DataSource]]:
+    """The sets of "transfer" beside the evaluation's own."""
+    return [(title_of(source), source) for source in _one_setting(changes, "transfer", "sets", str) or []]
 
 
 def _pretrained_on(job: _Job) -> tuple[str, np.ndarray] | None:

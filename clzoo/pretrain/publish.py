@@ -85,7 +85,11 @@ def publish(
         subject = with_heads(encoder, name, recipe, method, images=len(trained_on), classes=classes)
         evaluation = evaluate(subject, data, protocols, seeds=seeds, title=title).metrics
     metrics = {
-        "results": _with_hub_id([*evaluation["results"], *_controls(encoder.config, recipe, data, title)], recipe),
+        "results": _with_hub_id(
+            [*evaluation["results"], *_controls(encoder.config, recipe, data, title)],
+            recipe,
+            evaluation["data"]["title"],
+        ),
         "training": _training(recipe, state, title),
         "evaluation": _published(evaluation, name),
     }
@@ -130,10 +134,11 @@ def _published(evaluation: dict[str, Any], name: str) -> dict[str, Any]:
     return {**rest, "data": data, "model": {**evaluation["model"], "name": name}}
 
 
-def _with_hub_id(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
-    """Rows of the model itself say on which data set of the Hub they were measured."""
+def _with_hub_id(rows: list[dict[str, Any]], recipe: Recipe, title: str) -> list[dict[str, Any]]:
+    """Rows of the model itself on the recipe's data, called `title`, say which data set of the Hub that is."""
     hub_id = hub_id_of(recipe.data.name)
-    return [{**row, "dataset_id": hub_id} if hub_id and row["of"] == THIS_MODEL else row for row in rows]
+    own = [hub_id and row["of"] == THIS_MODEL and row["dataset"] == title for row in rows]
+    return [{**row, "dataset_id": hub_id} if is_own else row for row, is_own in zip(rows, own, strict=True)]
 
 
 def _read_measured(path: Path, encoder: Encoder) -> dict[str, Any]:

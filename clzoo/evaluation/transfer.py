@@ -1,0 +1,53 @@
+"""How well features serve other data sets: linear:v1 on each of a list of labelled sets, and the means over them.
+
+Protocol transfer:v1. The normalised mean is that of what is above chance, 100 (accuracy - 100 / C) / (100 - 100 / C) of
+each set, C its number of classes, so that easy guesses do not count (our choice).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+
+import torch
+
+from clzoo.errors import ClzooError
+from clzoo.evaluation.features import Features
+from clzoo.evaluation.linear import evaluate_linear
+from clzoo.evaluation.results import Outcome, Result
+
+
+def evaluate_transfer(
+    sets: Iterable[tuple[str, Features, Features]], *, seeds: tuple[int, ...], device: torch.device
+) -> Outcome:
+    """Top-1 accuracy on each set, its mean, and the normalised mean.
+
+    Args:
+        sets: title, train and test features of each.
+
+    Raises:
+        ClzooError: no set, two of one title, or what linear:v1 refuses of one.
+    """
+    results: list[Result] = []
+    titles: list[str] = []
+    top1: list[float] = []
+    above_chance: list[float] = []
+    details = []
+    for title, train, test in sets:
+        if title in titles:
+            raise ClzooError(f"two sets of transfer are called {title!r}; name folders that differ in their last part.")
+        outcome = evaluate_linear(train, test, seeds=seeds, device=device)
+        accuracy, chance = outcome.results[0], 100 / len(train.classes)
+        titles.append(title)
+        top1.append(accuracy.value)
+        above_chance.append(100 * (accuracy.value - chance) / (100 - chance))
+        one = f"transfer:v1(linear:v1,{title})"
+        results.append(Result(one, "top-1", accuracy.value, accuracy.std, seeds, dataset=title))
+        fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
+        details.append({"title": title, "classes": len(train.classes), **fingerprints, **outcome.details})
+    if not titles:
+        raise ClzooError("transfer needs at least one data set.")
+    both, over = ", ".join(titles), f"transfer:v1(linear:v1,{len(titles)} sets)"
+    results.append(Result(over, "mean top-1", statistics.mean(top1), seeds=seeds, dataset=both))
+    results.append(Result(over, "normalised mean", statistics.mean(above_chance), seeds=seeds, dataset=both))
+    return Outcome(results, {"sets": details})
