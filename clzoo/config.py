@@ -18,6 +18,10 @@ SCHEMA = 1
 """Version of the `clzoo` block; a reader refuses a higher one."""
 
 
+SMALL_ALEXNET = "small_alexnet"
+"""The one architecture that is not timm's; see clzoo.backbones."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """From a decoded RGB image to the network's input: resize the shorter side, centre crop, normalise."""
@@ -73,8 +77,8 @@ class ModelConfig:
 
     @property
     def timm_builds_it(self) -> bool:
-        """Whether timm alone can build this architecture (the small-image stem is ours)."""
-        return self.stem_stride is None
+        """Whether timm alone can build this architecture (the small-image stem and the small AlexNet are ours)."""
+        return self.stem_stride is None and self.architecture != SMALL_ALEXNET
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""

@@ -50,13 +50,20 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
 
 def build_backbone(b: Backbone) -> nn.Module:
     """The architecture with the recipe's BatchNorm groups, initial weights, fixed positions and frozen parts."""
-    backbone: Any = create_backbone(
-        b.architecture,
-        model_args=b.model_args | ({} if b.zero_init_last is None else {"zero_init_last": b.zero_init_last}),
-        global_pool=b.global_pool,
-        stem_stride=b.stem_stride,
-        stem_pool=b.stem_pool,
-    )
+    model_args = b.model_args | ({} if b.zero_init_last is None else {"zero_init_last": b.zero_init_last})
+    try:
+        backbone: Any = create_backbone(
+            b.architecture,
+            model_args=model_args,
+            global_pool=b.global_pool,
+            stem_stride=b.stem_stride,
+            stem_pool=b.stem_pool,
+        )
+    except TypeError as error:  # the architecture's class does not know an argument
+        raise ClzooError(
+            f"backbone: {b.architecture} cannot be built with {model_args}: {error}. Take that argument out of the "
+            "recipe."
+        ) from error
     if b.batchnorm_groups > 1:
         split_batchnorm(backbone, b.batchnorm_groups)
     if b.init == "mocov3":

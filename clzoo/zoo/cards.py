@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from clzoo.config import ModelConfig
+from clzoo.config import SMALL_ALEXNET, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import write_text
 from clzoo.zoo.entries import training_command
@@ -267,6 +267,7 @@ def _usage(config: ModelConfig, address: str) -> str:
         lines += ["```", ""]
     p = config.preprocessing
     feature = "the class token after the last norm" if config.global_pool == "token" else "the global average pool"
+    feature = "the second connected layer" if config.architecture == SMALL_ALEXNET else feature
     lines.append(
         f"Input: RGB, shorter side to {p.resize} px ({p.interpolation}, antialiased), centre crop {p.size} px, scaled "
         f"to [0, 1], mean {_numbers(p.mean)}, std {_numbers(p.std)}. Feature: {feature}, {config.num_features} values."

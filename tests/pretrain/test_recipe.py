@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from small_recipes import small_recipe
@@ -11,6 +14,8 @@ from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.optim import create_optimizer
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
 
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
+
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_is_valid_and_named_after_its_method_and_data(name):
@@ -21,7 +26,33 @@ def test_every_shipped_recipe_is_valid_and_named_after_its_method_and_data(name)
     assert "easured" in header
 
 
-@pytest.mark.parametrize("data", ["cifar10", "tiny", "in1k"])
+def test_the_table_of_recipes_says_what_they_hold():
+    """docs/recipes.md: | `name`, `name` | network | batch, epochs | ... of the ImageNet recipes."""
+    told = {}
+    for line in DOCUMENT.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if re.match(r"`\w+_in1", cells[0]):
+            told |= dict.fromkeys(re.findall(r"`(\w+)`", cells[0]), cells[2])
+    recipes = {name: load_recipe(find_recipe(name)).schedule for name in recipe_names() if "_in1" in name}
+    assert told == {name: f"{schedule.batch_size}, {schedule.epochs}" for name, schedule in recipes.items()}
+
+
+def test_the_recipes_that_stand_for_one_published_setting_have_it():
+    in100, cacr = (load_recipe(find_recipe(name)) for name in ("reco_in100", "cacr_in1k_queue"))
+    assert in100.learning_rate == pytest.approx(0.03)  # at batch 128
+    assert (in100.method.lambda2, in100.method.projector, in100.method.queue) == (2.0, [2048, 128], 65_536)
+    assert (cacr.method.form, cacr.method.t_neg, len(cacr.view_policies())) == ("queue", 2.0, 5)
+    assert load_recipe(find_recipe("cacr_cifar10")).method.t_neg == 0.9
+    assert load_recipe(find_recipe("cacr_cifar100")).method.t_neg == 2.0
+    stl = load_recipe(find_recipe("cacr_stl10"))
+    assert (stl.method.t_neg, stl.views[0].size, stl.views[0].crop_scale) == (2.0, 64, (0.08, 1.0))
+    alexnet = load_recipe(find_recipe("cacr_cifar10_alexnet"), ("schedule.batch_size=4",))
+    method = build_method(alexnet, classes=None)
+    views = [torch.rand(4, 3, policy.size, policy.size) for policy in alexnet.view_policies()]
+    assert torch.isfinite(method(Batch(views)))
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100", "tiny", "in1k"])
 def test_every_method_has_a_recipe_for_every_data_set(data):
     assert {f"{method}_{data}" for method in METHODS} <= set(recipe_names())
 
@@ -152,7 +183,7 @@ def test_residual_branches_start_open_where_the_authors_networks_do(name):
 
 
 def test_an_argument_that_the_architecture_does_not_know_is_refused():
-    with pytest.raises(ClzooError, match="does not build vit_tiny_patch16_224"):
+    with pytest.raises(ClzooError, match="vit_tiny_patch16_224 cannot be built with"):
         build_method(small_recipe("hydra_moco_in1k", "backbone.zero_init_last=false"), classes=3)
 
 
