@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import timm
 import torch
 from torch import nn
 
-from clzoo.config import SMALL_ALEXNET
+from clzoo.config import SMALL_ALEXNET, ModelConfig
 from clzoo.errors import ClzooError
 
 _NOT_ARCHITECTURE = (
@@ -33,7 +34,7 @@ def create_backbone(
     stem_stride: int | None,
     stem_pool: bool = False,
 ) -> nn.Module:
-    """A timm network without classifier, randomly initialised: (B, 3, H, W) -> (B, num_features).
+    """A timm network without classifier, randomly initialised: (B, 3, H, W) -> (B, D); D is `feature_width`'s to say.
 
     Args:
         architecture: timm's name, as in `timm.list_models()`, or "small_alexnet".
@@ -44,9 +45,8 @@ def create_backbone(
         stem_pool: keep the max-pool behind that convolution (64 px images).
 
     Raises:
-        ClzooError: timm does not know the architecture, an argument is no property of an architecture, or the stem does
-            not fit it.
-        TypeError: an argument that the architecture does not know.
+        ClzooError: timm does not know the architecture, an argument is not of the architecture or asks for other images
+            than RGB, or the stem does not fit it.
     """
     for argument in _NOT_ARCHITECTURE:
         if argument in model_args:
@@ -54,19 +54,109 @@ def create_backbone(
                 f"model_args has {argument!r}, which is no property of an architecture. Remove it from config.json or "
                 "the recipe; weights are taken from model.safetensors alone."
             )
+    if model_args.get("in_chans", 3) != 3:
+        raise ClzooError(
+            f"model_args has in_chans={model_args['in_chans']!r}: images have 3 channels (grey ones too, once "
+            "decoded), so the first layer must take 3. Spread its weights over 3 channels, and leave in_chans out."
+        )
+    made_for(model_args)
     if architecture == SMALL_ALEXNET:
         if global_pool != "avg" or stem_stride is not None:
             raise ClzooError(f"{SMALL_ALEXNET} ends in connected layers and has one stem: stem or pool do not fit.")
-        return SmallAlexNet(**model_args)
-    if not timm.is_model(architecture):
+    elif not timm.is_model(architecture):
         close = timm.list_models(f"*{architecture}*")[:5] or timm.list_models("resnet*")[:5]
         raise ClzooError(f"timm {timm.__version__} has no architecture {architecture!r}. Near it: {', '.join(close)}.")
-    module: nn.Module = timm.create_model(
-        architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args
-    )
+    try:
+        if architecture == SMALL_ALEXNET:
+            return SmallAlexNet(**model_args)
+        module: nn.Module = timm.create_model(
+            architecture, pretrained=False, num_classes=0, global_pool=global_pool, **model_args
+        )
+    except Exception as error:  # of whatever kind the architecture's own code raises
+        raise ClzooError(
+            f"timm {timm.__version__} does not build {architecture} with model_args {model_args} and global_pool "
+            f"{global_pool!r}: {_first_line(error)}. Correct config.json, the recipe's backbone or --model-arg."
+        ) from error
     if stem_stride is not None:
         _use_small_image_stem(module, architecture, stem_stride, stem_pool)
     return module
+
+
+def network_of(config: ModelConfig) -> nn.Module:
+    """The config's network, randomly initialised; errors as in `create_backbone`."""
+    return create_backbone(
+        config.architecture,
+        model_args=config.model_args,
+        global_pool=config.global_pool,
+        stem_stride=config.stem_stride,
+        stem_pool=config.stem_pool,
+    )
+
+
+def skeleton_of(config: ModelConfig) -> nn.Module:
+    """The config's network on the meta device (names and shapes without memory), its feature measured.
+
+    Raises:
+        ClzooError: as `create_backbone` and `feature_width`; or the feature is not `num_features` long.
+    """
+    with torch.device("meta"):
+        module = network_of(config)
+    found = feature_width(module, config.preprocessing.size)
+    if found != config.num_features:
+        raise ClzooError(
+            f"num_features is {config.num_features}, but {config.architecture} gives {found} values for an image. "
+            "Correct config.json."
+        )
+    return module
+
+
+def made_for(model_args: dict[str, Any]) -> int | None:
+    """The side in pixels of the images that `model_args` makes a network for (`img_size`); None if they do not say.
+
+    Raises:
+        ClzooError: no whole number, or two that differ: images are square here.
+    """
+    size = model_args.get("img_size")
+    sides = list(size) if isinstance(size, list | tuple) else [size]
+    if size is None:
+        return None
+    if len(set(sides)) != 1 or isinstance(sides[0], bool) or not isinstance(sides[0], int) or sides[0] < 1:
+        raise ClzooError(f"model_args has img_size={size!r}; expected one side of square images in pixels, e.g. 224.")
+    return sides[0]
+
+
+def feature_width(network: nn.Module, size: int) -> int:
+    """Length of the feature that a network gives of an image of `size` x `size` pixels, measured by a forward pass.
+
+    timm's `num_features` is not it: that counts the channels of the last map, and 14 families (MobileNetV3, VGG, HGNet,
+    MambaOut, ...) end with further layers.
+
+    Args:
+        network: on the meta device, where a forward pass computes shapes alone; a copy of it runs.
+
+    Raises:
+        ClzooError: the network does not take such images, or does not give one vector for each.
+    """
+    twin = copy.deepcopy(network).eval()  # some networks keep what a forward pass computed, such as position grids
+    try:
+        with torch.inference_mode():
+            features = twin(torch.empty(1, 3, size, size, device="meta"))
+    except Exception as error:  # of whatever kind the network's own code raises
+        raise ClzooError(
+            f"{type(network).__name__} does not take images of 3 x {size} x {size}: {_first_line(error)}. Say for "
+            "which size it was made: img_size in its model_args (convert: --model-arg img_size=N), and input_size in a "
+            "config.json."
+        ) from error
+    if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 1:
+        found = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        raise ClzooError(
+            f"{type(network).__name__} gives {found} for one image; expected one vector, [1, D]. Is global_pool right?"
+        )
+    return features.shape[1]
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _use_small_image_stem(module: Any, architecture: str, stride: int, pool: bool) -> None:

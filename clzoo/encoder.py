@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clzoo.backbones import create_backbone
+from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
 from clzoo.data.images import as_rgb
 from clzoo.device import has_native_bf16, resolve_device
@@ -54,15 +54,13 @@ class Encoder:
 
     @classmethod
     def untrained(cls, config: ModelConfig, device: str | torch.device = "cpu") -> Encoder:
-        """The config's architecture with random weights: the start of training, and the control of a measurement."""
-        module = create_backbone(
-            config.architecture,
-            model_args=config.model_args,
-            global_pool=config.global_pool,
-            stem_stride=config.stem_stride,
-            stem_pool=config.stem_pool,
-        )
-        return cls(module, config, device)
+        """The config's architecture with random weights: the start of training, and the control of a measurement.
+
+        Raises:
+            ClzooError: timm cannot build it, or another input size or feature length than the config says.
+        """
+        skeleton_of(config)  # refuses a config that does not fit the architecture
+        return cls(network_of(config), config, device)
 
     def __repr__(self) -> str:
         return f"Encoder({self.config.name!r}, dim={self.dim}, device={str(self.device)!r})"
@@ -109,19 +107,30 @@ class Encoder:
 
         Returns:
             float32 features on the encoder's device, not normalised.
+
+        Raises:
+            ClzooError: the network's feature is not `dim` long.
         """
         autocast = _AUTOCAST[self.compute_dtype(dtype)]
         self.module.eval()  # a user may have called .train() on the module
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
         with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
             if features == "pooled":
-                return self.module(inputs).float()
+                return self._checked(self.module(inputs)).float()
             if features == "patch":
                 maps = self.module.forward_features(inputs)
                 return (
                     maps[:, getattr(self.module, "num_prefix_tokens", 0) :].float() if maps.ndim == 3 else maps.float()
                 )
         raise ClzooError(f"features must be 'pooled' or 'patch', found {features!r}.")
+
+    def _checked(self, vectors: torch.Tensor) -> torch.Tensor:
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim:
+            raise ClzooError(
+                f"the network of {self.config.name} gives {list(vectors.shape[1:])} values for an image, its config "
+                f"says num_features {self.dim}. Give the Encoder the config of the network that it holds."
+            )
+        return vectors
 
     def compute_dtype(self, dtype: str = "auto") -> str:
         """The type that `encode(dtype=...)` computes in: "fp32", "bf16" or "fp16".

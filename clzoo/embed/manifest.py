@@ -95,7 +95,7 @@ class Manifest:
         """Refuse an encoder whose vectors cannot be compared with the stored ones.
 
         Raises:
-            ClzooError: other weights or another preprocessing.
+            ClzooError: other weights or another preprocessing; or vectors of another length.
         """
         ours = {"weights": self.weights_sha256, **self.preprocessing}
         theirs = {"weights": encoder.weights_sha256, **preprocessing_of(encoder)}
@@ -105,6 +105,11 @@ class Manifest:
                 f"{folder} was made by {self.model} ({_show(ours, different)}); this is "
                 f"{encoder.config.name} ({_show(theirs, different)}). Use the model that made it, "
                 f"--model {self.load}; or give another --out to embed anew."
+            )
+        if self.dim != encoder.dim:
+            raise ClzooError(
+                f"{folder} holds vectors of {self.dim} values, and {encoder.config.name} gives {encoder.dim}: its rows "
+                f"are not whole features. Delete {folder} and embed again."
             )
 
 

@@ -42,18 +42,30 @@ class VectorFile:
     """An `.npy` file (N, dim) that grows by appending; a temporary file until `finish` gives it its name."""
 
     def __init__(self, folder: Path, dim: int, dtype: str) -> None:
-        self._dim, self._dtype = dim, np.dtype(dtype)
+        self._dim, self._dtype, self._rows = dim, np.dtype(dtype), 0
         self._temporary = folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-embeddings-0.npy"
         self._file = self._temporary.open("wb")
         self._header_size = self._file.write(self._header(0))
 
     def append(self, vectors: np.ndarray) -> None:
-        """Add rows (n, dim) of the file's dtype."""
+        """Add rows (n, dim) of the file's dtype.
+
+        Raises:
+            ClzooError: rows of another length, which would shift all that follow.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self._dim:
+            raise ClzooError(
+                f"vectors of shape {list(vectors.shape)} do not go into {self._temporary.parent}, whose rows have "
+                f"{self._dim} values. The model and its config.json do not fit: clzoo verify MODEL"
+            )
         self._file.write(np.ascontiguousarray(vectors, dtype=self._dtype).data)
+        self._rows += len(vectors)
 
     def finish(self, path: Path, rows: int) -> None:
         """Keep the first `rows` rows, write the true shape into the header, sync, and rename onto `path`."""
         header = self._header(rows)
+        if rows > self._rows:
+            raise AssertionError(f"{path.name} shall have {rows} rows, {self._rows} were written")
         if len(header) != self._header_size:  # numpy pads headers so that they can grow in place
             raise AssertionError(f"the .npy header is {len(header)} bytes, {self._header_size} were reserved")
         self._file.flush()

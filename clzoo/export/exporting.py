@@ -66,7 +66,8 @@ def export_onnx(
             with ranges measured on 100 of them.
 
     Raises:
-        ClzooError: a package is missing; too few images to calibrate with; a file that cannot be written; a graph that
+        ClzooError: a package is missing; a feature of another length than the encoder's config says; too few images to
+            calibrate with; a file that cannot be written; a graph that
             differs from torch by more than 1e-4 (fp16: cosine below 0.999, int8: below 0.98) or, where the graph
             resizes, has a cosine below 0.999 (int8: 0.98) with `Encoder.embed`. Then no file is left.
     """
@@ -76,6 +77,7 @@ def export_onnx(
     import onnx
 
     reference = Encoder(copy.deepcopy(encoder.module).float(), encoder.config, "cpu")
+    reference.probe()  # before the long part: refuses a config that says another length than the network's feature has
     model, pictures, calibration = _model(reference, preprocess, dtype, None if int8 is None else Path(int8))
     provenance = _provenance(reference, preprocess, dtype if int8 is None else "int8", calibration)
     model.producer_name, model.producer_version = "clzoo", clzoo.__version__

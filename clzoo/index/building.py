@@ -154,7 +154,18 @@ def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
             f"the index in {store.path} is older than its store: it was built for generation "
             f"{description['store_generation']}, the store is at {store.generation}. Type: {_remedy(store)}"
         )
+    _require_fit(index, description, store)
     return Index(index, description, store)
+
+
+def _require_fit(index: Any, description: dict[str, Any], store: Store) -> None:
+    """Refuse an index of other vectors than the store's, wherever its files came from."""
+    manifest = store.manifest
+    expected = {"weights_sha256": manifest.weights_sha256, "dim": manifest.dim, "count": len(store)}
+    found = {"weights_sha256": description.get("weights_sha256"), "dim": index.d, "count": index.ntotal}
+    if different := [key for key in expected if found[key] != expected[key]]:
+        facts = ", ".join(f"{key} {found[key]}, of the store {expected[key]}" for key in different)
+        raise ClzooError(f"the index in {store.path} is of another store ({facts}). Type: {_remedy(store)}")
 
 
 def refresh_index(store: Store | str | Path, *, factory: str | None = None) -> Index:

@@ -79,6 +79,12 @@ def _require_ends(session: Any, provenance: Provenance, path: Path) -> None:
             f"{path} takes {inputs} and returns {outputs}; its metadata says {expected} and "
             f"{[EMBEDDING, FEATURE]}. It was changed after its export: export it anew."
         )
+    widths = {end.name: end.shape[1] for end in session.get_outputs() if len(end.shape) == 2}
+    if widths != {EMBEDDING: provenance.dim, FEATURE: provenance.dim}:
+        raise ClzooError(
+            f"{path} returns vectors of {widths.get(FEATURE)} values, its metadata says {provenance.dim}. Export it "
+            f"anew: clzoo export NAME --to onnx --out {path}"
+        )
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -10,7 +11,8 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
-from clzoo.backbones import create_backbone
+from clzoo.backbones import create_backbone, feature_width, network_of
+from clzoo.config import ModelConfig
 from clzoo.distributed import world_size
 from clzoo.errors import ClzooError
 from clzoo.methods import create_method
@@ -25,12 +27,14 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
         classes: number of classes of the data, or None where it has no labels.
 
     Raises:
-        ClzooError: views, labels or queue that do not fit the method, or an unknown backbone.
+        ClzooError: views, labels or queue that do not fit the method, an unknown backbone, or one that does not take
+            images of the recipe's sizes.
     """
+    width = model_config(recipe).num_features
     torch.manual_seed(recipe.seed)
     backbone: Any = build_backbone(recipe.backbone)
     views = len(recipe.view_policies())
-    method = create_method(backbone, backbone.num_features, recipe.method, views=views, classes=classes)
+    method = create_method(backbone, width, recipe.method, views=views, classes=classes)
     batch_size = recipe.schedule.batch_size
     queue = getattr(recipe.method, "queue", 0) if hasattr(method, "queue") else 0
     if queue % batch_size:
@@ -48,22 +52,30 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
     return method
 
 
+def model_config(recipe: Recipe) -> ModelConfig:
+    """How the trained backbone is used (`Recipe.model_config_of`), with the length that its feature really has.
+
+    Raises:
+        ClzooError: an unknown backbone, or one that does not take the views or the whole images of the recipe.
+    """
+    config = recipe.model_config_of(0)
+    with torch.device("meta"):
+        network = network_of(config)
+    for size in {policy.size for policy in recipe.view_policies()}:
+        feature_width(network, size)
+    return replace(config, num_features=feature_width(network, config.preprocessing.size))
+
+
 def build_backbone(b: Backbone) -> nn.Module:
     """The architecture with the recipe's BatchNorm groups, initial weights, fixed positions and frozen parts."""
     model_args = b.model_args | ({} if b.zero_init_last is None else {"zero_init_last": b.zero_init_last})
-    try:
-        backbone: Any = create_backbone(
-            b.architecture,
-            model_args=model_args,
-            global_pool=b.global_pool,
-            stem_stride=b.stem_stride,
-            stem_pool=b.stem_pool,
-        )
-    except TypeError as error:  # the architecture's class does not know an argument
-        raise ClzooError(
-            f"backbone: {b.architecture} cannot be built with {model_args}: {error}. Take that argument out of the "
-            "recipe."
-        ) from error
+    backbone: Any = create_backbone(
+        b.architecture,
+        model_args=model_args,
+        global_pool=b.global_pool,
+        stem_stride=b.stem_stride,
+        stem_pool=b.stem_pool,
+    )
     if b.batchnorm_groups > 1:
         split_batchnorm(backbone, b.batchnorm_groups)
     if b.init == "mocov3":

@@ -17,7 +17,7 @@ from clzoo.evaluation.knn import KNN_V1
 from clzoo.evaluation.run import evaluate
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
-from clzoo.pretrain.build import build_method
+from clzoo.pretrain.build import build_method, model_config
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
@@ -110,7 +110,7 @@ def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:
 
 def encoder_of(method: Any, recipe: Recipe, name: str, device: str = "auto") -> Encoder:
     """A method's backbone with the preprocessing that its recipe implies."""
-    config = dataclasses.replace(recipe.model_config_of(method.backbone.num_features), name=name)
+    config = dataclasses.replace(model_config(recipe), name=name)
     return Encoder(method.backbone, config, resolve_device(device))
 
 

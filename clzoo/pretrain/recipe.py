@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from clzoo.augment import ViewPolicy
+from clzoo.backbones import made_for
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.data.imbalance import check_subset
 from clzoo.methods import MethodOptions
@@ -155,10 +156,11 @@ class Recipe(Table):
         """How the trained backbone is used: the data's own normalisation, the whole image at the size of the data.
 
         Views may be smaller: objects are larger in a random crop than in the whole image (Touvron et al. 2019). With
-        views of 224 px the shorter side is resized to 256 and the centre cut out, as everywhere on ImageNet.
+        views of 224 px the shorter side is resized to 256 and the centre cut out, as everywhere on ImageNet. A network
+        made for one size (`img_size`) gets that.
         """
         view = self.views[0].size
-        size = view if view >= 224 else self.data.size
+        size = made_for(self.backbone.model_args) or (view if view >= 224 else self.data.size)
         return ModelConfig(
             name=f"{self.method.name}-{self.backbone.name}-{self.data.name}",
             architecture=self.backbone.architecture,

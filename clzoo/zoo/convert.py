@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from clzoo.backbones import feature_width, made_for
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
@@ -241,6 +242,7 @@ def _attention_heads(config: ModelConfig) -> int | None:
 
 
 def _config_for(architecture: str, name: str, model_args: dict[str, Any]) -> ModelConfig:
+    """What the architecture itself says: where its feature is, how long that is, and the size of its images."""
     config = ModelConfig(
         name=name,
         architecture=architecture,
@@ -252,9 +254,11 @@ def _config_for(architecture: str, name: str, model_args: dict[str, Any]) -> Mod
     )
     with torch.device("meta"):
         module: Any = network(config, "--arch")
-    pool = "avg" if getattr(module, "cls_token", None) is None else "token"
-    size = int(module.pretrained_cfg["input_size"][-1])
-    return replace(config, num_features=module.num_features, global_pool=pool, preprocessing=Preprocessing(size=size))
+        if getattr(module, "cls_token", None) is not None:
+            config = replace(config, global_pool="token")
+            module = network(config, "--arch")
+    size = made_for(model_args) or int(module.pretrained_cfg["input_size"][-1])
+    return replace(config, num_features=feature_width(module, size), preprocessing=Preprocessing(size=size))
 
 
 def parse_model_args(pairs: Sequence[str]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from clzoo.backbones import create_backbone
+from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -39,19 +40,9 @@ def read_safetensors(path: Path, *, next_step: str) -> dict[str, torch.Tensor]:
 
 
 def skeleton(config: ModelConfig, where: str) -> nn.Module:
-    """The config's network on the meta device: names and shapes without memory.
-
-    Raises:
-        ClzooError: timm cannot build it, or its feature is not `num_features` long; `where` is named.
-    """
-    with torch.device("meta"):
-        module = network(config, where)
-    if module.num_features != config.num_features:
-        raise ClzooError(
-            f"{where}: num_features is {config.num_features}, but {config.architecture} gives {module.num_features}. "
-            "Correct config.json."
-        )
-    return module
+    """`clzoo.backbones.skeleton_of`, whose errors name `where`."""
+    with _named(where):
+        return skeleton_of(config)
 
 
 def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
@@ -113,24 +104,17 @@ def build_encoder(
 
 
 def network(config: ModelConfig, where: str) -> nn.Module:
-    """The config's network, randomly initialised.
+    """`clzoo.backbones.network_of`, whose errors name `where`."""
+    with _named(where):
+        return network_of(config)
 
-    Raises:
-        ClzooError: timm cannot build it; `where` is named.
-    """
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
     try:
-        return create_backbone(
-            config.architecture,
-            model_args=config.model_args,
-            global_pool=config.global_pool,
-            stem_stride=config.stem_stride,
-            stem_pool=config.stem_pool,
-        )
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ClzooError(
-            f"{where}: timm cannot build {config.architecture} with model_args {config.model_args} and global_pool "
-            f"{config.global_pool!r}: {error}. Correct config.json."
-        ) from error
+        yield
+    except ClzooError as error:
+        raise ClzooError(f"{where}: {error}") from error
 
 
 def _has_hidden_buffers(module: nn.Module) -> bool:

@@ -9,9 +9,10 @@ from torch import nn
 from clzoo.assets import HUB, RECIPES
 from clzoo.errors import ClzooError
 from clzoo.methods import METHODS, Batch
-from clzoo.pretrain.build import build_backbone, build_method
+from clzoo.pretrain.build import build_backbone, build_method, model_config
 from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.optim import create_optimizer
+from clzoo.pretrain.publish import encoder_of
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
@@ -183,7 +184,7 @@ def test_residual_branches_start_open_where_the_authors_networks_do(name):
 
 
 def test_an_argument_that_the_architecture_does_not_know_is_refused():
-    with pytest.raises(ClzooError, match="vit_tiny_patch16_224 cannot be built with"):
+    with pytest.raises(ClzooError, match="does not build vit_tiny_patch16_224 with"):
         build_method(small_recipe("hydra_moco_in1k", "backbone.zero_init_last=false"), classes=3)
 
 
@@ -265,3 +266,44 @@ def test_local_crops_are_a_view_group_of_another_size():
     loss = build_method(recipe, classes=None)(Batch(views))
     loss.backward()
     assert torch.isfinite(loss)
+
+
+@pytest.mark.parametrize(("architecture", "width"), [("mobilenetv3_small_050", 1024), ("test_mambaout", 256)])
+@pytest.mark.parametrize("name", ["simclr_cifar10", "mocov2_cifar10", "mocov3_cifar10"])
+def test_heads_take_what_the_backbone_returns_and_not_what_timm_counts(name, architecture, width):
+    recipe = load_recipe(
+        RECIPES / f"{name}.yaml",
+        (
+            f"backbone.architecture={architecture}",
+            *("backbone.model_args={}", "backbone.stem_stride=null", "backbone.stem_pool=false"),
+            *(
+                "backbone.global_pool=avg",
+                "backbone.sincos_positions=false",
+                "backbone.frozen=[]",
+                "backbone.batchnorm_groups=1",
+                "backbone.zero_init_last=null",
+            ),
+            *("schedule.batch_size=8", "views.0.size=64", "data.size=64"),
+            *(["method.queue=16"] if name.startswith("mocov2") else []),
+        ),
+    )
+    method = build_method(recipe, classes=None)
+    assert next(layer for layer in method.projector.modules() if hasattr(layer, "in_features")).in_features == width
+    views = [torch.rand(8, 3, 64, 64) for _ in recipe.view_policies()]
+    assert torch.isfinite(method(Batch(views, None, seed=0, step=0, progress=0.0)))
+    encoder = encoder_of(method, recipe, "simclr-x-cifar10", "cpu")
+    assert encoder.embed(torch.rand(3, 64, 64)).shape == (encoder.dim,) == (width,)
+
+
+def test_a_backbone_made_for_one_size_is_used_at_that_size_and_refuses_other_views():
+    vit = [
+        "backbone.architecture=test_vit",
+        "backbone.global_pool=token",
+        "backbone.model_args={img_size: 32, dynamic_img_size: false}",
+    ]
+    plain = ["backbone.stem_stride=null", "backbone.stem_pool=false"]
+    recipe = load_recipe(RECIPES / "simclr_cifar10.yaml", (*vit, *plain, "views.0.size=32", "data.size=40"))
+    assert model_config(recipe).preprocessing.size == 32
+    other = load_recipe(RECIPES / "simclr_cifar10.yaml", (*vit, *plain, "views.0.size=24"))
+    with pytest.raises(ClzooError, match="does not take images of 3 x 24 x 24"):
+        build_method(other, classes=None)
