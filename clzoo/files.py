@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from clzoo.errors import ClzooError
 
 TEMPORARY = ".tmp-"
@@ -52,6 +50,8 @@ def held(lock_file: Path, refusal: str) -> Iterator[None]:
     Raises:
         ClzooError: another process holds it; `refusal` is the text.
     """
+    from filelock import FileLock, Timeout  # `clzoo.lite` reads files where it is not installed
+
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)

@@ -15,10 +15,12 @@ import pytest
 import torch
 import yaml
 from picture_folders import encoded, make_shard, picture
+from PIL import Image
 from small_models import small_encoder
 
 import clzoo
 from clzoo import ClzooError, embed_folder, open_store
+from clzoo.data.images import as_rgb
 from clzoo.data.sources import list_images, read_image
 from clzoo.embed.manifest import MANIFEST
 from clzoo.files import sha256_of, write_json
@@ -55,6 +57,36 @@ def test_every_test_that_the_document_names_exists() -> None:
             node.name for node in ast.parse((ROOT / path).read_text()).body if isinstance(node, ast.FunctionDef)
         }
         assert name in functions, f"{path}::{name}"
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def test_postscript_under_any_name_starts_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter = tmp_path / "bin" / "gs"
+    interpreter.parent.mkdir()
+    interpreter.write_text(f'#!/bin/sh\ntouch "{tmp_path}/started"\necho 10.0\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "holiday.jpg").write_bytes(POSTSCRIPT)
+    opened = Image.open(tmp_path / "holiday.jpg")
+    assert opened.format == "EPS"  # Pillow would hand it to the interpreter when its pixels are asked for
+    for image in (tmp_path / "holiday.jpg", POSTSCRIPT, opened):
+        with pytest.raises(ClzooError, match=r"not an image that Pillow can read|its format, EPS, is none"):
+            as_rgb(image)
+    assert not (tmp_path / "started").exists()
+
+
+def test_pillow_opens_files_only_in_named_formats() -> None:
+    opened = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Image.open", "PIL.Image.open"):
+                opened.append(path.name)
+                assert "formats" in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}"
+    assert "images.py" in opened
 
 
 # Pickles and code -----------------------------------------------------------------------------------------------------

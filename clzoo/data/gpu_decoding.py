@@ -1,8 +1,8 @@
 """JPEG files decoded by an NVIDIA GPU: which files it may have, and what to do about those that it refuses.
 
 nvJPEG rounds otherwise than libjpeg and interpolates chroma otherwise, so its pixels are not quite Pillow's. All that
-goes beyond a plain photograph is left to Pillow, whose rules are those of `clzoo.data.images`: rotation by EXIF, CMYK,
-grey, 16 bits, and files that are cut off, of which nvJPEG makes an image without a word.
+goes beyond a plain photograph is left to Pillow, whose rules are those of `clzoo.data.images`: rotation by EXIF, color
+profiles, CMYK, grey, 16 bits, and files that are cut off, of which nvJPEG makes an image without a word.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from PIL import ExifTags, Image
 
 from clzoo.config import Preprocessing
+from clzoo.data.color import changes_nothing
 from clzoo.data.images import MAX_PIXELS
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.transform import resize_and_crop_tensor
@@ -27,7 +28,7 @@ _END = b"\xff\xd9"
 
 
 def is_plain_jpeg(data: bytes) -> bool:
-    """Whether a file is a whole 8-bit YCbCr JPEG that no EXIF tag rotates; the header is read, nothing is decoded."""
+    """Whether a file is a whole 8-bit YCbCr JPEG in sRGB that no EXIF tag rotates; only the header is read."""
     if not (data.startswith(b"\xff\xd8") and data.endswith(_END)):
         return False
     try:
@@ -41,6 +42,7 @@ def is_plain_jpeg(data: bytes) -> bool:
                 and luma in _SAMPLING
                 and set(chroma) == {(1, 1)}
                 and image.width * image.height <= MAX_PIXELS
+                and changes_nothing(image.info.get("icc_profile"))
                 and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             )
     except Exception:  # whatever is wrong with the file, Pillow's own road names it

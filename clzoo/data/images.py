@@ -1,14 +1,30 @@
-"""Decoding one image: whatever a file holds, out comes 8-bit RGB, upright."""
+"""Decoding one image: whatever a file holds, out comes 8-bit sRGB, upright.
+
+Everything that clzoo calls an image takes this road: files, bytes and PIL images, in every command and in `clzoo.lite`.
+"""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageFile
 
+from clzoo.data.color import to_srgb
+from clzoo.data.metadata import orientation_of, pixels_only
 from clzoo.errors import ClzooError, UnreadableImageError
+
+DECODING = 2
+"""Version of the rules below, which a store records: images that they treat otherwise have other vectors.
+
+1 ignored embedded profiles and color keys of RGB files, took 16-bit WhiteIsZero for BlackIsZero, 32-bit integers by
+their second byte, and PIL images without turning them upright.
+"""
 
 MAX_PIXELS = 89_478_485
 """Images with more pixels are refused (Pillow's own warning threshold for decompression bombs)."""
@@ -18,42 +34,58 @@ SUFFIXES = frozenset(
 )
 """File names that are taken for images when a folder is searched, in lower case."""
 
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "AVIF")
+"""What Pillow may open, whatever a file is called. None of their readers starts a process, as PostScript's does."""
+
+_READABLE = frozenset({*_FORMATS, "MPO", "DIB"})  # as Pillow calls what these give: several JPEGs in one file, a bitmap
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes an image upright, by its EXIF orientation."""
+
 
 def decode_image(source: Path | bytes) -> Image.Image:
-    """Decode a file or its bytes to an 8-bit RGB image.
+    """Decode a file or its bytes to an 8-bit sRGB image.
 
-    EXIF orientation is applied; transparency is laid over white; palette, grey and CMYK are converted; 16-bit grey
-    keeps its high byte; of an animation the first frame is taken. (Our choices; a browser shows the same.)
+    EXIF orientation is applied; an embedded color profile is converted to sRGB (relative colorimetric), a broken one
+    ignored; transparency is laid over white; palette, grey and CMYK are converted; grey of 9 to 16 bits keeps its high
+    byte; of an animation the first frame is taken. Metadata that no pixel needs never cost an image. (Our choices; a
+    color-managed browser shows the same.)
 
     Raises:
-        UnreadableImageError: with the reason: missing, empty, truncated, not an image, too many pixels.
+        UnreadableImageError: with the reason: missing, empty, truncated, not an image, too many pixels, pixels without
+            an agreed range.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise UnreadableImageError(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS}")
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-    except UnreadableImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"too many pixels, the limit is {MAX_PIXELS}") from error
-    except Image.UnidentifiedImageError as error:
-        empty = len(source) == 0 if isinstance(source, bytes) else source.stat().st_size == 0
-        raise UnreadableImageError(
-            "empty file (zero bytes)" if empty else "not an image that Pillow can read"
-        ) from error
-    except OSError as error:  # missing, unreadable, a symlink loop, truncated
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:  # missing, unreadable, a symlink loop
         raise UnreadableImageError(error.strerror or str(error)) from error
-    except Exception as error:  # a decoder's own failure on damaged data (SyntaxError, ValueError, struct.error ...)
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+    if not data:
+        raise UnreadableImageError("empty file (zero bytes)")
+    try:
+        return _decoded(data)
+    except UnreadableImageError:
+        if (pixels := pixels_only(data)) is None:
+            raise
+        with suppress(UnreadableImageError):  # else the metadata were not to blame
+            return _decoded(pixels.data, pixels.orientation or 1, pixels.profile)
+        raise
 
 
 def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     """What users hold -> an RGB image: a path, encoded bytes, a PIL image, or a uint8 (H, W, 3) array.
 
+    A PIL image is treated as the file that it was opened from: upright, in sRGB, transparency over white.
+
     Raises:
-        UnreadableImageError: a file or bytes that cannot be decoded.
+        UnreadableImageError: a file or bytes that cannot be decoded, a PIL image of pixels without an agreed range.
         ClzooError: an array of another shape or type, or something else altogether.
     """
     if isinstance(image, str | Path):
@@ -61,7 +93,7 @@ def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     if isinstance(image, bytes):
         return decode_image(image)
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return _from_pil(image)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ClzooError(f"an array must be uint8 (H, W, 3), found {image.dtype} {image.shape}.")
@@ -69,16 +101,108 @@ def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     raise ClzooError(f"cannot embed a {type(image).__name__}; expected a path, bytes, a PIL image or a uint8 array.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):  # 16-bit grey, opened as I;16* or (by some decoders) as 32-bit I
-        high_byte = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return Image.fromarray(high_byte).convert("RGB")
-    if image.mode == "F":
-        raise UnreadableImageError("floating-point pixels have no agreed range; convert the file to 8 bits")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def _from_pil(image: Image.Image) -> Image.Image:
+    if isinstance(image, ImageFile.ImageFile):
+        if image.format not in _READABLE:
+            raise UnreadableImageError(
+                f"its format, {image.format}, is none that clzoo reads. If you trust the file, give image.copy()"
+            )
+        unread = bool(image.tile) and getattr(image, "fp", None) is not None
+        if unread and _first_frame(image):
+            return decode_image(_file_of(image))
+    with _named_failures():
+        return _finished(image)
+
+
+def _first_frame(image: ImageFile.ImageFile) -> bool:
+    return int(getattr(image, "tell", lambda: 0)()) == 0
+
+
+def _file_of(image: Any) -> bytes:
+    """The whole file behind an image that Pillow has not decoded yet; its position stays as it is."""
+    position = image.fp.tell()
+    image.fp.seek(0)
+    try:
+        content: bytes = image.fp.read()
+    finally:
+        image.fp.seek(position)
+    return content
+
+
+# One file -----------------------------------------------------------------------------------------------------------
+
+
+def _decoded(data: bytes, orientation: int | None = None, profile: bytes | None = None) -> Image.Image:
+    """Open and finish; orientation and profile are given where they were taken out of the file."""
+    with _named_failures(), Image.open(io.BytesIO(data), formats=_formats()) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise UnreadableImageError(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS}")
+        if profile is not None:
+            image.info["icc_profile"] = profile
+        alpha = _alpha_by_key(image, data)
+        return _finished(image, orientation, alpha)
+
+
+def _finished(image: Image.Image, orientation: int | None = None, alpha: Image.Image | None = None) -> Image.Image:
+    """Loaded, in sRGB, upright; a new image."""
+    image.load()
+    turn = _TURNS.get(_orientation(image) if orientation is None else orientation)
+    if alpha is not None:
+        image = image.copy()
+        del image.info["transparency"]
+        image.putalpha(alpha)
+    rgb = to_srgb(image)
+    return rgb.transpose(turn) if turn is not None else rgb.copy() if rgb is image else rgb
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; Pillow reads it from XMP too, but gives up where another entry of the EXIF is odd."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # whatever is odd
+        value = orientation_of(image.info.get("exif") or b"")
+    return value if isinstance(value, int) else 1
+
+
+def _alpha_by_key(image: Image.Image, data: bytes) -> Image.Image | None:
+    """Alpha of a PNG of 2, 4 or 3 x 16 bits with one transparent color, before it is loaded; None for all others.
+
+    The key has the depth of the file, and Pillow's pixels have 8 bits: the key of the shallow ones is scaled here, and
+    of the deep ones the low bytes are read too.
+    """
+    if image.format != "PNG" or "transparency" not in image.info or not getattr(image, "tile", None):
+        return None
+    depth = image.tile[0][3]  # type: ignore[attr-defined]
+    if depth in ("L;2", "L;4"):
+        key = image.info["transparency"] * {"L;2": 85, "L;4": 17}[depth]
+        return Image.fromarray(np.where(np.asarray(image) == key, 0, 255).astype(np.uint8))
+    if depth == "RGB;16B":
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
+            low.tile = [low.tile[0]._replace(args="RGB;16L")]
+            values = np.asarray(image).astype(np.int64) << 8 | np.asarray(low)  # (H, W, 3)
+        return Image.fromarray(np.where((values == image.info["transparency"]).all(axis=2), 0, 255).astype(np.uint8))
+    return None
+
+
+@contextmanager
+def _named_failures() -> Iterator[None]:
+    """Whatever a decoder raises becomes an UnreadableImageError with the reason."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"too many pixels, the limit is {MAX_PIXELS}") from error
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image that Pillow can read") from error
+    except OSError as error:  # truncated
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    except Exception as error:  # a decoder's own failure on damaged data (SyntaxError, ValueError, struct.error ...)
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clzoo
+from clzoo.data.images import DECODING
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
 
@@ -91,15 +92,25 @@ class Manifest:
         except (KeyError, TypeError) as error:
             raise ClzooError(f"{path} is damaged: {error}. Delete {folder} and embed again.") from error
 
-    def check_model(self, encoder: Encoder, folder: Path) -> None:
+    def check_model(self, encoder: Encoder, folder: Path, *, adding: bool = False) -> None:
         """Refuse an encoder whose vectors cannot be compared with the stored ones.
+
+        Args:
+            adding: whether its vectors are to stand beside the stored ones. Then the decoder's rules count too; a
+                search by them finds the same, but for the few images that they treat otherwise.
 
         Raises:
             ClzooError: other weights or another preprocessing; or vectors of another length.
         """
-        ours = {"weights": self.weights_sha256, **self.preprocessing}
+        ours = {"weights": self.weights_sha256, "decoding": 1, **self.preprocessing}
         theirs = {"weights": encoder.weights_sha256, **preprocessing_of(encoder)}
-        different = [key for key in ours if ours[key] != theirs.get(key)]
+        different = [key for key in ours if ours[key] != theirs.get(key) and (adding or key != "decoding")]
+        if different == ["decoding"]:
+            raise ClzooError(
+                f"{folder} was embedded by version {ours['decoding']} of the decoder's rules, this is version "
+                f"{theirs['decoding']}: some kinds of images have other vectors now (docs/store.md). To embed "
+                f"anew, delete {folder} or give another --out."
+            )
         if different:
             raise ClzooError(
                 f"{folder} was made by {self.model} ({_show(ours, different)}); this is "
@@ -114,8 +125,8 @@ class Manifest:
 
 
 def preprocessing_of(encoder: Encoder) -> dict[str, Any]:
-    """The encoder's preprocessing as it stands in a manifest."""
-    values = dataclasses.asdict(encoder.config.preprocessing)
+    """The encoder's preprocessing as it stands in a manifest, with the version of the decoder's rules."""
+    values = {**dataclasses.asdict(encoder.config.preprocessing), "decoding": DECODING}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 

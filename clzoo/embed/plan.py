@@ -143,7 +143,7 @@ def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder
     Raises:
         ClzooError: another model, preprocessing, normalisation, dtype, source or share of it; says what to type.
     """
-    old.check_model(encoder, folder)
+    old.check_model(encoder, folder, adding=True)
     if old.dtype != new.dtype:
         flag = next(name for name, dtype in STORE_DTYPES.items() if dtype == old.dtype)
         raise ClzooError(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from clzoo.config import Preprocessing
-from clzoo.data.images import MAX_PIXELS, decode_image
+from clzoo.data.images import MAX_PIXELS, as_rgb, decode_image
 from clzoo.errors import UnreadableImageError
 from clzoo.transform import resize_and_crop
 
@@ -175,3 +175,59 @@ def test_a_random_byte_flipped_never_gives_another_error() -> None:
 def test_an_image_too_narrow_to_resize_is_refused_instead_of_exhausting_memory() -> None:
     with pytest.raises(UnreadableImageError, match="too narrow"):
         resize_and_crop(Image.new("RGB", (60_000, 2)), Preprocessing())
+
+
+# PIL images -----------------------------------------------------------------------------------------------------------
+
+
+def _turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return encoded(Image.fromarray(noise(24, 32, 3)), "JPEG", exif=exif)
+
+
+def _palette(**options: Any) -> bytes:
+    return encoded(Image.fromarray(noise(8, 8, 3)).quantize(8), "PNG", **options)
+
+
+KINDS = {
+    "a turned photograph": _turned(),
+    "alpha": encoded(Image.fromarray(noise(8, 8, 4), "RGBA"), "PNG"),
+    "grey with alpha": encoded(Image.fromarray(noise(8, 8, 2), "LA"), "PNG"),
+    "a palette": _palette(),
+    "a palette with a transparent color": _palette(transparency=3),
+    "a palette with alpha": _palette(transparency=bytes(range(0, 240, 30))),
+    "a color key": encoded(Image.new("RGB", (8, 8), (1, 2, 3)), "PNG", transparency=(1, 2, 3)),
+    "one bit": encoded(Image.fromarray(noise(8, 8)).convert("1"), "PNG"),
+    "16-bit grey, PNG": encoded(Image.fromarray(noise(8, 8).astype(np.uint16) * 257), "PNG"),
+    "16-bit grey, TIFF": encoded(Image.fromarray(noise(8, 8).astype(np.uint16) * 257), "TIFF"),
+    "CMYK": encoded(Image.fromarray(noise(8, 8, 4), "CMYK"), "TIFF"),
+    "Lab": encoded(Image.fromarray(noise(8, 8, 3), "LAB"), "TIFF"),
+    "an animation": encoded(
+        Image.new("RGB", (8, 8), RED), "GIF", save_all=True, append_images=[Image.new("RGB", (8, 8), BLUE)]
+    ),
+}
+
+
+@pytest.mark.parametrize("data", KINDS.values(), ids=KINDS)
+def test_a_pil_image_is_what_its_file_is(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(data)
+    expected = np.asarray(decode_image(data))
+    assert (np.asarray(as_rgb(tmp_path / "file")) == expected).all()
+    with Image.open(io.BytesIO(data)) as unread, Image.open(tmp_path / "file") as loaded:
+        loaded.load()
+        for image in (unread, loaded, loaded.copy()):
+            assert (np.asarray(as_rgb(image)) == expected).all()
+            assert (np.asarray(as_rgb(image)) == expected).all(), "the image itself was changed"
+
+
+def test_a_later_frame_that_was_chosen_stays_chosen() -> None:
+    with Image.open(io.BytesIO(KINDS["an animation"])) as animation:
+        animation.seek(1)
+        assert np.allclose(as_rgb(animation).getpixel((4, 4)), BLUE, atol=4)
+
+
+@pytest.mark.parametrize("array", [np.ones((4, 4), np.float32), np.ones((4, 4), np.int32)], ids=["float", "integer"])
+def test_a_pil_image_of_pixels_without_an_agreed_range_is_refused(array: np.ndarray) -> None:
+    with pytest.raises(UnreadableImageError, match="no agreed range"):
+        as_rgb(Image.fromarray(array))
