@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -36,14 +36,20 @@ class Images(Protocol):
         ...
 
 
+EXPECTED_LABELS = "Expected <class>/<image>.jpg in folders, or key.cls beside key.jpg in tar shards."
+"""What to say where there are no labels."""
+
+
 @dataclass(frozen=True)
 class Collection:
-    """A source of images.
+    """One split of a source of images.
 
     Attributes:
-        origin: what the user named, for messages.
+        origin: where the split itself lies, for messages.
         labels: int64 (N,), positions in `classes`; None without labels.
         failures: "path: reason" of what looked like an image and could not even be listed.
+        unlabelled: why there are no labels, and what to do.
+        passed_over: what else the source holds, counted by kind.
     """
 
     origin: str
@@ -51,6 +57,8 @@ class Collection:
     labels: np.ndarray | None = None
     classes: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
+    unlabelled: str = EXPECTED_LABELS
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

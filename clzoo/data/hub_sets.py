@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data.collection import Collection
-from clzoo.data.folders import SPLITS
 from clzoo.data.images import decode_image
+from clzoo.data.splits import SPLITS, first_labelled
 from clzoo.errors import ClzooError, UnreadableImageError
 
 log = logging.getLogger("clzoo")
@@ -24,6 +26,8 @@ PREFIX = "hf-hub:"
 """How a Hub data set is named: hf-hub:ORG/NAME."""
 
 _LABELS = ("label", "fine_label")  # columns that are taken first where several hold classes
+_ALSO_LABELS = ("labels", "class", "category", "target")  # and last, where none is declared to
+_PLAIN = re.compile(r"u?int\d+|bool|(large_)?string")  # types of values that are classes as they are
 
 
 @dataclass(frozen=True)
@@ -68,22 +72,30 @@ def open_hub_set(name: str, split: str) -> Collection:
 
     Args:
         name: "hf-hub:ORG/NAME"; a local folder with Parquet files in place of ORG/NAME works too.
-        split: "train", or "test", for which "validation" is taken where there is no test split.
+        split: "train", or "test", for which "validation" is taken where there is no test split with labels.
 
     Raises:
         ClzooError: `datasets` is not installed, the set cannot be had, or it has no such split or no image column.
     """
     present = _published_splits(name)
-    chosen = next((part for part in SPLITS[split] if part in present), None)
-    if chosen is None:
+    chosen = [part for part in SPLITS[split] if part in present]
+    if not chosen:
         raise ClzooError(f"{name} has the splits {', '.join(present)}; expected {' or '.join(SPLITS[split])}.")
+    return first_labelled([partial(_open_part, name, part) for part in chosen])
+
+
+def _open_part(name: str, part: str) -> Collection:
     import datasets
 
     with _errors_of(name):
-        dataset = datasets.load_dataset(name.removeprefix(PREFIX), split=chosen)
+        dataset = datasets.load_dataset(name.removeprefix(PREFIX), split=part)
     images, column = _image_column(dataset, name)
-    labels, classes = _class_column(dataset, name)
-    return Collection(name, HubImages(images, column), labels, classes)
+    labels, classes, found = _class_column(dataset, name)
+    if labels is None:
+        log.warning("%s, split %s: no labels. %s", name, part, found)
+    passed_over = {f"column {other}": 1 for other in dataset.features if other not in (column, found)}
+    origin = f"{name} (split {part})"
+    return Collection(origin, HubImages(images, column), labels, classes, unlabelled=found, passed_over=passed_over)
 
 
 def _published_splits(name: str) -> list[str]:
@@ -115,18 +127,37 @@ def _image_column(dataset: Any, name: str) -> tuple[Any, str]:
     return dataset.select_columns(columns).cast_column(columns[0], Encoded(decode=False)), columns[0]
 
 
-def _class_column(dataset: Any, name: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels and names of the classes: of the column `label` or `fine_label`, else of the first that holds classes."""
+def _class_column(dataset: Any, name: str) -> tuple[np.ndarray | None, tuple[str, ...], str]:
+    """Labels, names of the classes, and the column of both; or why there are no labels.
+
+    The column is `label` or `fine_label`, else the first that the data set itself declares as classes, else one that is
+    called as labels often are. Integers, text and booleans are classes by their values: sorted, integers as numbers.
+    """
     from datasets import ClassLabel
 
-    columns = [column for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)]
-    column = next((column for column in (*_LABELS, *columns[:1]) if column in columns), None)
+    features = dataset.features
+    declared = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
+    wanted = [*_LABELS, *declared[:1], *_ALSO_LABELS]
+    column = next((column for column in wanted if column in features), None)
     if column is None:
-        return None, ()
-    if len(columns) > 1:
-        log.info("%s: the labels are the column %s of %s", name, column, ", ".join(columns))
-    labels = dataset.data.column(column).to_pylist()
-    if any(label is None or label < 0 for label in labels):  # the Hub's test splits without labels have -1
-        log.warning("%s: no labels, the column %s is not filled", name, column)
-        return None, ()
-    return np.array(labels, np.int64), tuple(dataset.features[column].names)
+        return None, (), f"Expected a column label that holds classes; found {', '.join(features)}."
+    if len(declared) > 1:
+        log.info("%s: the labels are the column %s of %s", name, column, ", ".join(declared))
+    feature = features[column]
+    cast = f'ds.cast_column("{column}", datasets.ClassLabel(names=[...]))'
+    if not (isinstance(feature, ClassLabel) or _PLAIN.fullmatch(str(getattr(feature, "dtype", "")))):
+        kind = getattr(feature, "dtype", type(feature).__name__)
+        return None, (), f"The column {column} is {kind}; expected ClassLabel, integers, text or booleans: {cast}"
+    values = dataset.data.column(column).to_pylist()
+    unfilled = sum(value is None or (not isinstance(value, str) and value < 0) for value in values)
+    if unfilled:  # the Hub's test splits without labels have -1
+        return None, (), f"The column {column} is not filled in {unfilled} of {len(values)} rows."
+    if isinstance(feature, ClassLabel):
+        return np.array(values, np.int64), tuple(feature.names), column
+    found = sorted(set(values))
+    number = {value: position for position, value in enumerate(found)}
+    labels = np.array([number[value] for value in values], np.int64)
+    log.info(
+        "%s: the column %s holds %d values, which are the classes; to name them: %s", name, column, len(found), cast
+    )
+    return labels, tuple(map(str, found)), column

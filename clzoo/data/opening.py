@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from clzoo.data.collection import Collection
-from clzoo.data.folders import open_folder, split_of_shard, splits_of_folder
+from clzoo.data.collection import Collection, FileImages
+from clzoo.data.folders import open_folder
 from clzoo.data.hub_sets import PREFIX, hub_splits, open_hub_set
-from clzoo.data.packed import find_pack, open_pack
+from clzoo.data.packed import find_packs, open_pack
+from clzoo.data.sources import in_words, taken
+from clzoo.data.splits import KIND, first_labelled, shard_word, splits_of_folder
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
 from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
 
 
 def open_source(source: str | Path, split: str, *, name: str | None = None, download: bool = False) -> Collection:
@@ -25,12 +32,18 @@ def open_source(source: str | Path, split: str, *, name: str | None = None, down
     Raises:
         ClzooError: nothing there, not this split, or damaged; with what was expected.
     """
+    opened = _open(source, split, name, download)
+    log.info("%s: %s", opened.origin, _taken(opened))
+    return opened
+
+
+def _open(source: str | Path, split: str, name: str | None, download: bool) -> Collection:
     part = "train" if split == "pretrain" else split
     if str(source).startswith(PREFIX):
         return open_hub_set(str(source), part)
     folder = Path(source)
-    if (pack := find_pack(folder, part)) is not None:
-        return open_pack(pack)
+    if packs := find_packs(folder, part):
+        return first_labelled([partial(open_pack, pack) for pack in packs])
     known = _torchvision_set_in(folder, name)
     if known is None and name in FOLDERS and (download or not folder.is_dir() or not any(folder.iterdir())):
         known = name  # nothing else is there either: say how to get it, or get it
@@ -47,10 +60,7 @@ def open_split(source: str | Path, split: str) -> Collection:
     """
     collection = open_source(source, split)
     if collection.labels is None:
-        raise ClzooError(
-            f"{collection.origin} has no labels. Expected <class>/<image>.jpg in folders, or key.cls beside key.jpg in "
-            "tar shards."
-        )
+        raise ClzooError(f"{collection.origin} has no labels. {collection.unlabelled}")
     return collection
 
 
@@ -60,9 +70,10 @@ def open_labelled(source: str | Path, split: str) -> Collection:
     So both `data`, which holds `train` and `test`, and `data/test` name a test split.
     """
     folder = Path(source)
-    is_folder = not str(source).startswith(PREFIX) and find_pack(folder, split) is None
+    is_folder = not str(source).startswith(PREFIX) and not find_packs(folder, split)
     if folder.is_file():
-        split = split_of_shard(f"{folder.name}/") or "train"
+        word = shard_word(f"{folder.name}/")
+        split = "train" if word is None else KIND[word]
     elif is_folder and _torchvision_set_in(folder, None) is None and not splits_of_folder(folder):
         split = "train"  # how `open_source` calls the whole
     return open_split(source, split)
@@ -77,13 +88,23 @@ def splits_of(source: str | Path) -> list[str]:
     if str(source).startswith(PREFIX):
         return hub_splits(str(source))
     folder = Path(source)
-    if find_pack(folder, "train") or find_pack(folder, "test"):
+    if find_packs(folder, "train") or find_packs(folder, "test"):
         raise ClzooError(f"{source} is a pack already. Type: clzoo pretrain R --data {source}")
     if (known := _torchvision_set_in(folder, None)) is not None:
         raise ClzooError(
             f"{source} holds {known}, which is small arrays already. Type: clzoo pretrain R --data {source}"
         )
     return splits_of_folder(folder)
+
+
+def _taken(opened: Collection) -> str:
+    """What was taken and what was passed over, by kind."""
+    of_classes = "without labels" if opened.labels is None else f"of {len(opened.classes)} classes"
+    if isinstance(opened.images, FileImages):
+        found = taken(opened.images.items, opened.passed_over, len(opened.failures))
+    else:
+        found = f"passed over {in_words(Counter(opened.passed_over))}"
+    return f"{len(opened.images):,} images {of_classes}; {found}"
 
 
 def _torchvision_set_in(folder: Path, name: str | None) -> str | None:

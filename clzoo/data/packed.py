@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.data.collection import ArrayImages, Collection
-from clzoo.data.folders import SPLITS, find_split
+from clzoo.data.splits import SPLITS
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 
@@ -25,12 +25,11 @@ FORMAT = 1
 """Of the files; another one is refused."""
 
 
-def find_pack(source: Path, split: str) -> Path | None:
-    """The pack of a split: `source` itself (the training split), or its sub-folder."""
+def find_packs(source: Path, split: str) -> list[Path]:
+    """The packs of a split, the preferred first: `source` itself (the training split), or its sub-folders."""
     if split == "train" and (source / "pack.json").is_file():
-        return source
-    folder = find_split(source, *SPLITS[split])
-    return folder if folder is not None and (folder / "pack.json").is_file() else None
+        return [source]
+    return [source / name for name in SPLITS[split] if (source / name / "pack.json").is_file()]
 
 
 def open_pack(folder: Path) -> Collection:
@@ -58,4 +57,6 @@ def open_pack(folder: Path) -> Collection:
         )
     labels = items["label"].to_numpy().astype(np.int64) if summary["classes"] else None
     images = ArrayImages(pixels, summary["sha256"])
-    return Collection(str(folder), images, labels, tuple(summary["classes"]), tuple(summary["skipped"]))
+    passed_over = summary.get("passed_over", {})
+    classes, skipped = tuple(summary["classes"]), tuple(summary["skipped"])
+    return Collection(str(folder), images, labels, classes, skipped, passed_over=passed_over)

@@ -111,6 +111,7 @@ def _write_files(collection: Collection, size: int, folder: Path) -> dict[str, A
         "size": size,
         "classes": list(collection.classes),
         "skipped": [*collection.failures, *skipped],
+        "passed_over": dict(collection.passed_over),
         "sha256": digest,  # of the pixels in their order
         "source": {"origin": collection.origin, "images": len(listed), "sha256": collection.images.digest(listed)},
     }

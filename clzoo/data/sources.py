@@ -19,7 +19,7 @@ import posixpath
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -163,6 +163,14 @@ def in_words(kinds: Counter[str]) -> str:
     return (", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5)) + rest) or "nothing"
 
 
+def taken(items: Sequence[Item], passed_over: Mapping[str, int], failed: int) -> str:
+    """What was taken of a source and what was passed over, by kind, for the log."""
+    kinds = Counter(PurePosixPath(item.path).suffix.lower() or "no suffix" for item in items)
+    return (
+        f"took {in_words(kinds)}; passed over {in_words(Counter(passed_over))}{f'; {failed} failed' if failed else ''}"
+    )
+
+
 def item_ids(paths: list[str]) -> np.ndarray:
     """Stable ids, int64 (N,): the first 63 bits of SHA-256 of each path.
 
@@ -232,7 +240,8 @@ def _item_id(path: str) -> int:
     return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is taken for an image."""
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 (called for every file of millions)
 
 
@@ -302,7 +311,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = False) -> None:
     """Add one file that is not a folder: an image, a shard, or something to ignore."""
     is_shard = path.lower().endswith(".tar")
-    if not (is_shard or any_suffix or _is_image(path)):
+    if not (is_shard or any_suffix or is_image(path)):
         ignore(listing, path)
         return
     if _printable(path) != path:
@@ -358,7 +367,7 @@ def _add_member(listing: Listing, images: dict[str, Item], member: Member, shard
         return
     path = f"{shard.path}/{inside}"
     item = shard._replace(path=path, size=member.size, offset=member.offset)
-    if not _is_image(member.name):
+    if not is_image(member.name):
         listing.ignored[_printable(PurePosixPath(inside).suffix.lower()) or "no suffix"] += 1
         if inside.lower().endswith(".cls") and member.kind == "file":
             listing.class_files.append(item)

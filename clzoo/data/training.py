@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from clzoo.data.collection import Collection, Images
+from clzoo.data.collection import EXPECTED_LABELS, Collection, Images
 from clzoo.data.decoding import decode_into_memory
 from clzoo.data.imbalance import imbalanced_rows
 from clzoo.data.opening import open_source
@@ -37,6 +38,7 @@ class TrainingSet:
         pixels: uint8 (N, size, size, 3) of a resident set; None if the images are decoded while training.
         left_out: "name: reason" of what was found unreadable when the set was opened; it has no sample number.
         unreadable: "name: reason" by sample number of what was found unreadable since then; see `image`.
+        unlabelled: why there are no labels, and what to do.
     """
 
     origin: str
@@ -47,6 +49,7 @@ class TrainingSet:
     pixels: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
     unreadable: dict[int, str] = field(default_factory=dict)
+    unlabelled: str = EXPECTED_LABELS
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -87,10 +90,7 @@ class TrainingSet:
             ClzooError: there are none, or all images are of one class.
         """
         if self.labels is None:
-            raise ClzooError(
-                f"{who} needs labels, and {self.origin} has none. Expected <class>/<image>.jpg in folders, or key.cls "
-                "beside key.jpg in tar shards."
-            )
+            raise ClzooError(f"{who} needs labels, and {self.origin} has none. {self.unlabelled}")
         present = np.unique(self.labels)
         if len(present) < 2:
             raise ClzooError(
@@ -169,7 +169,13 @@ def training_set_of(collection: Collection, rows: np.ndarray, size: int, *, budg
     """
     labels = None if collection.labels is None else collection.labels[rows]
     opened = TrainingSet(
-        collection.origin, collection.images, rows, labels, collection.classes, left_out=collection.failures
+        collection.origin,
+        collection.images,
+        rows,
+        labels,
+        collection.classes,
+        left_out=collection.failures,
+        unlabelled=collection.unlabelled,
     )
     need = len(rows) * size * size * 3
     if need > budget:
@@ -187,7 +193,9 @@ def _rows_of(collection: Collection, split: str, subset: str | None) -> np.ndarr
     if split != "pretrain":
         raise ClzooError(f"data.subset={subset} is for the images of pretraining; evaluation takes the whole {split}.")
     if collection.labels is None:
-        raise ClzooError(f"data.subset={subset} needs labels, and {collection.origin} has none.")
+        raise ClzooError(
+            f"data.subset={subset} needs labels, and {collection.origin} has none. {collection.unlabelled}"
+        )
     return imbalanced_rows(collection.labels, len(collection.classes), subset)
 
 
@@ -199,4 +207,5 @@ def _held_in_memory(opened: TrainingSet, size: int) -> TrainingSet:
     if skipped:
         log.warning("%d of %d images cannot be decoded and are left out", len(skipped), len(opened))
     labels = None if opened.labels is None else opened.labels[np.isin(opened.rows, kept)]
-    return TrainingSet(opened.origin, opened.images, kept, labels, opened.classes, pixels, (*opened.left_out, *skipped))
+    left_out = (*opened.left_out, *skipped)
+    return dataclasses.replace(opened, rows=kept, labels=labels, pixels=pixels, left_out=left_out)

@@ -14,7 +14,7 @@ from typing import Any
 from clzoo.data.gpu_decoding import nvjpeg
 from clzoo.data.parallel import usable_cores
 from clzoo.data.remote import is_remote, list_remote
-from clzoo.data.sources import Failure, Listing, list_images
+from clzoo.data.sources import Failure, Listing, list_images, taken
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.embed.gpu import compile_pays
 from clzoo.embed.manifest import STORE_DTYPES
@@ -216,6 +216,7 @@ def embed_share(
     else:
         listing = list_images(source)
         origin, root = str(Path(source).resolve()), str(listing.root)
+    log.info("%s: %s", origin, taken(listing.items, listing.ignored, len(listing.failures)))
     if shard is not None:
         folder, listing = shard.folder(folder), shard.of(listing)
     if engine not in ENGINES:

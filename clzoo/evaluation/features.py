@@ -66,7 +66,7 @@ def extract(encoder: Encoder, collection: Collection, *, cache_dir: str | Path |
         ClzooError: no labels, no image that can be read, or a cache that cannot be written.
     """
     if collection.labels is None:
-        raise ClzooError(f"{collection.origin} has no labels; expected <class>/<image>.jpg.")
+        raise ClzooError(f"{collection.origin} has no labels. {collection.unlabelled}")
     folder = cache.root(cache_dir) / cache.FEATURES / _key(encoder, collection)
     if not folder.is_dir():
         _fill(folder, encoder, collection)

@@ -342,8 +342,8 @@ def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: fl
         "data": {
             "title": title,
             "classes": list(job.train_images.classes),
-            "train": {"origin": job.train_images.origin, **job.train.fingerprint},
-            "test": {"origin": job.test_images.origin, **job.test.fingerprint},
+            "train": {**_source_of(job.train_images), **job.train.fingerprint},
+            "test": {**_source_of(job.test_images), **job.test.fingerprint},
         },
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "seeds": list(job.seeds),
@@ -355,3 +355,8 @@ def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: fl
     }
     arrays = {name: array for outcome in outcomes.values() for name, array in outcome.arrays.items()}
     return Evaluation(metrics, arrays)
+
+
+def _source_of(images: Collection) -> dict[str, Any]:
+    """Where a split lies, and what else is there, by kind."""
+    return {"origin": images.origin, "passed_over": dict(images.passed_over)}

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from picture_folders import encoded, picture
 
-from clzoo.data.opening import open_source, splits_of
+from clzoo.data.opening import open_source, open_split, splits_of
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
+from clzoo.evaluation.run import open_splits
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):
@@ -68,6 +69,70 @@ def test_a_missing_split_is_an_error_with_those_that_are_there(datasets, tmp_pat
 
 def test_a_set_without_class_column_has_no_labels(datasets, tmp_path):
     assert open_training_set("toy", write(datasets, tmp_path / "toy", labels=None), 16).labels is None
+
+
+def write_plain(datasets, folder, kind, values, *, split="train", column="label"):
+    """A split whose column is not declared to hold classes."""
+    pictures = [{"bytes": encoded(picture(0, n)), "path": f"{n}.png"} for n in range(len(values))]
+    feature = kind if not isinstance(kind, str) else datasets.Value(kind)
+    features = datasets.Features({"image": datasets.Image(), column: feature, "caption": datasets.Value("string")})
+    columns = {"image": pictures, column: values, "caption": ["x"] * len(values)}
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    made = datasets.Dataset.from_dict(columns, features=features)
+    made.to_parquet(str(folder / "data" / f"{split}-00000-of-00001.parquet"))
+    return f"hf-hub:{folder}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "classes"),
+    [
+        ("int64", [10, 2, 10, 0], ("0", "2", "10")),
+        ("uint8", [1, 0, 1, 0], ("0", "1")),
+        ("string", ["b", "a", "b", "10"], ("10", "a", "b")),
+        ("large_string", ["b", "a", "b", "a"], ("a", "b")),
+        ("bool", [True, False, True, True], ("False", "True")),
+    ],
+)
+@pytest.mark.parametrize("column", ["label", "category"])
+def test_plain_values_are_classes_sorted_by_what_they_are(datasets, tmp_path, kind, values, classes, column):
+    opened = open_source(write_plain(datasets, tmp_path / "toy", kind, values, column=column), "train")
+    assert opened.classes == classes
+    assert [opened.classes[label] for label in opened.labels] == [str(value) for value in values]
+    assert opened.passed_over == {"column caption": 1}
+
+
+def test_splits_of_plain_values_meet_by_name(datasets, tmp_path):
+    write_plain(datasets, tmp_path / "toy", "int64", [2, 10, 0, 2])
+    name = write_plain(datasets, tmp_path / "toy", "string", ["2", "0", "10", "2"], split="test")
+    (tmp_path / "other" / "data").mkdir(parents=True)
+    (tmp_path / "toy" / "data" / "test-00000-of-00001.parquet").rename(
+        tmp_path / "other" / "data" / "test-00000-of-00001.parquet"
+    )
+    train, test = open_splits({"train": name, "test": f"hf-hub:{tmp_path / 'other'}"})
+    assert train.classes == test.classes == ("0", "2", "10")
+    assert test.labels.tolist() == [1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["float32", "list"])
+def test_a_column_of_another_type_is_an_error_that_says_how_to_cast_it(datasets, tmp_path, kind):
+    values = [1.0, 2.0] if kind == "float32" else [[1, 2], [3]]
+    name = write_plain(
+        datasets, tmp_path / "toy", kind if kind == "float32" else datasets.List(datasets.Value("int64")), values
+    )
+    with pytest.raises(
+        ClzooError, match=r"\(split train\) has no labels. The column label is .*cast_column\(\"label\""
+    ):
+        open_split(name, "train")
+
+
+def test_a_labelled_validation_is_taken_before_a_test_split_without_labels(datasets, tmp_path, caplog):
+    write_plain(datasets, tmp_path / "toy", "int64", [0, 1])
+    write_plain(datasets, tmp_path / "toy", "int64", [-1, -1, -1], split="test")
+    name = write_plain(datasets, tmp_path / "toy", "int64", [1, 0], split="validation")
+    opened = open_split(name, "test")
+    assert opened.origin == f"{name} (split validation)"
+    assert opened.labels.tolist() == [1, 0]
+    assert "(split test) has none" in caplog.text
 
 
 def test_a_damaged_image_is_named_by_its_path(datasets, tmp_path):

@@ -58,7 +58,7 @@ def test_the_split_is_a_sub_folder_and_never_mixed_with_another(tmp_path):
     assert len(open_training_set("mine", tmp_path, 16, split="test")) == 2
     with pytest.raises(ClzooError, match=r"has no splits.*for the test split"):
         open_training_set("mine", tmp_path / "train", 16, split="test")
-    (tmp_path / "train").rename(tmp_path / "elsewhere")
+    (tmp_path / "train").rename(tmp_path.with_name(f"{tmp_path.name}-elsewhere"))
     with pytest.raises(ClzooError, match="has the split val, but not train"):
         open_training_set("mine", tmp_path, 16)
 

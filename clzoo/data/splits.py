@@ -1,0 +1,214 @@
+"""Which parts of a source are its splits: by the names of folders and shards, unless what lies beside them says no.
+
+`train` may be a split or a class of vehicles. A folder of such a name is read as a split if nothing but splits lies
+beside it, or if it is laid out as one (`train/<class>/...` beside a test split). It is read as a class if it holds
+images directly and other folders with images lie beside it. Anything else is an error that names both readings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from clzoo.data.collection import Collection
+from clzoo.data.sources import is_hidden, is_image
+from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
+
+SPLITS = {"train": ("train",), "test": ("test", "val", "validation", "valid")}
+"""Names under which folders and shards keep a split, the preferred first."""
+
+KIND = {name: split for split, names in SPLITS.items() for name in names}
+"""Name -> "train" or "test"."""
+
+_LIKE_SPLITS = frozenset(
+    ("training", "testing", "trainval", "dev", "eval", "evaluation", "holdout", "extra", "unlabeled", "unlabelled")
+)  # no class is called so
+_DEPTH = 6  # folders below a candidate that are searched for a first image
+
+
+def split_folders(source: Path) -> dict[str, list[Path]]:
+    """The sub-folders of `source` that are splits: "train" and "test", each with its folders, the preferred first.
+
+    Empty where the source is one whole, such as a folder of classes.
+
+    Raises:
+        ClzooError: folders named for splits that may as well be classes; says what to type for either.
+    """
+    if not source.is_dir():
+        return {}
+    visible = [path for path in sorted(source.iterdir()) if not is_hidden(path.name)]
+    folders = [path for path in visible if path.is_dir()]
+    named = [path for path in folders if path.name.lower() in KIND]
+    if not named:
+        return {}
+    beside = [path for path in folders if path not in named and _holds_images(path)]
+    loose = [path for path in visible if is_image(path.name) or _is_shard(path.name)]
+    if not _are_splits(named, beside, loose):
+        names = ", ".join(path.name for path in named)
+        log.info("%s: %s is read as a class, no split: %s lies beside it", source, names, _some(beside))
+        return {}
+    if beside or loose:
+        log.warning("%s: beside the splits %s is passed over", source, _some([*beside, *loose]))
+    found: dict[str, list[Path]] = {}
+    for name in KIND:
+        for path in named:
+            if path.name.lower() == name:
+                found.setdefault(KIND[name], []).append(path)
+    return found
+
+
+def _are_splits(named: list[Path], beside: list[Path], loose: list[Path]) -> bool:
+    """Whether folders named for splits are splits (else classes), by the folders and images beside them."""
+    kinds = {KIND[path.name.lower()] for path in named}
+    of_train = [path for path in named if KIND[path.name.lower()] == "train"] or named
+    in_classes = all(map(_holds_class_folders, of_train))
+    odd = [path for path in beside if path.name.lower() not in _LIKE_SPLITS]
+    if not beside and not loose:
+        return True
+    if in_classes and (len(kinds) == 2 or not odd):
+        return True
+    if beside and len(odd) == len(beside) and len(kinds) == 1 and not any(map(_holds_class_folders, named)):
+        return False
+    source, first = named[0].parent, named[0]
+    raise ClzooError(
+        f"{source} can be read in two ways: {', '.join(path.name for path in named)} as "
+        f"{'splits' if len(named) > 1 else 'a split'}, without {_some([*beside, *loose])} beside; or as classes like "
+        f"those. For a split name its folder: {first} (of evaluate: --data train=DIR,test=DIR). For classes rename it: "
+        f"mv {first} {first}-class"
+    )
+
+
+# Shards ---------------------------------------------------------------------------------------------------------------
+
+
+def shard_word(path: str) -> str | None:
+    """The split that a shard's name states (`in1k-val-0001.tar`: val), of `shard.tar/` or of an item inside.
+
+    Raises:
+        ClzooError: it states two.
+    """
+    shard, inside, _ = path.lower().partition(".tar/")
+    words = re.split(r"[^a-z]+", shard.rpartition("/")[2]) if inside else []
+    found = [word for word in dict.fromkeys(words) if word in KIND]
+    if len({KIND[word] for word in found}) > 1:
+        name = path[: len(shard)].rpartition("/")[2]
+        raise ClzooError(
+            f"{name}.tar can be read in two ways: as a shard of {' or of '.join(found)}. Rename it, so that one of "
+            "these words is left."
+        )
+    return found[0] if found else None
+
+
+def words_of_split(paths: Iterable[str], source: Path, split: str) -> list[str]:
+    """The words, the preferred first, that name the shards of a split among `paths`; empty where they name none.
+
+    Raises:
+        ClzooError: no such split; or words that may be no splits, since other shards or images are without.
+    """
+    first: dict[str | None, str] = {}
+    for path in paths:
+        first.setdefault(shard_word(path), path)
+    words = {word for word in first if word is not None}
+    if not words and split == "train":
+        return []
+    kinds = {KIND[word] for word in words}
+    if None in first and len(kinds) == 1:
+        of_split, without = first[min(words)].split("/")[0], first[None].split("/")[0]
+        raise ClzooError(
+            f"{source} can be read in two ways: {of_split} as a shard of the split {min(words)}, without {without}; or "
+            "as one of many, the word being no split. For the split put its shards into a folder "
+            f"{source / SPLITS[min(kinds)][0]}; for the other rename them, so that the word {min(words)} is gone."
+        )
+    if split not in kinds:
+        found = f"shards of {', '.join(sorted(words))}" if words else "no splits"
+        raise ClzooError(
+            f"{source} has {found}; for the {split} split expected the folder "
+            f"{' or '.join(str(source / name) for name in SPLITS[split])}, or shards with such a word in their names."
+        )
+    return [word for word in SPLITS[split] if word in words]
+
+
+def splits_of_folder(source: Path) -> list[str]:
+    """Which of the splits "train" and "test" a folder has, as sub-folders or shards; empty where it has none."""
+    if not source.is_dir():
+        return []
+    kinds = set(split_folders(source))
+    if not kinds:
+        names = (path.name for path in source.rglob("*.tar") if not is_hidden(path.name))
+        kinds = {KIND[word] for name in names if (word := shard_word(f"{name}/")) is not None}
+    return [split for split in SPLITS if split in kinds]
+
+
+# Choosing -------------------------------------------------------------------------------------------------------------
+
+
+def first_labelled(candidates: Sequence[Callable[[], Collection]]) -> Collection:
+    """The first of a split's candidates that has labels; without any the first, which tells what each lacks.
+
+    So ImageNet's labelled `val` is taken where `test` has no labels.
+
+    Raises:
+        ClzooError: the first candidate's, if none can be opened.
+    """
+    if len(candidates) == 1:
+        return candidates[0]()
+    passed: list[str] = []
+    unlabelled: list[Collection] = []
+    errors: list[ClzooError] = []
+    for candidate in candidates:
+        try:
+            opened = candidate()
+        except ClzooError as error:
+            errors.append(error)
+            passed.append(str(error))
+            continue
+        if opened.labels is not None:
+            if passed:
+                log.warning("%s, which has labels, is taken for the split: %s", opened.origin, "; ".join(passed))
+            return opened
+        unlabelled.append(opened)
+        passed.append(f"{opened.origin} has none")
+    if not unlabelled:
+        raise errors[0]
+    rest = [f"{other.origin} has none either. {other.unlabelled}" for other in unlabelled[1:]]
+    return replace(unlabelled[0], unlabelled=" ".join([unlabelled[0].unlabelled, *rest]))
+
+
+# Looking into folders -------------------------------------------------------------------------------------------------
+
+
+def _holds_images(folder: Path) -> bool:
+    return _first_image_below(folder, direct=True)
+
+
+def _holds_class_folders(folder: Path) -> bool:
+    """Whether images lie in sub-folders, or in shards."""
+    return _first_image_below(folder, direct=False)
+
+
+def _first_image_below(folder: Path, *, direct: bool) -> bool:
+    """Whether there is an image or a shard; without `direct` images right in the folder do not count."""
+    for place, names, files in os.walk(folder, followlinks=True):
+        names[:] = sorted(name for name in names if not is_hidden(name))
+        depth = len(Path(place).relative_to(folder).parts)
+        if depth >= _DEPTH:
+            names.clear()
+        visible = (name for name in files if not is_hidden(name))
+        if any(_is_shard(name) or (is_image(name) and (direct or depth > 0)) for name in visible):
+            return True
+    return False
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(".tar")
+
+
+def _some(paths: Sequence[Path]) -> str:
+    rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(path.name for path in paths[:3]) + rest
