@@ -3,34 +3,26 @@
 import hashlib
 import json
 import os
-import shutil
-import time
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
+from clzoo.temporary import temporary_folder
 
-TEMPORARY = ".tmp-"
-"""How the names of temporary files and folders begin."""
-
-_ABANDONED = 24 * 3600  # seconds after which a temporary folder counts as left by a killed process
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it is synced and renamed onto `path`.
+    """Yield a temporary path beside `path`; on success it is synced and renamed onto `path`.
 
-    A process killed at any instant leaves either the old file or the new one, and at worst a `.tmp-*` file that
-    nothing reads. On an exception the temporary file is removed.
+    A process killed at any instant leaves either the old file or the new one, and at worst a marked `.tmp-*` folder
+    that nothing reads and the next process that writes `path` deletes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: some writers (numpy.save, PIL) choose or add an ending by it.
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}"
-    try:
+    with temporary_folder(path.parent, f"the file {path.name}") as folder:
+        temporary = folder / path.name  # some writers (numpy.save, PIL) choose or add an ending by the suffix
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
@@ -39,8 +31,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,39 +54,42 @@ def held(lock_file: Path, refusal: str) -> Iterator[None]:
 
 
 @contextmanager
-def filled_folder(final: Path) -> Iterator[Path]:
-    """Yield a new temporary folder beside `final`; on success it is renamed to `final`, unless that exists by then.
+def filled_folder(final: Path, *, refusal: str | None = None) -> Iterator[Path]:
+    """Yield a new folder beside `final`; on success it is renamed to `final`, unless that has content by then.
 
-    A process killed at any instant leaves nothing under the final name; what it left under a temporary one is deleted
-    by a later call, a day after.
+    A process killed at any instant leaves nothing under the final name, and at worst a marked `.tmp-*` folder that the
+    next process that fills `final` deletes.
+
+    Args:
+        refusal: what to say if another process fills it; without it both do, and the first to end wins.
+
+    Raises:
+        ClzooError: `refusal`.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final.parent)
-    temporary = final.parent / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-    temporary.mkdir()
-    try:
+    with temporary_folder(final.parent, f"the folder {final.name}", refusal=refusal) as folder:
+        temporary = folder / "content"
+        temporary.mkdir()
         yield temporary
-        for path in temporary.iterdir():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
+        fsync_all(temporary)
         try:
+            with suppress(OSError):
+                final.rmdir()  # empty; Windows renames onto nothing that exists
             temporary.rename(final)
         except OSError:
             if not final.is_dir():  # else another process was faster, and its folder is as good
                 raise
         fsync_folder(final.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Delete what processes killed long ago have left."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        try:
-            if time.time() - max(p.stat().st_mtime for p in (path, *path.glob("*"))) > _ABANDONED:
-                shutil.rmtree(path, ignore_errors=True)
-        except FileNotFoundError:  # another process swept it
-            continue
+def fsync_all(folder: Path) -> None:
+    """Make the files in a folder durable, at any depth."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        elif path.is_dir() and not path.is_symlink():
+            fsync_folder(path)
+    fsync_folder(folder)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 import clzoo
 from clzoo.data.collection import Collection
@@ -19,7 +16,7 @@ from clzoo.data.decoding import decode_rows
 from clzoo.data.opening import open_source, splits_of
 from clzoo.data.packed import FORMAT
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, fsync_folder, write_json
+from clzoo.files import atomic_path, filled_folder, write_json
 
 log = logging.getLogger("clzoo")
 
@@ -61,41 +58,15 @@ def write_pack(collection: Collection, size: int, out: Path) -> dict[str, Any]:
             f"{free / 2**30:.1f} GiB free. Choose another --out, or a smaller --size."
         )
     try:
-        with _temporary_folder(out) as temporary:
+        refusal = f"another clzoo pack writes {out} at the moment. Wait for it, or choose another --out."
+        with filled_folder(out, refusal=refusal) as temporary:
             summary = _write_files(collection, size, temporary)
-            if out.exists():
-                out.rmdir()  # empty, as checked above; Windows renames onto nothing that exists
-            temporary.rename(out)
-            fsync_folder(out.parent)
     except OSError as error:
         raise ClzooError(f"{out} cannot be written: {error.strerror or error}. Nothing is left of it.") from error
     return summary
 
 
 # Writing --------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _temporary_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside `out`, removed on an exception; what a killed run left there is removed before."""
-    temporary = out.parent / f".tmp-pack-{out.name}"
-    lock = FileLock(f"{temporary}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ClzooError(
-            f"another clzoo pack writes {out} at the moment. Wait for it, or choose another --out."
-        ) from error
-    try:
-        if temporary.exists():
-            log.info("removing %s, left by a run that was stopped", temporary)
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # nothing is there any more after a success
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _write_files(collection: Collection, size: int, folder: Path) -> dict[str, Any]:

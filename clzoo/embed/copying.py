@@ -3,7 +3,8 @@
 A store is written and read in a local folder, because its guarantees need locks, renames and memory maps, and object
 stores have none of them. What they do have is that one object is replaced whole. So a copy uploads the immutable files
 of a generation first and the manifest last, and deletes what the old manifest named after that: whoever reads the
-remote manifest first finds all files that it names.
+remote manifest first finds all files that it names. Before all, `clzoo-upload.json` says which files are coming; it
+goes last. So a later copy knows what one that was cut off left there, and deletes nothing else.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any
 from clzoo.data.remote import is_remote, join, open_url
 from clzoo.embed.manifest import MANIFEST
 from clzoo.embed.store import ERRORS, Store, open_store
-from clzoo.embed.writer import LOCK, is_ours, store_lock
+from clzoo.embed.writer import is_segment, store_lock
 from clzoo.errors import ClzooError
 from clzoo.files import filled_folder
 
 log = logging.getLogger("clzoo")
 
 _CHUNK = 16 << 20  # bytes
+_UPLOAD = "clzoo-upload.json"
 _SAME = ("weights_sha256", "preprocessing", "dim", "dtype", "normalized", "source", "shard")
 
 
@@ -63,18 +65,32 @@ def _upload(folder: Path, url: str) -> None:
             raise ClzooError(f"{folder} is not finished. Continue its clzoo embed; then copy.")
         present = _names(files, root)
         old = _manifest(files, root, url) if MANIFEST in present else None
-        _check_target(store, old, present, url)
-        _send(store, old, files, root, url)
+        left = _left(files, root) if _UPLOAD in present else None
+        _check_target(store, old, left, present, url)
+        before = set() if old is None else _segments_of(old)
         named = {name for segment in store.manifest.segments for name in (segment.embeddings, segment.items)}
-        for name in sorted(_names(files, root) - named - {MANIFEST, ERRORS}):
-            if is_ours(name):
-                files.rm_file(f"{root}/{name}")
+        ours = {name for name in before | (left or set()) | named if is_segment(name)}
+        files.pipe_file(f"{root}/{_UPLOAD}", json.dumps({"format": _UPLOAD, "names": sorted(ours)}).encode())
+        _send(store, before, files, root, url)
+        for name in sorted(_names(files, root) & (ours - named)):
+            files.rm_file(f"{root}/{name}")
+        files.rm_file(f"{root}/{_UPLOAD}")
 
 
-def _send(store: Store, old: dict[str, Any] | None, files: Any, root: str, url: str) -> None:
-    before = (
-        set() if old is None else {segment[kind] for segment in old["segments"] for kind in ("embeddings", "items")}
-    )
+def _left(files: Any, root: str) -> set[str] | None:
+    """The names that a copy which was cut off had announced; None if the file is something else."""
+    try:
+        upload = json.loads(files.cat_file(f"{root}/{_UPLOAD}"))
+        return {str(name) for name in upload["names"]} if upload["format"] == _UPLOAD else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _segments_of(manifest: dict[str, Any]) -> set[str]:
+    return {segment[kind] for segment in manifest["segments"] for kind in ("embeddings", "items")}
+
+
+def _send(store: Store, before: set[str], files: Any, root: str, url: str) -> None:
     for segment in store.manifest.segments:
         for name in (segment.embeddings, segment.items):
             if name not in before:
@@ -99,7 +115,7 @@ def _download(url: str, folder: Path) -> None:
             raise ClzooError(f"{url} is not an embedding store: it has no {MANIFEST}.")
         manifest = _manifest(files, root, url)
         names = [name for segment in manifest["segments"] for name in (segment["embeddings"], segment["items"])]
-        foreign = [name for name in names if not is_ours(name) or name == LOCK]
+        foreign = [name for name in names if not is_segment(name)]
         if foreign:  # such as ../x
             raise ClzooError(f"{url}: its manifest names {foreign[0]!r}, which no store holds.")
         try:
@@ -115,9 +131,9 @@ def _download(url: str, folder: Path) -> None:
                 raise
 
 
-def _check_target(store: Store, old: dict[str, Any] | None, present: set[str], url: str) -> None:
-    foreign = sorted(name for name in present if not is_ours(name) and not name.startswith("faiss."))
+def _check_target(store: Store, old: dict[str, Any] | None, left: set[str] | None, present: set[str], url: str) -> None:
     if old is None:
+        foreign = sorted(present - ({_UPLOAD, ERRORS, *left} if left is not None else set()))
         if foreign:
             raise ClzooError(f"{url} is no embedding store and is not empty (it holds {foreign[0]}). Give another URL.")
         return

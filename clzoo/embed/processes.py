@@ -11,7 +11,6 @@ import glob
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -31,7 +30,7 @@ from clzoo.embed.pipeline import Summary, embed_share, local_out, report
 from clzoo.embed.plan import check_removals
 from clzoo.embed.shards import Shard
 from clzoo.embed.store import open_store
-from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, store_lock
+from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, delete_store, store_lock
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
@@ -85,7 +84,7 @@ def embed_with_processes(
         assert parts is not None
         merged = write_merged(folder, [open_store(summary.store) for summary in parts], allow_removals=True)
         for summary in parts:
-            _delete(summary.store)
+            delete_store(summary.store)
     whole = _whole(parts, folder, merged.generation)
     report(whole, known_errors(merged))
     whole.require_some()
@@ -141,12 +140,6 @@ def _give_rows(folder: Path, share: Shard) -> None:
             segments = (writer.add_segment(vectors, items),)
         errors = [error for error in known_errors(whole) if share.owns(error.path)]
         writer.commit(segments, errors, complete=False)
-
-
-def _delete(folder: Path) -> None:
-    """Delete a share. The manifest first: what a kill leaves is then no store, and the next run begins it anew."""
-    (folder / MANIFEST).unlink()
-    shutil.rmtree(folder)
 
 
 def _whole(parts: list[Summary], folder: Path, generation: int) -> Summary:

@@ -142,7 +142,7 @@ class Run:
         if len(encoded.positions) == 0:
             return
         if self._vectors is None:
-            self.writer.begin()  # first: its commit deletes temporary files
+            self.writer.begin()
             self._vectors = VectorFile(self.writer.folder, self.writer.manifest.dim, self.writer.manifest.dtype)
         self._vectors.append(encoded.vectors)
         # Last: rows that Ctrl-C cut off half-written are not in this list, and VectorFile.finish cuts them away.

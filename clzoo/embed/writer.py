@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-import uuid
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY, errors_stamp
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, fsync_folder, held
+from clzoo.temporary import is_temporary, sweep, temporary_folder, was_left
 
 LOCK = ".lock"
 
 _NUMBERED = re.compile(r"(?:embeddings|items)-(\d+)\.(?:npy|parquet)")
-_TEMPORARY = re.compile(rf"\.tmp-.*(?:{_NUMBERED.pattern}|errors\.parquet|manifest\.json)")
+_BEGUN = "a store without a manifest"  # purpose of a temporary folder in it
 
 
 def store_lock(folder: Path) -> AbstractContextManager[None]:
@@ -43,7 +43,8 @@ class VectorFile:
 
     def __init__(self, folder: Path, dim: int, dtype: str) -> None:
         self._dim, self._dtype, self._rows = dim, np.dtype(dtype), 0
-        self._temporary = folder / f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-embeddings-0.npy"
+        self._stack = ExitStack()
+        self._temporary = self._stack.enter_context(temporary_folder(folder, "vectors")) / "embeddings.npy"
         self._file = self._temporary.open("wb")
         self._header_size = self._file.write(self._header(0))
 
@@ -77,6 +78,7 @@ class VectorFile:
         self._file.close()
         self._temporary.replace(path)
         fsync_folder(path.parent)
+        self._stack.close()
 
     def _header(self, rows: int) -> bytes:
         content = io.BytesIO()
@@ -102,6 +104,9 @@ class StoreWriter:
         # Names are never reused, not even those of files that a killed run left behind.
         numbers = [int(match[1]) for path in folder.iterdir() if (match := _NUMBERED.fullmatch(path.name))]
         self._next = max([manifest.generation, manifest.errors_generation, *numbers]) + 1
+        self._begun = ExitStack()  # until there is a manifest, a mark says that the segments here are clzoo's
+        if not (folder / MANIFEST).is_file():
+            self._begun.enter_context(temporary_folder(folder, _BEGUN))
 
     def begin(self) -> None:
         """Say in the manifest that the store is no longer complete, before anything is added to it."""
@@ -136,18 +141,19 @@ class StoreWriter:
             errors_generation=errors_generation,
         )
         self.manifest.save(self.folder)
+        self._begun.close()
         self._next = generation + 1
         self.delete_unnamed()
 
     def delete_unnamed(self) -> None:
-        """Delete the segments and temporary files that the manifest on disk does not name."""
+        """Delete the segments that the manifest on disk does not name, and what dead processes left half-written."""
         named = {name for segment in self.manifest.segments for name in (segment.embeddings, segment.items)}
         for path in list(self.folder.iterdir()):
-            ours = _NUMBERED.fullmatch(path.name) or _TEMPORARY.fullmatch(path.name)
-            if ours and path.name not in named:
+            if _NUMBERED.fullmatch(path.name) and path.name not in named:
                 # Windows refuses while a reader has the file open; the next commit tries again.
                 with suppress(PermissionError):
                     path.unlink(missing_ok=True)
+        sweep(self.folder)
 
     def _write_items(self, items: pa.Table) -> str:
         name = f"items-{self._next}.parquet"
@@ -162,9 +168,9 @@ class StoreWriter:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
 
 
-def is_ours(name: str) -> bool:
-    """Whether a file of this name may lie in a store folder that has no manifest yet."""
-    return bool(name in (LOCK, ERRORS, MANIFEST) or _NUMBERED.fullmatch(name) or _TEMPORARY.fullmatch(name))
+def is_segment(name: str) -> bool:
+    """Whether a name is one that a file of a segment has."""
+    return _NUMBERED.fullmatch(name) is not None
 
 
 def check_folder(folder: Path) -> None:
@@ -177,8 +183,35 @@ def check_folder(folder: Path) -> None:
         raise ClzooError(f"{folder} is a file; --out names the folder of the store.")
     if not folder.exists() or (folder / MANIFEST).is_file():
         return
-    foreign = [path.name for path in folder.iterdir() if not is_ours(path.name)]
+    begun = was_left(folder, _BEGUN)
+    foreign = [path.name for path in folder.iterdir() if not _is_left_by_a_kill(path, begun)]
     if foreign:
         raise ClzooError(
             f"{folder} is no embedding store and is not empty (it holds {foreign[0]}). Give another --out."
         )
+
+
+def _is_left_by_a_kill(path: Path, begun: bool) -> bool:
+    """Whether a file in a folder without a manifest is that of a run that was killed before it wrote one."""
+    if path.name == ERRORS:
+        try:
+            return GENERATION_KEY in (pq.read_schema(path).metadata or {})
+        except (OSError, pa.ArrowInvalid):
+            return False
+    return path.name == LOCK or is_temporary(path) or (begun and is_segment(path.name))
+
+
+def delete_store(folder: Path) -> None:
+    """Delete a store that clzoo made for itself: its own files, and the folder if nothing else is in it.
+
+    The manifest goes first: what a kill leaves is then no store, and the next run begins it anew.
+    """
+    with temporary_folder(folder, _BEGUN):
+        (folder / MANIFEST).unlink()
+        for path in list(folder.iterdir()):
+            if path.name == ERRORS or is_segment(path.name):
+                path.unlink(missing_ok=True)
+    sweep(folder)
+    (folder / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty: somebody put something there
+        folder.rmdir()

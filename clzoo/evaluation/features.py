@@ -30,6 +30,7 @@ from clzoo.embed.stream import Clock, Readable, Settings, default_batch_size, en
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import filled_folder, read_json, write_json
+from clzoo.temporary import sweep
 from clzoo.zoo import cache
 
 log = logging.getLogger("clzoo")
@@ -92,6 +93,7 @@ def _fill(folder: Path, encoder: Encoder, collection: Collection) -> None:
     images = collection.images
     log.info("features of %d images of %s by %s", len(images), collection.origin, encoder.config.name)
     try:
+        sweep(folder.parent)
         with filled_folder(folder) as temporary:
             path = temporary / "features.npy"
             out = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), encoder.dim))

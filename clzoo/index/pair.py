@@ -164,8 +164,6 @@ def _clear_up(folder: Path) -> None:
             following.replace(folder / DESCRIPTION_FILE)
         else:
             following.unlink()
-    for temporary in folder.glob(".tmp-*-faiss.*"):
-        temporary.unlink(missing_ok=True)
 
 
 def _next_fits(folder: Path) -> bool:

@@ -9,11 +9,10 @@ store until the merge is done; each file there counts from the moment its descri
 from __future__ import annotations
 
 import logging
-import shutil
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from clzoo.index import vectors
 from clzoo.index.building import Index, check_content, describe, empty, filled, open_index, report, trained
 from clzoo.index.pair import import_faiss, inner_index, map_index, write_index, write_pair
 from clzoo.index.recall import tuned_recall
+from clzoo.temporary import sweep
 
 log = logging.getLogger("clzoo")
 
@@ -36,6 +36,7 @@ PARTS = "faiss.parts"
 """Folder inside the store's."""
 
 _TRAINED = "trained"
+_LOCK = ".lock"
 
 
 def build_part(store: Store | str | Path, shard: tuple[int, int], *, factory: str) -> Path:
@@ -112,8 +113,19 @@ def merge_index(store: Store | str | Path) -> Index:
             return describe(store, build["factory"], recall, effort, seconds + time.monotonic() - started)
 
         report(store, write_pair(folder, write))
-        shutil.rmtree(folder / PARTS)
+        _delete_parts(folder / PARTS, paths)
     return open_index(store, mmap=True)
+
+
+def _delete_parts(folder: Path, paths: Sequence[Path]) -> None:
+    """Delete the files of a build, and their folder if nothing else is in it."""
+    for path in (folder / f"{_TRAINED}.index", *paths):
+        for file in (path.with_suffix(".json"), path):  # the description first: without it the file does not count
+            file.unlink(missing_ok=True)
+    sweep(folder)
+    (folder / _LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _check_kind(index: Any, factory: str) -> None:
@@ -163,7 +175,7 @@ def _trained_once(folder: Path, store: Store, factory: str, total: int) -> dict[
 @contextmanager
 def _alone(folder: Path, factory: str) -> Iterator[None]:
     """One process at a time; the others wait."""
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

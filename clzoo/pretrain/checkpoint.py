@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json
+from clzoo.temporary import sweep
 
 log = logging.getLogger("clzoo")
 
 KEEP = 2
+
+_NAME = re.compile(r"checkpoint-\d{8,}")
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -32,7 +36,16 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
         ) from error
     for old in _records(folder)[:-KEEP]:
         old.unlink()
-        old.with_suffix(".pt").unlink(missing_ok=True)
+    delete_uncounted(folder)
+
+
+def delete_uncounted(folder: Path) -> None:
+    """Delete the checkpoints without a record (older ones, those that a kill cut off), and half-written files."""
+    counted = {record.with_suffix(".pt") for record in _records(folder)}
+    for path in folder.glob("checkpoint-*.pt"):
+        if _NAME.fullmatch(path.stem) and path not in counted:
+            path.unlink()
+    sweep(folder)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -57,6 +70,11 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether any checkpoint of a folder counts, damaged or not."""
+    return bool(_records(folder))
+
+
 def _records(folder: Path) -> list[Path]:
     """Sorted by step."""
-    return sorted(folder.glob("checkpoint-*.json"))
+    return sorted(path for path in folder.glob("checkpoint-*.json") if _NAME.fullmatch(path.stem))

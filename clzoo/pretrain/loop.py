@@ -63,8 +63,26 @@ def pretrain(
     method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
     if method.needs.labels:
         images.require_labels(recipe.method.name)
-    if rank() == 0:  # once everything fits: a recipe that cannot run leaves no folder behind
-        claim(out, recipe, images)
+    # Once everything fits: a recipe that cannot run leaves no folder behind.
+    with train_alone(out) if rank() == 0 else contextlib.nullcontext():
+        if rank() == 0:
+            claim(out, recipe, images)
+        return _train(method, images, steps, recipe, data, out, target, precision, max_minutes, init)
+
+
+def _train(
+    method: Any,
+    images: TrainingSet,
+    steps: Steps,
+    recipe: Recipe,
+    data: str | Path,
+    out: Path,
+    target: torch.device,
+    precision: Any,
+    max_minutes: float | None,
+    init: str | None,
+) -> bool:
+    """`pretrain` from the moment that the folder is its own."""
     optimizer = create_optimizer(method, recipe)
     first_step, seconds_before = _restore(out, method, optimizer)
     if init is not None and first_step == 0:
@@ -89,8 +107,7 @@ def pretrain(
     knn_every = recipe.monitor.knn_every_epochs
     queries = _queries(data, recipe, images) if knn_every else images
     batches = feed(images, recipe, steps, first_step, target)
-    alone = train_alone(out) if rank() == 0 else contextlib.nullcontext()
-    with alone, stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
+    with stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
         for step in range(first_step, steps.total):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
             for group in optimizer.param_groups:

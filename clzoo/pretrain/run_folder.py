@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,78 @@ from clzoo.errors import ClzooError
 from clzoo.files import held, read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.methods import encoder_forwards
+from clzoo.pretrain.checkpoint import delete_uncounted, has_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
+from clzoo.temporary import is_temporary, temporary_folder, was_left
+
+LOCK = ".lock"
 
 _NAMES = "class_names"
+_CLAIMING = "the beginning of a run"
 
 
 def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
-    """Make `out` the folder of this run, or check that it already is.
+    """Make `out` the folder of this run, or check that it already is; the caller holds `train_alone`.
+
+    A folder whose run has no checkpoint yet holds nothing to lose: a start that failed, or was killed, is taken over,
+    by the same command or a corrected one.
 
     Raises:
         ClzooError: the folder belongs to another recipe or other data, or is no run folder.
     """
     fingerprint = images.fingerprint()
-    if (out / "recipe.yaml").is_file():
+    if _is_run(out) and has_checkpoint(out):
         if load_recipe(out / "recipe.yaml") != recipe:  # as recipes: a key that is newer than the run has its default
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
         if (found := read_data(out)[0]) != fingerprint:
             raise ClzooError(f"{out} was trained on other data: {found}, now {fingerprint}. Choose another --out.")
+        delete_uncounted(out)
         return
-    if out.exists() and any(out.iterdir()):
-        raise ClzooError(f"{out} is not empty and is no run folder. Choose another --out.")
+    foreign = [path for path in out.iterdir() if path.name != LOCK and not is_temporary(path)]
+    if foreign and not _is_run(out) and not was_left(out, _CLAIMING):
+        raise ClzooError(f"{out} is not empty and is no run folder (it holds {foreign[0].name}). Choose another --out.")
     names = {} if images.labels is None else {_NAMES: list(images.classes)}
-    write_json(out / "data.json", {**fingerprint, **names})
-    write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
+    with temporary_folder(out, _CLAIMING):  # while this is there, the files are known to be ours
+        for name in ("recipe.yaml", "log.jsonl", "state.json", "curves.png"):
+            (out / name).unlink(missing_ok=True)
+        write_json(out / "data.json", {**fingerprint, **names})
+        write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
+    delete_uncounted(out)
 
 
-def train_alone(out: Path) -> AbstractContextManager[None]:
-    """Keep other processes from training in this folder.
+def _is_run(out: Path) -> bool:
+    """Whether `claim` came to its end there: a recipe alone may be somebody's own."""
+    try:
+        return (out / "recipe.yaml").is_file() and "sha256" in read_data(out)[0]
+    except (ClzooError, AttributeError):
+        return False
+
+
+@contextmanager
+def train_alone(out: Path) -> Iterator[None]:
+    """Keep other processes from training in this folder, which is made if missing; one that stays empty goes again.
 
     Raises:
         ClzooError: another process trains there.
     """
-    return held(
-        out / ".lock",
-        f"another process trains in {out}, and two would overwrite each other's checkpoints. "
-        "Wait until it has ended and type the same command again, or choose another --out.",
-    )
+    is_new, lock = not out.exists(), out / LOCK
+    out.mkdir(parents=True, exist_ok=True)
+    had_lock = lock.exists()
+    try:
+        with held(
+            lock,
+            f"another process trains in {out}, and two would overwrite each other's checkpoints. "
+            "Wait until it has ended and type the same command again, or choose another --out.",
+        ):
+            yield
+            had_lock = True
+    finally:
+        if not had_lock and not (out / "recipe.yaml").exists():
+            lock.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):
+                    out.rmdir()
 
 
 def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:

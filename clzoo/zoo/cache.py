@@ -13,16 +13,17 @@ their conversion: other tools share that cache, and `hf cache ls` and `hf cache 
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
-from clzoo.files import TEMPORARY, atomic_path, filled_folder, read_json, write_json
+from clzoo.files import atomic_path, filled_folder, read_json, write_json
+from clzoo.temporary import TEMPORARY, sweep, temporary_folder
 
 if TYPE_CHECKING:
     import torch
@@ -124,6 +125,7 @@ def keep(
     models = root(cache_dir) / MODELS
     final = models / key(config, revision)
     try:
+        sweep(models)
         with filled_folder(final) as temporary:
             for name, content in (("model.safetensors", tensors), ("pretrain.safetensors", aside)):
                 if content:
@@ -150,29 +152,45 @@ def remove(name: str, cache_dir: str | Path | None = None) -> int:
     """
     models = root(cache_dir) / MODELS
     folders = sorted(models.iterdir()) if models.is_dir() else []
-    chosen = [folder for folder in folders if name in (folder.name, folder.name.split("@")[0])]
+    chosen = [folder for folder in folders if name in (folder.name, folder.name.split("@")[0]) and _is_model(folder)]
     if not chosen:
         held = ", ".join(folder.name for folder in folders if not folder.name.startswith(TEMPORARY)) or "nothing"
         raise ClzooError(f"{models} holds no {name}; it holds {held}. Type: clzoo cached")
     freed = 0
     for folder in chosen:
         freed += sum(path.stat().st_size for path in folder.iterdir())
-        doomed = models / f"{TEMPORARY}{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        folder.rename(doomed)  # first, so that nobody finds half of it
-        shutil.rmtree(doomed)
+        with temporary_folder(models, f"deleting {folder.name}") as doomed:
+            folder.rename(doomed / "content")  # first, so that nobody finds half of it
     return freed
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder holds files of a converted model and nothing else: what `keep` makes."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return bool(names) and names <= {"model.safetensors", "pretrain.safetensors", "provenance.json"}
 
 
 def features_size(cache_dir: str | Path | None = None) -> int:
     """Bytes of all cached features."""
-    return sum(path.stat().st_size for path in (root(cache_dir) / FEATURES).glob("*/*"))
+    return sum(path.stat().st_size for folder in _features(cache_dir) for path in folder.iterdir())
 
 
 def remove_features(cache_dir: str | Path | None = None) -> int:
     """Delete all cached features; returns the bytes freed."""
     freed = features_size(cache_dir)
-    shutil.rmtree(root(cache_dir) / FEATURES, ignore_errors=True)
+    for folder in _features(cache_dir):
+        with temporary_folder(folder.parent, f"deleting {folder.name}") as doomed:
+            folder.rename(doomed / "content")
+    sweep(root(cache_dir) / FEATURES)
+    with suppress(OSError):  # not empty: it holds something else too; or not there
+        (root(cache_dir) / FEATURES).rmdir()
     return freed
+
+
+def _features(cache_dir: str | Path | None) -> list[Path]:
+    """The folders of features: those that have the name and the arrays which `clzoo.evaluation.features` writes."""
+    folders = (root(cache_dir) / FEATURES).glob("*/features.npy")
+    return [path.parent for path in folders if re.fullmatch(r"[0-9a-f]{32}", path.parent.name)]
 
 
 def remove_command(name: str, cache_dir: str | Path | None) -> str:

@@ -213,10 +213,13 @@ def convert_to_folder(
         next_step=f"Is it another architecture? A head may be left behind by its name: {again}",
     )
     encoder = build_encoder(config, converted.tensors, torch.device("cpu"), where=str(path), next_step="")
-    if converted.aside:
-        with atomic_path(out / "pretrain.safetensors") as temporary:
-            save_file(converted.aside, temporary, metadata={"format": "pt"})
-    save_entry(encoder, out)  # config.json comes last: a folder that was not finished has none
+
+    def add_aside(folder: Path) -> None:
+        if converted.aside:
+            with atomic_path(folder / "pretrain.safetensors") as temporary:
+                save_file(converted.aside, temporary, metadata={"format": "pt"})
+
+    save_entry(encoder, out, add=add_aside)
     return converted.report, ModelConfig.load(out / "config.json")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,17 @@ from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, write_card
 from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
 from clzoo.zoo.eval_results import eval_results
+from clzoo.zoo.swapping import settle, swapped_folder
 from clzoo.zoo.weights import build_encoder
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
+
+PARTS = (
+    *("config.json", "model.safetensors", "README.md", "metrics.json", "recipe.yaml", "pretrain.safetensors"),
+    *("model.onnx", EVAL_RESULTS),
+)
+"""What an entry consists of; anything else in its folder is the user's."""
 
 _STORED = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -33,21 +42,24 @@ def save_entry(
     metrics: dict[str, Any] | None = None,
     recipe: str | None = None,
     dtype: str = "fp32",
+    add: Callable[[Path], object] | None = None,
 ) -> Path:
     """Write `folder` as a hub entry: model.safetensors, metrics.json, .eval_results, recipe.yaml, card, config.json.
 
-    config.json is the encoder's config with the hash and the probe of the weights as stored. It is written last, and
-    every file atomically, so a folder whose saving was killed is either the old entry, or refused by `load`: without
-    a config, or with the hash of other weights in it.
+    config.json is the encoder's config with the hash and the probe of the weights as stored. The entry is made beside
+    `folder` and takes its place as a whole (`clzoo.zoo.swapping`), so a process killed at any instant leaves the old
+    entry or the new one.
 
     Args:
         encoder: on any device; its weights are not changed.
         folder: made if missing. If it holds an entry already, that entry is replaced; without `metrics` or `recipe`
-            the old file stays if the weights are the same, and goes if it speaks of other weights. A README.md that a
-            person wrote or edited is kept (see `clzoo.zoo.cards.write_card`).
+            the old file stays if the weights are the same, and goes if it speaks of other weights; so do
+            model.onnx and pretrain.safetensors. A README.md that a person wrote or edited is kept (see
+            `clzoo.zoo.cards.write_card`), and so is every file that is no part of an entry.
         metrics: content of metrics.json; see `clzoo.zoo.cards.render_card`.
         recipe: text of the YAML recipe that trained the weights.
         dtype: of the stored floating tensors, "fp32" or "fp16"; the hash and the probe are then of the rounded ones.
+        add: is given the new folder before its config.json is written, to add what belongs to it.
 
     Returns:
         `folder`.
@@ -58,46 +70,51 @@ def save_entry(
     """
     tensors = _stored_tensors(encoder.module, dtype)
     config = _with_proof(encoder.config, tensors)
-    recorded = _recorded_weights(folder)
-    same_weights = recorded == config.weights_sha256
+    settle(folder, PARTS)
+    same_weights = _recorded_weights(folder) == config.weights_sha256
     if metrics is None:
         kept = folder / "metrics.json"
         metrics = read_json(kept) if same_weights and kept.exists() else {"results": [], "training": {}}
     check_metrics(metrics)
     address = config.name if folder.resolve() == (assets.HUB / config.name).resolve() else f"./{folder.resolve().name}"
     try:
-        with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-            if recorded is None:  # an entry that holds no weights yet: its config could not tell these from others
-                (folder / "config.json").unlink(missing_ok=True)
-        write_json(folder / "metrics.json", metrics)
-        _write_eval_results(folder, metrics)
-        if recipe is not None:
-            write_text(folder / "recipe.yaml", recipe)
-        elif not same_weights:
-            (folder / "recipe.yaml").unlink(missing_ok=True)
-        if not same_weights:
-            (folder / "model.onnx").unlink(missing_ok=True)
-        write_card(folder, config, metrics, address=address)
-        config.save(folder)
+        with swapped_folder(folder, PARTS) as new:
+            _keep(folder, new, same_weights)
+            with atomic_path(new / "model.safetensors") as temporary:  # which gives it the usual permissions
+                save_file(tensors, temporary, metadata={"format": "pt"})
+            write_json(new / "metrics.json", metrics)
+            for name, text in eval_results(metrics).items():
+                write_text(new / name, text)
+            if recipe is not None:
+                write_text(new / "recipe.yaml", recipe)
+            write_card(new, config, metrics, address=address)
+            if add is not None:
+                add(new)
+            config.save(new)
     except (OSError, SafetensorError) as error:
         raise ClzooError(f"{folder} cannot be written: {error}. Free the place or name another folder.") from error
     return folder
 
 
+def _keep(old: Path, new: Path, same_weights: bool) -> None:
+    """Copy what stays of the old entry: its card, others' results, and what speaks of the same weights."""
+    names = ["README.md"] + (["recipe.yaml", "model.onnx", "pretrain.safetensors"] if same_weights else [])
+    for name in names:
+        if (old / name).is_file():
+            shutil.copy2(old / name, new / name)
+    if not (old / EVAL_RESULTS).is_dir():
+        return
+    metrics = old / "metrics.json"
+    ours = eval_results(read_json(metrics)) if metrics.is_file() else {}
+    for path in (old / EVAL_RESULTS).iterdir():
+        if path.is_file() and f"{EVAL_RESULTS}/{path.name}" not in ours:
+            (new / EVAL_RESULTS).mkdir(exist_ok=True)
+            shutil.copy2(path, new / EVAL_RESULTS / path.name)
+
+
 def round_weights(module: torch.nn.Module, dtype: str) -> None:
     """Give a module, in place, the values that it has once stored in `dtype`."""
     module.load_state_dict(_stored_tensors(module, dtype))
-
-
-def _write_eval_results(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write .eval_results/*.yaml and delete those of other metrics."""
-    results = eval_results(metrics)
-    for path in (folder / EVAL_RESULTS).glob("*.yaml"):
-        if f"{EVAL_RESULTS}/{path.name}" not in results:
-            path.unlink()
-    for name, text in results.items():
-        write_text(folder / name, text)
 
 
 def _stored_tensors(module: torch.nn.Module, dtype: str) -> dict[str, torch.Tensor]:

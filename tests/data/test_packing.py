@@ -17,6 +17,7 @@ from clzoo.cli import cli
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
+from clzoo.files import filled_folder
 
 
 @pytest.fixture
@@ -186,14 +187,13 @@ def test_a_killed_run_leaves_no_pack_and_the_next_one_tidies_up(tmp_path):
     out = tmp_path / "packed"
     command = [sys.executable, "-m", "clzoo", "pack", str(folder), "--size", "2000", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    left = tmp_path / ".tmp-pack-packed"
     deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 10**6 for path in left.glob("*pixels.npy")) and time.monotonic() < deadline:
+    while not any(tmp_path.glob(".tmp-*/content/.tmp-*/pixels.npy")) and time.monotonic() < deadline:
         time.sleep(0.005)
     assert process.poll() is None, "it was done before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert left.exists()
+    assert list(tmp_path.glob(".tmp-*"))
     assert not out.exists()
     pack(folder, 16, out)
     assert len(open_training_set("mine", out, 16)) == 60
@@ -201,12 +201,7 @@ def test_a_killed_run_leaves_no_pack_and_the_next_one_tidies_up(tmp_path):
 
 
 def test_two_runs_cannot_write_one_pack(folder, tmp_path):
-    from filelock import FileLock
-
-    with (
-        FileLock(tmp_path / ".tmp-pack-packed.lock"),
-        pytest.raises(ClzooError, match="another clzoo pack writes"),
-    ):
+    with filled_folder(tmp_path / "packed"), pytest.raises(ClzooError, match="another clzoo pack writes"):
         pack(folder, 16, tmp_path / "packed")
 
 

@@ -250,6 +250,23 @@ def test_an_output_that_is_something_else_is_refused(images: Path, encoder: Enco
     assert files_of(tmp_path / "thesis") == {"chapter-1.tex"}
 
 
+def test_files_that_only_look_like_those_of_a_store_are_refused_and_left(
+    images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    for name in ("embeddings-1.npy", "items-1.parquet", "errors.parquet", ".tmp-1-embeddings-0.npy"):
+        place = tmp_path / f"mine-{name}"
+        place.mkdir()
+        (place / name).write_bytes(b"mine")
+        with pytest.raises(ClzooError, match="not empty"):
+            embed(images, encoder, place)
+        assert [path.name for path in place.iterdir()] == [name]
+    embed(images, encoder, tmp_path / "store")
+    (tmp_path / "store" / ".tmp-notes-embeddings-3.npy").write_bytes(b"mine")
+    make_image(images / "new.png", np.random.default_rng(5))
+    embed(images, encoder, tmp_path / "store")
+    assert (tmp_path / "store" / ".tmp-notes-embeddings-3.npy").read_bytes() == b"mine"
+
+
 def test_an_emptied_source_is_an_error_and_the_store_stays(images: Path, encoder: Encoder, tmp_path: Path) -> None:
     embed(images, encoder, tmp_path / "store")
     shutil.rmtree(images)

@@ -359,8 +359,33 @@ def test_cut_off_at_any_write_a_reader_finds_the_old_store_or_the_new_one(
         seen.add(len(open_store(back)))
         copy_store(str(tmp_path / "store"), URL)  # the same command again
         assert remote_files(memory) == files_of(tmp_path / "store")
-    assert step == 7  # vectors, items, errors, manifest; two files deleted; all of it
+    assert step == 9  # announced, vectors, items, errors, manifest; two files and that deleted; all of it
     assert seen == {24, 25}
+
+
+def test_a_first_copy_that_was_cut_off_is_taken_up_and_files_of_other_people_are_not(
+    memory: MemoryFileSystem, images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(images, encoder, tmp_path / "store")
+    with monkeypatch.context() as cut:
+        cut_off_before(cut, 4)
+        with pytest.raises(ClzooError, match="cut off"):
+            copy_store(str(tmp_path / "store"), URL)
+    copy_store(str(tmp_path / "store"), URL)
+    assert remote_files(memory) == files_of(tmp_path / "store")
+
+    memory.store.clear()
+    path = "/bucket/store"
+    memory.pipe(f"{path}/embeddings-1.npy", b"mine")
+    with pytest.raises(ClzooError, match=r"is not empty \(it holds embeddings-1.npy\)"):
+        copy_store(str(tmp_path / "store"), URL)
+    memory.store.clear()
+    copy_store(str(tmp_path / "store"), URL)
+    memory.pipe(f"{path}/embeddings-99.npy", b"mine")
+    make_image(images / "new.png", np.random.default_rng(5))
+    embed(images, encoder, tmp_path / "store")
+    copy_store(str(tmp_path / "store"), URL)
+    assert memory.cat_file(f"{path}/embeddings-99.npy") == b"mine"
 
 
 def test_what_must_not_be_copied_or_replaced_is_refused(

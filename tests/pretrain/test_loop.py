@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from small_recipes import small_recipe
 
 from clzoo.data.training import open_training_set
+from clzoo.embed import DEFAULT_MODEL
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
@@ -26,6 +27,7 @@ from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.publish import publish
 from clzoo.pretrain.recipe_files import load_recipe
+from clzoo.pretrain.run_folder import claim, read_data, train_alone
 
 RECIPES = [f"{method}_cifar10" for method in METHODS]
 
@@ -300,6 +302,74 @@ def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures
         pretrain(recipe, pictures / "test", tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="no run folder"):
         pretrain(recipe, pictures, pictures, device="cpu")
+
+
+def test_a_folder_of_the_users_own_is_refused_and_left_as_it_is(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10")
+    for name in ("recipe.yaml", "data.json", ".tmp-notes", "log.jsonl"):
+        mine = tmp_path / f"mine-{name}"
+        mine.mkdir()
+        (mine / name).write_text(recipe.to_yaml() if name == "recipe.yaml" else "{}")
+        with pytest.raises(ClzooError, match="no run folder"):
+            pretrain(recipe, pictures, mine, device="cpu")
+        assert [path.name for path in mine.iterdir()] == [name]
+
+
+def test_a_first_start_that_failed_does_not_refuse_the_corrected_command(pictures, tmp_path):
+    wrong = small_recipe("simclr_cifar10", "optimizer.base_lr=1e38", "seed=3")
+    with pytest.raises(ClzooError, match="the loss is"):
+        pretrain(wrong, pictures, tmp_path / "run", device="cpu")
+    with pytest.raises(ClzooError, match="does not fit"):
+        pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu", init=DEFAULT_MODEL)
+    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu")
+    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "straight", device="cpu")
+    found, expected = weights_of(tmp_path / "run"), weights_of(tmp_path / "straight")
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert [line["step"] for line in lines_of(tmp_path / "run")] == [
+        line["step"] for line in lines_of(tmp_path / "straight")
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_event_while_the_folder_is_claimed_the_same_command_goes_on(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10")
+    images = open_training_set("mine", pictures, 32)
+    step, finished = 0, False
+    while not finished:
+        step += 1
+        out = tmp_path / f"run-{step}"
+        if (child := os.fork()) == 0:
+            seen = 0
+
+            def die(event, arguments, out=out, step=step):
+                nonlocal seen
+                if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+                    seen += str(arguments[0]).startswith(str(out))
+                    if seen == step:
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+            sys.addaudithook(die)
+            with train_alone(out):
+                claim(out, recipe, images)
+            os._exit(0)
+        finished = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        with train_alone(out):
+            claim(out, recipe, images)
+        assert {path.name for path in out.iterdir()} <= {".lock", "recipe.yaml", "data.json"}
+        assert load_recipe(out / "recipe.yaml") == recipe
+        assert read_data(out)[0] == images.fingerprint()
+    assert step > 15
+
+
+def test_a_checkpoint_that_a_kill_cut_off_goes_with_the_next_run_and_files_of_the_users_own_stay(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10", "schedule.epochs=2")
+    pretrain(recipe, pictures, tmp_path / "run", device="cpu", max_minutes=0)
+    for name in ("checkpoint-00000099.pt", "checkpoint-best.pt", "checkpoint-0-mine.json"):
+        (tmp_path / "run" / name).write_bytes(b"{}")
+    assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"checkpoint-best.pt", "checkpoint-0-mine.json"} <= names
+    assert "checkpoint-00000099.pt" not in names
 
 
 def test_a_recipe_that_cannot_run_leaves_no_run_folder_behind(pictures, tmp_path):

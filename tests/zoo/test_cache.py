@@ -146,16 +146,27 @@ def test_who_comes_second_takes_the_firsts_model(zoo):
     assert load(zoo).weights_sha256 == weights_sha256(zoo.backbone)
 
 
-def test_what_a_killed_process_left_is_swept_after_a_day(zoo):
+def test_what_looks_like_a_temporary_folder_and_has_no_mark_is_nobodys_to_delete(zoo):
     models = zoo.cache / "models"
-    for name, age in ((".tmp-1-old", 25 * 3600), (".tmp-2-new", 60)):
-        (models / name).mkdir(parents=True)
-        (models / name / "model.safetensors").write_bytes(b"half")
-        for path in (models / name / "model.safetensors", models / name):
-            os.utime(path, (time.time() - age,) * 2)
+    (models / ".tmp-1-old").mkdir(parents=True)
+    (models / ".tmp-1-old" / "model.safetensors").write_bytes(b"mine")
+    for path in (models / ".tmp-1-old" / "model.safetensors", models / ".tmp-1-old"):
+        os.utime(path, (time.time() - 25 * 3600,) * 2)
     assert cache.cached(zoo.cache) == []
     load(zoo)
-    assert sorted(path.name for path in models.iterdir()) == [".tmp-2-new", cache.key(zoo.config, None)]
+    assert sorted(path.name for path in models.iterdir()) == [".tmp-1-old", cache.key(zoo.config, None)]
+
+
+def test_only_what_the_cache_made_is_removed_from_it(zoo):
+    (zoo.cache / "models" / "mine").mkdir(parents=True)
+    (zoo.cache / "models" / "mine" / "thesis.pdf").touch()
+    with pytest.raises(ClzooError, match="holds no mine"):
+        cache.remove("mine", zoo.cache)
+    (zoo.cache / "features" / "mine").mkdir(parents=True)
+    (zoo.cache / "features" / "mine" / "features.npy").touch()
+    cache.remove_features(zoo.cache)
+    assert (zoo.cache / "models" / "mine" / "thesis.pdf").exists()
+    assert (zoo.cache / "features" / "mine" / "features.npy").exists()
 
 
 def test_removal_frees_the_bytes_it_names_and_the_next_load_converts_again(zoo):
