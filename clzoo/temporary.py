@@ -90,7 +90,10 @@ def held_leftover(parent: Path, purpose: str) -> Iterator[Path | None]:
         yield None
         return
     lock = FileLock(place / _LOCK, thread_local=False)
-    lock.acquire(timeout=_PATIENCE)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise ClzooError(f"{place} is held by another process. Wait until it ends, then try again.") from None
     try:
         yield place if (place / KEEP).exists() else None
         if not (place / KEEP).exists() and _is_marked(place):

@@ -29,6 +29,7 @@ from clzoo.cli.common import quiet_option
     type=click.Choice(["fp32", "fp16"]),
     help="Of the stored weights; they are rounded before they are measured.",
 )
+@click.option("--overwrite", is_flag=True, help="Replace the entry that lies there, as a whole.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @quiet_option
@@ -41,6 +42,7 @@ def command(
     measured: Path | None,
     title: str | None,
     dtype: str,
+    overwrite: bool,
     out: Path | None,
     device: str,
     quiet: bool,
@@ -59,5 +61,6 @@ def command(
         device=device,
         title=title,
         dtype=dtype,
+        overwrite=overwrite,
     )
     click.echo(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")

@@ -25,6 +25,7 @@ from clzoo.pretrain.run_folder import read_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.zoo.cards import THIS_MODEL, hub_id_of
 from clzoo.zoo.saving import round_weights, save_entry
+from clzoo.zoo.swapping import settle
 
 log = logging.getLogger("clzoo")
 
@@ -43,6 +44,7 @@ def publish(
     device: str = "auto",
     title: str | None = None,
     dtype: str = "fp32",
+    overwrite: bool = False,
 ) -> Path:
     """Make the hub entry `out` of a finished run, and measure it, its k-NN accuracy beside two controls.
 
@@ -53,11 +55,15 @@ def publish(
         measured: metrics.json of an earlier `clzoo evaluate` of this run, to be taken instead of measuring again.
         title: what the card calls the data, where it differs from the recipe's title ("CIFAR-10 (JPEG copy)").
         dtype: fp16 stores half the bytes; the weights are rounded before they are measured.
+        overwrite: replace the entry that `out` holds, as a whole; files that are no part of it stay.
 
     Raises:
         ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, no test split,
-            `measured` of other weights.
+            `measured` of other weights; `out` holds an entry and `overwrite` is not set.
     """
+    settle(out)
+    if not overwrite and (out / "config.json").is_file():
+        raise ClzooError(f"{out} holds an entry already. To replace it add --overwrite, or give another --out.")
     recipe = load_recipe(run / "recipe.yaml")
     state = read_json(run / "state.json")
     if not state["finished"]:
@@ -93,9 +99,11 @@ def publish(
         "training": _training(recipe, state, title),
         "evaluation": _published(evaluation, name),
     }
-    save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype)
-    save_pretraining_state(method, out, classes)
-    return out
+
+    def add_state(folder: Path) -> None:
+        save_pretraining_state(method, folder, classes)
+
+    return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype, add=add_state)
 
 
 def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:

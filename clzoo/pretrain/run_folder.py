@@ -69,7 +69,7 @@ def train_alone(out: Path) -> Iterator[None]:
     """
     is_new, lock = not out.exists(), out / LOCK
     out.mkdir(parents=True, exist_ok=True)
-    had_lock = lock.exists()
+    is_new_lock = not lock.exists()
     try:
         with held(
             lock,
@@ -77,13 +77,12 @@ def train_alone(out: Path) -> Iterator[None]:
             "Wait until it has ended and type the same command again, or choose another --out.",
         ):
             yield
-            had_lock = True
     finally:
-        if not had_lock and not (out / "recipe.yaml").exists():
+        if is_new_lock and not _is_run(out):
             lock.unlink(missing_ok=True)
-            if is_new:
-                with suppress(OSError):
-                    out.rmdir()
+        if is_new:
+            with suppress(OSError):  # only an empty one
+                out.rmdir()
 
 
 def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:

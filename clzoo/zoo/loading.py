@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from clzoo import assets
 from clzoo.config import ModelConfig, Source
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
@@ -20,6 +21,7 @@ from clzoo.zoo import cache
 from clzoo.zoo.convert import convert
 from clzoo.zoo.entries import WEIGHTS, bundled_weights, entry, training_command
 from clzoo.zoo.fetch import commit_of, fetch_file, fetch_source, is_offline
+from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import build_encoder, read_safetensors
 
 log = logging.getLogger("clzoo")
@@ -110,6 +112,7 @@ def _is_path(text: str) -> bool:
 
 def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
     here = f"A folder ./{name} lies here: to load it, type ./{name}" if name and Path(name).is_dir() else ""
+    settle(assets.HUB / name)
     try:
         config = entry(name)
     except ClzooError as error:
@@ -192,6 +195,7 @@ def _on_hub(repo: str, revision: str | None, cache_dir: str | Path | None, offli
 
 
 def _local(path: Path) -> Located:
+    settle(path.parent if path.suffix == ".safetensors" else path)
     if path.is_dir():
         folder, weights = path, path / WEIGHTS
     else:

@@ -30,6 +30,7 @@ from clzoo.zoo.cards import check_metrics, is_generated, render_card
 from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
 from clzoo.zoo.eval_results import eval_results
 from clzoo.zoo.saving import save_entry
+from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import read_safetensors
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ def push_encoder(
 def _checked_entry(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     """Config and metrics of a folder that is whole: every file there, and the weights those of its config."""
     remake = "Write it anew with encoder.save_pretrained(FOLDER) or clzoo publish."
+    settle(folder)
     if not folder.is_dir():
         raise ClzooError(f"{folder} is not a folder; expected a model folder. {remake}")
     missing = [name for name in _REQUIRED if not (folder / name).is_file()]

@@ -1,9 +1,9 @@
 """Replacing a model folder as a whole: never the new model beside files of the old one.
 
 The new folder is made beside the old one, in a marked temporary folder (`clzoo.temporary`), and changes places with it
-in two renames. The standard library has no single one that exchanges folders, so a process killed between the two (some
-microseconds) leaves no folder under the final name, but both of them whole inside the temporary one. Whoever comes next,
-the same command or a reader such as `clzoo.load`, does the second rename. A kill before the first leaves the old folder.
+in two renames. The standard library has no single one that exchanges folders. So a process killed between the two (some
+microseconds) leaves no folder under the final name, but both of them whole inside the temporary one, and whoever comes
+next, the same command or a reader such as `clzoo.load`, does the second rename. A kill before leaves the old folder.
 
 Files of the user's own in the old folder are moved into the new one; nothing but the old model is deleted.
 """

@@ -407,6 +407,20 @@ def test_a_finished_run_becomes_an_entry_that_the_next_run_can_start_from(pictur
         pretrain(small_recipe("mocov3_cifar10", "backbone.model_args={}"), pictures, tmp_path / "y", init=str(entry))
 
 
+def test_a_second_publish_into_an_entry_asks_and_then_replaces_it_as_a_whole(pictures, tmp_path):
+    common = {"protocols": "knn", "device": "cpu"}
+    for seed in (0, 1):
+        pretrain(small_recipe("simclr_cifar10", f"seed={seed}"), pictures, tmp_path / f"run-{seed}", device="cpu")
+    entry = publish(tmp_path / "run-0", "simclr-tiny-stripes", pictures, tmp_path / "entry", **common)
+    before = (entry / "pretrain.safetensors").read_bytes()
+    with pytest.raises(ClzooError, match="--overwrite"):
+        publish(tmp_path / "run-1", "simclr-tiny-stripes", pictures, entry, **common)
+    assert (entry / "pretrain.safetensors").read_bytes() == before
+    publish(tmp_path / "run-1", "simclr-tiny-stripes", pictures, entry, overwrite=True, **common)
+    expected = {k: v for k, v in weights_of(tmp_path / "run-1").items() if not k.startswith("backbone.")}
+    assert same(load_file(entry / "pretrain.safetensors"), expected)
+
+
 def test_an_earlier_evaluation_is_published_if_it_is_of_the_same_weights(pictures, tmp_path):
     pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu")
     evaluate(tmp_path / "run", pictures, "knn,collapse", device="cpu").write(tmp_path / "report")
