@@ -42,16 +42,22 @@ def split_folders(source: Path) -> dict[str, list[Path]]:
     """
     if not source.is_dir():
         return {}
-    visible = [path for path in sorted(source.iterdir()) if not is_hidden(path.name)]
-    folders = [path for path in visible if path.is_dir()]
+    try:
+        with os.scandir(source) as entries:  # a flat folder may hold millions of images: the disk is not asked for each
+            visible = [(entry.name, _is_folder(entry)) for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
+    folders = sorted(source / name for name, is_folder in visible if is_folder)
     named = [path for path in folders if path.name.lower() in KIND]
     if not named:
         return {}
     beside = [path for path in folders if path not in named and _holds_images(path)]
-    loose = [path for path in visible if is_image(path.name) or _is_shard(path.name)]
+    loose = sorted(
+        source / name for name, is_folder in visible if not is_folder and (is_image(name) or _is_shard(name))
+    )
     if not _are_splits(named, beside, loose):
         names = ", ".join(path.name for path in named)
-        log.info("%s: %s is read as a class, no split: %s lies beside it", source, names, _some(beside))
+        log.info("%s: %s is read as a class, no split: beside it lies %s", source, names, _some(beside))
         return {}
     if beside or loose:
         log.warning("%s: beside the splits %s is passed over", source, _some([*beside, *loose]))
@@ -127,6 +133,8 @@ def words_of_split(paths: Iterable[str], source: Path, split: str) -> list[str]:
         )
     if split not in kinds:
         found = f"shards of {', '.join(sorted(words))}" if words else "no splits"
+        if classes := [name for name in KIND if (source / name).is_dir()]:  # else it would have been opened
+            found += f" ({', '.join(classes)} is a class among others; name the splits: --data train=DIR,test=DIR)"
         raise ClzooError(
             f"{source} has {found}; for the {split} split expected the folder "
             f"{' or '.join(str(source / name) for name in SPLITS[split])}, or shards with such a word in their names."
@@ -181,6 +189,13 @@ def first_labelled(candidates: Sequence[Callable[[], Collection]]) -> Collection
 
 
 # Looking into folders -------------------------------------------------------------------------------------------------
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself; listing names it
+        return False
 
 
 def _holds_images(folder: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -36,7 +37,7 @@ def paths(opened: Collection) -> list[str]:
     return [opened.images.name(row) for row in range(len(opened.images))]
 
 
-@pytest.mark.parametrize("name", ["train", "test", "val", "validation", "Train"])
+@pytest.mark.parametrize("name", ["train", "test", "val", "validation"])
 @pytest.mark.parametrize("others", [("bus/1.png", "car/1.png"), ("bus/day/1.png", "car/night/1.png")])
 def test_a_class_may_be_called_as_a_split(tmp_path: Path, name: str, others: tuple[str, ...]) -> None:
     fill(tmp_path, f"{name}/1.png", f"{name}/2.png", *others)
@@ -45,6 +46,9 @@ def test_a_class_may_be_called_as_a_split(tmp_path: Path, name: str, others: tup
     assert opened.classes == tuple(sorted((name, "bus", "car")))
     assert splits_of(tmp_path) == []
     assert [made["images"] for made in pack(tmp_path, 8, tmp_path.with_name(f"{tmp_path.name}-packed"))] == [4]
+    with pytest.raises(ClzooError, match=r"has no splits \(\w+ is a class among others; name the splits") as error:
+        open_splits(tmp_path)
+    assert name.lower() in str(error.value)
     train, test = open_splits({"train": tmp_path, "test": tmp_path})
     assert train.classes == test.classes == opened.classes
 
@@ -107,6 +111,17 @@ def test_where_both_readings_may_be_right_an_error_names_them_and_what_to_type(
     subprocess.run(str(error.value).rpartition(": ")[2], shell=True, check=True)  # the mv that it advises for classes
     if not any(path.name == "train" for path in tmp_path.iterdir()) and "1.png" not in names:
         assert len(open_source(tmp_path, "train").images) == len(names)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links as on POSIX")
+def test_links_that_lead_nowhere_beside_splits_do_no_harm(tmp_path: Path) -> None:
+    fill(tmp_path, "train/1.png", "test/1.png")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    assert splits_of(tmp_path) == ["train", "test"]
+    (tmp_path / "train" / "more").symlink_to(tmp_path / "nowhere")
+    opened = open_source(tmp_path, "train")
+    assert opened.failures == ("more: No such file or directory",)
 
 
 # Shards

@@ -3,9 +3,12 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from labelled_pictures import CLASSES, make_splits
+from picture_folders import encoded, make_shard
+from PIL import Image
 from safetensors.torch import load_file
 from small_recipes import small_recipe
 
@@ -40,6 +43,40 @@ def test_a_run_on_an_imbalanced_subset_is_also_probed_by_how_often_it_saw_each_c
     assert sum(pretrained_on["kept"]) == json.loads((tmp_path / "run" / "data.json").read_text())["images"]
     assert set(pretrained_on["probes"]) == {"knn", "linear"}
     assert [subset["name"] for subset in found["imbalanced"]["subsets"]] == ["longtail-10"]
+
+
+def numbered_classes(root, classes=12):
+    """train: a shard with class numbers; test: folders, which are sorted as text. A class is a colour."""
+    rng = np.random.default_rng(0)
+
+    def picture(label):
+        colour = np.array([(label * 53) % 256, (label * 101) % 256, (label * 197) % 256])
+        pixels = np.clip(colour + rng.normal(0, 8, (32, 32, 3)), 0, 255).astype(np.uint8)
+        return Image.fromarray(pixels)
+
+    members = {}
+    for n in range(8 * classes):
+        members[f"{n:03}.png"], members[f"{n:03}.cls"] = encoded(picture(n % classes)), str(n % classes).encode()
+    make_shard(root / "train" / "0.tar", members)
+    for label in range(classes):
+        (root / "test" / str(label)).mkdir(parents=True)
+        for n in range(2):
+            picture(label).save(root / "test" / str(label) / f"{n}.png")
+    return root
+
+
+def test_the_online_k_nn_joins_numbered_shards_and_numbered_folders_by_name(tmp_path):
+    recipe = small_recipe("simclr_cifar10", "monitor.knn_every_epochs=1")
+    data = numbered_classes(tmp_path / "data")
+    pretrain(recipe, data, tmp_path / "run", device="cpu")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    found = [line["knn"] for line in lines if "knn" in line]
+    assert found
+    assert min(found) > 80  # by number 8 of 12 classes would be others: "10" and "11" stand before "2"
+    make_shard(data / "train" / "0.tar", {f"{n}.png": encoded(Image.new("RGB", (32, 32))) for n in range(64)})
+    with pytest.raises(ClzooError, match=r"monitor\.knn_every_epochs=1 needs labels, and .*train has none"):
+        pretrain(recipe, data, tmp_path / "other", device="cpu")  # before the first step, not after the first epoch
+    assert not list((tmp_path / "other").glob("*.pt"))
 
 
 def test_the_gates_of_a_hydra_run_tell_class_relations_before_and_after_publishing(pictures, tmp_path, caplog):
