@@ -111,3 +111,29 @@ def _normalized(view: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """(B, 3, S, S) in [0, 1] -> minus mean over standard deviation, channels_last."""
     preprocessing = Preprocessing(mean=recipe.data.mean, std=recipe.data.std)
     return normalize(255 * view.permute(0, 2, 3, 1), preprocessing)
+
+
+def labels_of_queue(
+    images: TrainingSet, recipe: Recipe, steps: Steps, done: int, pointer: int, size: int
+) -> torch.Tensor | None:
+    """(K,) classes of a queue's entries after `done` steps, -1 where not known; None of images without labels.
+
+    Nothing of it is kept anywhere: which images a step saw follows from the recipe's seed.
+
+    Args:
+        pointer, size: of the queue, after the last step's keys were pushed. What a random start or `--init` left in
+            it is not known.
+    """
+    if images.labels is None:
+        return None
+    labels = torch.from_numpy(images.labels)
+    found = torch.full((size,), -1)
+    epoch_of_order, order = -1, torch.empty(0)
+    for back in range(1, min(size // steps.batch_size, done) + 1):
+        epoch, position = divmod(done - back, steps.per_epoch)
+        if epoch != epoch_of_order:
+            epoch_of_order, order = epoch, _order(recipe.seed, epoch, len(images))
+        samples = order[position * steps.batch_size : (position + 1) * steps.batch_size]
+        rows = (pointer - back * steps.batch_size + torch.arange(steps.batch_size)) % size
+        found[rows] = labels[samples]
+    return found

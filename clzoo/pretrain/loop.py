@@ -16,10 +16,12 @@ from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
+from clzoo.methods import Batch
 from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
-from clzoo.pretrain.feed import Steps, feed
+from clzoo.pretrain.diagnostics import EARLY, diagnose, warning_of
+from clzoo.pretrain.feed import Steps, feed, labels_of_queue
 from clzoo.pretrain.log import StepLog, stop_on_sigterm
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
@@ -107,6 +109,7 @@ def _train(
     knn_every = recipe.monitor.knn_every_epochs
     queries = _queries(data, recipe, images) if knn_every else images
     batches = feed(images, recipe, steps, first_step, target)
+    warned = False
     with stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
         for step in range(first_step, steps.total):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
@@ -133,8 +136,12 @@ def _train(
             step_log.add(step, loss, rate, steps.batch_size)
 
             done = step + 1
-            if recipe.monitor.every_steps and done % recipe.monitor.every_steps == 0:
-                step_log.note(done, monitor(method, batch.views))
+            if recipe.monitor.every_steps and (done in EARLY or done % recipe.monitor.every_steps == 0):
+                told = _look(method, batch, images, recipe, steps, done)
+                step_log.note(done, told)
+                if not warned and (warning := warning_of(told, done)):
+                    warned = True
+                    log.warning(warning)
             if knn_every and done % (knn_every * steps.per_epoch) == 0 and rank() == 0:
                 step_log.note(done, {"knn": _online_knn(method, recipe, images, queries)})
             out_of_time = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
@@ -173,6 +180,16 @@ def _online_knn(method: Any, recipe: Recipe, train: TrainingSet, test: TrainingS
     accuracy = model_knn(encoder_of(method, recipe, "online", str(next(method.parameters()).device)), train, test)
     method.train(was_training)
     return accuracy
+
+
+def _look(method: Any, batch: Batch, images: TrainingSet, recipe: Recipe, steps: Steps, done: int) -> dict[str, float]:
+    """The monitors and diagnostics of a step; they leave no trace in the method."""
+    queue = getattr(method, "queue", None)
+    labels = None
+    if queue is not None:
+        labels = labels_of_queue(images, recipe, steps, done, int(queue.pointer), len(queue.entries))
+    regular = monitor(method, batch.views) if done % recipe.monitor.every_steps == 0 else {}
+    return {**regular, **diagnose(method, batch, labels)}
 
 
 def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
