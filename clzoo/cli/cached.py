@@ -8,7 +8,9 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 
 
 @click.command(name="cached")
-@click.option("--rm", "name", metavar="NAME", help="Delete this model (or NAME@REVISION), or all features.")
+@click.option(
+    "--rm", "name", metavar="NAME", help="Delete this model (or one NAME@REVISION-HASH of the list), or all features."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @quiet_option
 def command(name: str | None, as_json: bool, quiet: bool) -> None:

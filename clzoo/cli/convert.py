@@ -15,6 +15,8 @@ from clzoo.cli.common import print_json, quiet_option
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--model-arg", "model_args", multiple=True, metavar="KEY=VALUE", help="For timm, e.g. num_heads=12.")
 @click.option("--drop", multiple=True, metavar="NAME", help="A head in the file that may be left behind.")
+@click.option("--prefix", metavar="PREFIX", help="Of the encoder's tensors in FILE, where it is not found.")
+@click.option("--ema", is_flag=True, help="Take the moving average of the weights, where FILE holds both.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @quiet_option
 def command(
@@ -23,19 +25,24 @@ def command(
     out: Path,
     model_args: tuple[str, ...],
     drop: tuple[str, ...],
+    prefix: str | None,
+    ema: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Turn a foreign checkpoint FILE into a folder that clzoo (and timm) loads.
 
     Finds the backbone under the prefixes that contrastive methods publish it with, requires each of its tensors, and
-    prints what was kept, renamed and dropped. Nothing in FILE is executed.
+    prints what was kept, renamed and dropped. What torch.compile, DataParallel and Lightning put in front of names is
+    looked through. Nothing in FILE is executed.
     """
     from clzoo.zoo.convert import assumptions, convert_to_folder, parse_model_args
 
-    report, config = convert_to_folder(file, architecture, out, model_args=parse_model_args(model_args), drop=drop)
+    report, config = convert_to_folder(
+        file, architecture, out, model_args=parse_model_args(model_args), drop=drop, prefix=prefix, ema=ema
+    )
     if as_json:
         print_json({**report.to_json(), "out": str(out), "weights_sha256": config.weights_sha256})
         return
-    for line in [*report.lines(), *assumptions(config), f"wrote   {out}: clzoo.load({str(out.resolve())!r})"]:
+    for line in [*report.lines(), *assumptions(config), f"model:   {out}: clzoo.load({str(out.resolve())!r})"]:
         click.echo(line)

@@ -1,6 +1,6 @@
 """What was converted on this machine: one folder per model, moved into place whole.
 
-    <root>/models/<name>@<revision>/    model.safetensors, provenance.json, pretrain.safetensors where there is one
+    <root>/models/<key>/                model.safetensors, provenance.json, pretrain.safetensors where there is one
     <root>/onnx/<key>.onnx              graphs of the backend "onnx" (clzoo.export.backend)
     <root>/features/<key>/              features of evaluated data sets (clzoo.evaluation.features)
     <root>/hub/                         the Hugging Face client's files, where the root was named by the user
@@ -12,6 +12,8 @@ their conversion: other tools share that cache, and `hf cache ls` and `hf cache 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 MODELS = "models"
 FEATURES = "features"
 GRAPHS = "onnx"
+
+_SHOWN, _HASH = 40, 32  # characters of a revision (a whole commit), and of the hash behind it
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,17 @@ def hub_cache(cache_dir: str | Path | None = None) -> Path | None:
 
 
 def key(config: ModelConfig, revision: str | None) -> str:
-    """Name of a model's folder in the cache: NAME@REVISION, "unpinned" where the entry pins none."""
-    assert config.source is not None
-    wanted = revision or config.source.revision or "unpinned"
-    return f"{config.name}@{wanted[:12].replace('/', '-')}"
+    """Name of a model's folder in the cache: NAME@REVISION-HASH, "unpinned" where the entry pins none.
+
+    The hash is of all that says which content is meant: repository, file and the whole revision. What stands before it
+    is for people, and may be cut.
+    """
+    source = config.source
+    assert source is not None
+    wanted = revision or source.revision or "unpinned"
+    identity = json.dumps([source.repo, source.file, wanted, source.layout])
+    shown = re.sub(r"[^A-Za-z0-9._-]", "-", wanted[:_SHOWN])
+    return f"{config.name}@{shown}-{hashlib.sha256(identity.encode()).hexdigest()[:_HASH]}"
 
 
 def find(config: ModelConfig, revision: str | None, cache_dir: str | Path | None) -> CachedModel | None:
@@ -145,7 +156,7 @@ def cached(cache_dir: str | Path | None = None) -> list[CachedModel]:
 
 
 def remove(name: str, cache_dir: str | Path | None = None) -> int:
-    """Delete a model from the cache, all its revisions, or the one named NAME@REVISION; returns the bytes freed.
+    """Delete a model from the cache, all its revisions, or the one folder that is named; returns the bytes freed.
 
     Raises:
         ClzooError: the cache holds no such model.

@@ -1,5 +1,7 @@
 """The cache holds whole models or nothing: killed processes, rival processes, damage, removal."""
 
+import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -8,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_checkpoints import SHIPPED, FakeZoo, shrunk
+from fake_checkpoints import SHIPPED, FakeZoo, published_file, shrunk
 
 import clzoo
 from clzoo.errors import ClzooError
@@ -215,3 +217,35 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_way_out(zoo):
     (zoo.cache / "models").write_text("a file where a folder must be")
     with pytest.raises(ClzooError, match=r"models cannot be written.*CLZOO_CACHE"):
         load(zoo)
+
+
+def test_branches_whose_names_begin_alike_are_different_models(zoo):
+    """Also names that differ in what a folder's name cannot hold, and in case."""
+    repo = zoo.published.parents[1]
+    branches = ["experiment-2024-a", "experiment-2024-b", "experiment/2024-a", "Experiment-2024-a", "x" * 50, "x" * 51]
+    expected = {}
+    for number, branch in enumerate(branches):
+        commit = f"{number + 1:040x}"
+        file = repo / "new.pth"
+        backbone = published_file(zoo.config, file, seed=number + 1)
+        blob = repo / "blobs" / hashlib.sha256(file.read_bytes()).hexdigest()
+        file.replace(blob)
+        pointer = repo / "snapshots" / commit / zoo.config.source.file
+        ref = repo / "refs" / branch
+        for path in (pointer, ref):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        pointer.symlink_to(blob)
+        ref.write_text(commit)
+        expected[branch] = weights_sha256(backbone)
+    for _ in ("converted", "from the cache"):
+        for branch in branches:
+            assert load(zoo, revision=branch).weights_sha256 == expected[branch]
+    assert len(cache.cached(zoo.cache)) == len(set(expected.values())) == len(branches)
+
+
+def test_a_key_says_which_content_is_meant(zoo):
+    source = zoo.config.source
+    others = [dataclasses.replace(source, **{name: "other"}) for name in ("repo", "file", "revision", "layout")]
+    keys = {cache.key(dataclasses.replace(zoo.config, source=one), None) for one in (source, *others)}
+    assert len(keys) == 5
+    assert cache.key(zoo.config, None).startswith(f"{zoo.config.name}@{source.revision}-")

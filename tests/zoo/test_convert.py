@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 import clzoo
 from clzoo.errors import ClzooError
-from clzoo.zoo.convert import LAYOUTS, assumptions, convert, convert_to_folder, parse_model_args
+from clzoo.zoo.convert import assumptions, convert, convert_to_folder, parse_model_args
 
 NEXT = "Type: something"
 FAMILIES = ["module.base_encoder.", "base_encoder.", "module.encoder_q.", "encoder.", "backbone.", "visual.", ""]
@@ -93,6 +93,126 @@ def test_half_precision_becomes_float32_and_is_reported(tmp_path):
     assert all(tensor.dtype == torch.float32 for tensor in converted.tensors.values())
     assert same(converted.tensors, {name: tensor.float() for name, tensor in backbone.items()})
     assert converted.report.cast == list(backbone)
+
+
+# -- wrappers, counters, moving averages -----------------------------------------------------------------------------
+
+NESTINGS = ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "model._orig_mod.module.", "model.model."]
+
+
+@pytest.mark.parametrize("family", ["base_encoder.", "encoder_q.", "encoder.", "backbone.", "visual.", ""])
+@pytest.mark.parametrize("wrappers", NESTINGS)
+def test_wrappers_in_any_nesting_are_looked_through_in_front_of_every_family(tmp_path, wrappers, family):
+    config = small_config()
+    backbone = random_backbone(config)
+    content = moco_style(wrappers + family, "fc", backbone)["state_dict"]
+    content = {(key if key.startswith(wrappers) else wrappers + key): tensor for key, tensor in content.items()}
+    torch.save({"state_dict": content}, tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    assert same(converted.tensors, backbone)
+    assert converted.report.layout == wrappers + family
+    assert sum(converted.report.dropped.values()) == len(content) - len(backbone)
+
+
+def test_a_compiled_encoder_inside_its_method_and_compiled_layers_are_found(tmp_path):
+    config = small_config("token")
+    backbone = random_backbone(config)
+    inner = {key.replace("blocks.0.", "blocks.0._orig_mod."): tensor for key, tensor in backbone.items()}
+    for content in (prefixed("module.encoder_q._orig_mod.", backbone), inner, prefixed("module.", inner)):
+        torch.save(content, tmp_path / "a.pth")
+        converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+        assert same(converted.tensors, backbone)
+        assert converted.report.renamed == {
+            key: name for key, name in zip(content, backbone, strict=True) if key != name
+        }
+
+
+def test_gates_and_heads_are_known_behind_wrappers(tmp_path):
+    config = small_config("token")
+    content = {
+        **prefixed("visual.", random_backbone(config)),
+        "filter.0.weight": torch.ones(1),
+        "n_averaged": torch.ones(1),
+    }
+    torch.save(prefixed("module._orig_mod.", content), tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    assert list(converted.aside) == ["filter.0.weight"]
+    assert converted.report.dropped == {"module._orig_mod.n_averaged": 1}
+
+
+def test_counters_that_old_files_lack_are_zero_and_reported(tmp_path):
+    config = small_config()
+    backbone = random_backbone(config)
+    old = {name: tensor for name, tensor in backbone.items() if "num_batches" not in name}
+    torch.save(prefixed("module.", old), tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    counters = backbone.keys() - old.keys()
+    assert {name: int(converted.tensors[name]) for name in counters} == dict.fromkeys(counters, 0)
+    assert same({name: converted.tensors[name] for name in old}, old)
+    assert set(converted.report.filled) == counters
+    assert any(line.startswith(f"filled:  {len(counters)} counters") for line in converted.report.lines())
+
+
+def test_a_prefix_that_clzoo_does_not_know_is_named_and_can_be_given(tmp_path):
+    config = small_config()
+    backbone = random_backbone(config)
+    message = refusal(tmp_path, prefixed("student.net.", backbone))
+    assert "holds a whole test_resnet under 'student.net.'" in message
+    assert "add --prefix student.net." in message
+    name, _, out = "test_resnet", None, tmp_path / "out"
+    report, _ = convert_to_folder(tmp_path / "a.pth", name, out, model_args={}, prefix="student.net")
+    assert report.layout == "student.net."
+    assert same(dict(clzoo.load(out, device="cpu").module.state_dict()), backbone)
+
+
+def test_a_prefix_chooses_between_two_whole_networks(tmp_path):
+    config = small_config()
+    one, other = random_backbone(config), random_backbone(config, seed=1)
+    torch.save({**prefixed("encoder.", one), **prefixed("backbone.", other)}, tmp_path / "a.pth")
+    converted = convert(tmp_path / "a.pth", config, layout="backbone.", drop=["encoder"], next_step=NEXT)
+    assert same(converted.tensors, other)
+
+
+def test_torch_compiles_prefix_is_named_where_nothing_fits(tmp_path):
+    message = refusal(tmp_path, prefixed("_orig_mod.", random_backbone(small_config("token"))))
+    assert "_orig_mod. of torch.compile" in message
+    assert "--prefix" in message
+
+
+EMA = {
+    "state_dict_ema": lambda plain, ema: {"state_dict": plain, "state_dict_ema": ema},
+    "model_ema": lambda plain, ema: {"model": plain, "model_ema": prefixed("module.", ema)},
+    "ema": lambda plain, ema: {"state_dict": plain, "ema": {"module": ema, "decay": 0.999}},
+    "ema_state_dict": lambda plain, ema: {"model": plain, "ema_state_dict": {"state_dict": ema}},
+    "model_ema.": lambda plain, ema: {
+        "state_dict": {**prefixed("model.", plain), **prefixed("model_ema.module.", ema)}
+    },
+}
+
+
+@pytest.mark.parametrize("how", EMA)
+def test_the_moving_average_is_taken_when_asked_for_and_the_report_says_which(tmp_path, how):
+    config = small_config()
+    plain, ema = random_backbone(config), random_backbone(config, seed=1)
+    torch.save({**EMA[how](plain, ema), "epoch": 3}, tmp_path / "a.pth")
+    word = how.rstrip(".")
+    of_training = convert(tmp_path / "a.pth", config, next_step=NEXT)
+    assert same(of_training.tensors, plain)
+    first = of_training.report.lines()[0]
+    assert first.startswith("weights: those of the training itself; the file holds their moving average too")
+    assert first.endswith(f"under '{word}': --ema takes it")
+    averaged = convert(tmp_path / "a.pth", config, next_step=NEXT, ema=True)
+    assert same(averaged.tensors, ema)
+    assert averaged.report.lines()[0] == f"weights: the moving average (EMA) under '{word}'"
+
+
+def test_a_moving_average_that_is_not_there_is_an_error_and_one_alone_is_taken_and_said(tmp_path):
+    assert "no moving average" in refusal(tmp_path, {"state_dict": random_backbone(small_config())}, ema=True)
+    ema = random_backbone(small_config())
+    torch.save({"state_dict_ema": ema, "epoch": 3}, tmp_path / "b.pth")
+    converted = convert(tmp_path / "b.pth", small_config(), next_step=NEXT)
+    assert same(converted.tensors, ema)
+    assert converted.report.choice == "the moving average (EMA) under 'state_dict_ema', the only ones in the file"
 
 
 # -- refusals --------------------------------------------------------------------------------------------------------
@@ -247,8 +367,14 @@ def test_a_converted_folder_loads_with_hash_probe_and_gates(tmp_path):
     assert written.preprocessing.size == 160
     assert report.aside == ["filter.f_l.weight"]
     assert (out / "pretrain.safetensors").is_file()
+    again, kept = convert_to_folder(tmp_path / "a.pth", "test_vit", out, model_args={})
+    assert (again, kept) == (report, written)  # nothing to write
+    torch.save(prefixed("visual.", random_backbone(config, seed=1)), tmp_path / "b.pth")
     with pytest.raises(ClzooError, match="exists already"):
-        convert_to_folder(tmp_path / "a.pth", "test_vit", out, model_args={})
+        convert_to_folder(tmp_path / "b.pth", "test_vit", out, model_args={})
+    with pytest.raises(ClzooError, match="exists already"):
+        convert_to_folder(tmp_path / "a.pth", "test_vit", out, model_args={"class_token": True})
+    assert clzoo.load(out, device="cpu").weights_sha256 == written.weights_sha256
 
 
 def test_a_failed_conversion_writes_nothing(tmp_path):
@@ -267,7 +393,3 @@ def test_model_args_are_json_or_text():
     assert parse_model_args(["num_heads=12", "qk_norm=true", "act=x"]) == {"num_heads": 12, "qk_norm": True, "act": "x"}
     with pytest.raises(ClzooError, match="KEY=VALUE"):
         parse_model_args(["num_heads"])
-
-
-def test_all_families_are_among_the_known_layouts():
-    assert set(FAMILIES) <= set(LAYOUTS)
