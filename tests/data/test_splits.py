@@ -53,6 +53,12 @@ def test_a_class_may_be_called_as_a_split(tmp_path: Path, name: str, others: tup
     assert train.classes == test.classes == opened.classes
 
 
+def test_the_names_of_splits_may_be_written_in_capitals(tmp_path: Path) -> None:
+    fill(tmp_path, "Train/ant/1.png", "Train/bee/1.png", "Test/ant/1.png", "Test/bee/1.png")
+    train, test = open_splits(tmp_path)
+    assert (train.classes, len(test.images)) == (("ant", "bee"), 2)
+
+
 def test_an_empty_folder_of_such_a_name_is_a_class_among_classes(tmp_path: Path) -> None:
     fill(tmp_path, "bus/1.png", "car/1.png")
     (tmp_path / "train").mkdir()

@@ -207,6 +207,14 @@ def test_several_seeds_give_mean_and_deviation_and_the_details_of_the_first():
 
 
 @BOTH
+def test_the_order_of_the_test_splits_classes_does_not_matter(evaluate, settings):
+    train, test = pictures(48), pictures(12, seed=1)
+    turned = dataclasses.replace(test, classes=test.classes[::-1], labels=2 - test.labels)
+    one, other = (evaluate(narrow_encoder(), train, part, seeds=(0,), settings=settings) for part in (test, turned))
+    assert one.results == other.results
+
+
+@BOTH
 def test_top_five_is_reported_of_more_than_five_classes(evaluate, settings):
     few = evaluate(narrow_encoder(), pictures(48), pictures(12, seed=1), seeds=(0,), settings=settings)
     many = evaluate(narrow_encoder(), pictures(48, 6), pictures(24, 6, seed=1), seeds=(0,), settings=settings)

@@ -214,6 +214,12 @@ def test_a_subset_that_leaves_one_class_or_fewer_images_than_k_is_an_error_that_
         evaluate(small, TEST, seeds=(0,), subsets=("longtail-100",))
 
 
+def test_the_order_of_the_test_splits_classes_does_not_matter(outcome):
+    turned = dataclasses.replace(TEST, classes=TEST.classes[::-1], labels=5 - TEST.labels)
+    found = evaluate(TRAIN, turned, seeds=(0, 1), subsets=("longtail-50", "linear"))
+    assert found.results == outcome.results
+
+
 def test_an_unknown_subset_other_classes_and_broken_features_are_errors():
     with pytest.raises(ClzooError, match="longtail"):
         evaluate(TRAIN, TEST, seeds=(0,), subsets=("longtail",))

@@ -108,6 +108,13 @@ def test_the_ids_of_the_protocols_are_those_that_are_published():
     assert KNN_V1.id == knn.PROTOCOL
 
 
+def test_the_order_of_the_test_splits_classes_does_not_matter():
+    train, test = splits()
+    names, last = train.classes, len(train.classes) - 1
+    turned = Features(test.x, last - test.labels, names[::-1], test.origin, {})
+    assert evaluate_knn(train, turned, device=CPU).results == evaluate_knn(train, test, device=CPU).results
+
+
 def test_a_class_without_images_in_the_bank_gets_no_test_image_right():
     train, test = splits()
     names = (*train.classes, "unseen")

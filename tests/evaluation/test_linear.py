@@ -192,6 +192,14 @@ def test_a_class_with_test_images_alone_is_an_error_and_an_empty_one_is_not():
     assert outcome.details["per_class"][1] is None
 
 
+def test_the_order_of_the_test_splits_classes_does_not_matter():
+    train, test = clusters(), clusters(1, origin="a/test")
+    turned = dataclasses.replace(test, classes=test.classes[::-1], labels=2 - test.labels)
+    one, other = (evaluate_linear(train, part, seeds=(0,), device=CPU) for part in (test, turned))
+    assert one.results == other.results
+    assert one.details["per_class"] == other.details["per_class"]
+
+
 def test_other_classes_fewer_than_two_and_broken_features_are_errors():
     train, test = clusters(), clusters(1, origin="a/test")
     renamed = dataclasses.replace(test, classes=("c0", "cow", "c2"))
