@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 
+from clzoo.augment.rows import to_device
+
 
 @contextmanager
 def processes(device: str) -> Iterator[str]:
@@ -74,7 +76,7 @@ def shuffled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, 
     Args:
         order: (world * B,) permutation, the same in every process.
     """
-    batch, order = len(x), order.to(x.device)
+    batch, order = len(x), to_device(order, x.device)
     own = slice(rank() * batch, (rank() + 1) * batch)
     y = gather_constant(function(gather_constant(x)[order[own]]))  # row i belongs to image order[i]
     return torch.empty_like(y).index_copy_(0, order, y)[own]

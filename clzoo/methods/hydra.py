@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
+from clzoo.augment.rows import to_device
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import hydra_pair, info_nce_keys
 from clzoo.methods.batch import Batch, Needs
@@ -103,10 +104,10 @@ def draw_partners(batch: Batch, pairs: Pairs, classes: int, group: int | None, c
     for images, generator in batch.groups(group):
         rows = labels[:, images].flatten()
         if pairs == "arbitrary":
-            drawn = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+            drawn = rows[to_device(torch.randperm(len(rows), generator=generator), rows.device)]
         else:  # uniform over the other classes
-            shift = torch.randint(1, max(2, classes), (len(rows),), generator=generator).to(rows.device)
-            drawn = (rows + shift) % classes
+            shift = torch.randint(1, max(2, classes), (len(rows),), generator=generator)
+            drawn = (rows + to_device(shift, rows.device)) % classes
         partners[:, images] = drawn.view(copies, -1)
     return partners
 

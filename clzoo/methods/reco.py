@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from clzoo.augment.mix import cutmix, draw_box
+from clzoo.augment.rows import to_device
 from clzoo.distributed import gather, gather_constant, own_rows
 from clzoo.errors import ClzooError
 from clzoo.losses import info_nce, info_nce_queue, reco_global
@@ -74,10 +75,11 @@ def mix_views(first: torch.Tensor, second: torch.Tensor, batch: Batch, group: in
     for rows, generator in batch.groups(group):
         order = torch.randperm(rows.stop - rows.start, generator=generator)
         box, share = draw_box(generator, first.shape[2], first.shape[3])
-        mixed.append(cutmix(first[rows], second[rows][order.to(second.device)], box))
+        mixed.append(cutmix(first[rows], second[rows][to_device(order, second.device)], box))
         partners.append(order + rows.start)
         shares.append(torch.full((len(order),), share))
-    return torch.cat(mixed), torch.cat(partners).to(first.device), torch.cat(shares).to(first.device)
+    device = first.device
+    return torch.cat(mixed), to_device(torch.cat(partners), device), to_device(torch.cat(shares), device)
 
 
 def local_target(own: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
