@@ -30,10 +30,11 @@ def compact_store(path: str | Path) -> Store:
     open_store(folder)  # before a lock file is put into a folder that is no store
     with store_lock(folder):
         store = open_store(folder)
+        writer = StoreWriter(folder, store.manifest, known_errors(store))
         if is_compact(store):
             log.info("%s is compact already", folder)
+            writer.delete_unnamed()  # of a run that was killed right after its swap
             return store
-        writer = StoreWriter(folder, store.manifest, known_errors(store))
         before = len(store.manifest.segments)
         writer.commit((merge(writer, [store]),), writer.errors or [], complete=store.complete)
         log.info("%s: %d segments are now one of %d vectors", folder, before, len(store))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from clzoo.embed.manifest import MANIFEST
 from clzoo.embed.store import ERRORS, Store, open_store
 from clzoo.embed.writer import is_segment, store_lock
 from clzoo.errors import ClzooError
-from clzoo.files import filled_folder
+from clzoo.files import atomic_path, filled_folder
+from clzoo.temporary import sweep
 
 log = logging.getLogger("clzoo")
 
@@ -63,6 +64,8 @@ def _upload(folder: Path, url: str) -> None:
         store = open_store(folder)
         if not store.complete:
             raise ClzooError(f"{folder} is not finished. Continue its clzoo embed; then copy.")
+        if "file" in files.protocol:
+            sweep(Path(root))
         present = _names(files, root)
         old = _manifest(files, root, url) if MANIFEST in present else None
         left = _left(files, root) if _UPLOAD in present else None
@@ -70,7 +73,8 @@ def _upload(folder: Path, url: str) -> None:
         before = set() if old is None else _segments_of(old)
         named = {name for segment in store.manifest.segments for name in (segment.embeddings, segment.items)}
         ours = {name for name in before | (left or set()) | named if is_segment(name)}
-        files.pipe_file(f"{root}/{_UPLOAD}", json.dumps({"format": _UPLOAD, "names": sorted(ours)}).encode())
+        announced = json.dumps({"format": _UPLOAD, "names": sorted(ours)}).encode()
+        _write(files, f"{root}/{_UPLOAD}", [announced])
         _send(store, before, files, root, url)
         for name in sorted(_names(files, root) & (ours - named)):
             files.rm_file(f"{root}/{name}")
@@ -171,11 +175,20 @@ def _manifest(files: Any, root: str, url: str) -> dict[str, Any]:
 
 
 def _put(path: Path, files: Any, target: str) -> None:
-    with files.open(target, "wb") as file:
-        for chunk in _chunks(path):
-            file.write(chunk)
+    _write(files, target, _chunks(path))
     if files.size(target) != path.stat().st_size:
         raise OSError(f"{target} has {files.size(target)} bytes after the upload, expected {path.stat().st_size}")
+
+
+def _write(files: Any, target: str, chunks: Iterable[bytes]) -> None:
+    """Replace one object as a whole, which object stores do by themselves and a disk (`file://`) does not."""
+    if "file" in files.protocol:
+        with atomic_path(Path(target)) as temporary, temporary.open("wb") as out:
+            out.writelines(chunks)
+        return
+    with files.open(target, "wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
 
 
 def _get(files: Any, source: str, path: Path) -> None:

@@ -115,6 +115,17 @@ def test_a_large_store_keeps_its_segments_and_dropped_rows_until_it_is_compacted
     assert clzoo.embed.compact_store(tmp_path / "store").generation == compacted.generation
 
 
+def test_segments_that_a_killed_compaction_left_go_with_the_next_one_though_it_has_nothing_to_do(
+    images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    embed(images, encoder, tmp_path / "store")
+    before = files_of(tmp_path / "store")
+    shutil.copy2(tmp_path / "store" / open_store(tmp_path / "store").manifest.segments[0].items, tmp_path / "copy")
+    (tmp_path / "copy").rename(tmp_path / "store" / "items-1.parquet")  # of the generation before
+    clzoo.embed.compact_store(tmp_path / "store")
+    assert files_of(tmp_path / "store") == before
+
+
 def test_images_that_fail_are_named_with_reasons_and_tried_again(
     images: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
