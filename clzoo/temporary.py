@@ -34,7 +34,7 @@ KEEP = ".clzoo-keep"
 _LOCK, _MARK = ".clzoo-lock", ".clzoo-mark"
 _NAME = re.compile(rf"{re.escape(TEMPORARY)}[0-9a-f]{{16}}-\d+")
 _PATIENCE = 10.0  # seconds
-_NUMBERS = 4  # that are looked at for what others left; writers at once take more where these are taken
+_NUMBERS = 16  # that are looked at for what others left; writers at once take more where these are taken
 _LIVE: set[str] = set()  # of this process: a lock that is shared by all its threads would not tell
 
 
@@ -108,17 +108,19 @@ def was_left(parent: Path, purpose: str) -> bool:
 
 
 def _take(parent: Path, purpose: str, refusal: str | None) -> tuple[Path, FileLock]:
-    taken: tuple[Path, FileLock] | None = None
+    """A new folder first, then the dead ones go: so at any instant of a series of kills there is a mark."""
     number = 0
-    while taken is None or number < _NUMBERS:
-        place = _place(parent, purpose, number)
-        _remove_if_dead(place)
-        if taken is None and (lock := _make(place, purpose)):
-            taken = place, lock
-        if taken is None and refusal is not None:
-            raise ClzooError(refusal)
+    while (lock := _make(place := _place(parent, purpose, number), purpose)) is None:
         number += 1
-    return taken
+    for other in (_place(parent, purpose, number) for number in range(_NUMBERS)):
+        if other == place:
+            continue
+        _remove_if_dead(other)
+        if refusal is not None and _has_mark(other):
+            _remove(place)
+            lock.release()
+            raise ClzooError(refusal)
+    return place, lock
 
 
 def _place(parent: Path, purpose: str, number: int) -> Path:

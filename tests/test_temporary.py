@@ -75,6 +75,20 @@ def test_killed_at_any_event_the_next_write_leaves_the_file_alone(tmp_path: Path
 
 
 @needs_fork
+def test_a_mark_is_there_at_any_instant_of_a_series_of_kills(tmp_path: Path) -> None:
+    def begin_and_die() -> None:
+        with temporary_folder(tmp_path, "begun"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    left_by_a_kill(begin_and_die)
+    for event in ("os.mkdir", "open", "os.remove", "os.rmdir", "shutil.rmtree", "os.scandir"):
+        left_by_a_kill(begin_and_die, at=event)
+        assert was_left(tmp_path, "begun"), event
+    with temporary_folder(tmp_path, "begun"):
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+@needs_fork
 def test_a_sweep_of_a_folder_of_our_own_deletes_what_is_dead_and_nothing_else(tmp_path: Path) -> None:
     left_by_a_kill(lambda: killed_while_writing(tmp_path / "a.txt"))
     (dead,) = tmp_path.iterdir()
