@@ -89,15 +89,15 @@ def _of_run(run: Path, device: str) -> Subject:
 
 def _of_entry(model: str | Path, device: str) -> Subject:
     from clzoo.pretrain.recipe_files import load_recipe
-    from clzoo.pretrain.start import PRETRAINING_STATE, class_names
-    from clzoo.zoo.loading import locate, read_encoder
+    from clzoo.pretrain.start import class_names
+    from clzoo.zoo.loading import locate, pretraining_state, read_encoder
 
     found = locate(model)
     encoder = read_encoder(found, resolve_device(device))
     beside = found.weights.parent
     recipe = load_recipe(beside / "recipe.yaml") if (beside / "recipe.yaml").is_file() else None
-    kept = beside / PRETRAINING_STATE
-    tensors, classes = (load_file(kept), class_names(kept)) if kept.is_file() else ({}, None)
+    kept = pretraining_state(found)
+    tensors, classes = (load_file(kept), class_names(kept)) if kept else ({}, None)
     if recipe is not None and tensors:
         method = _rebuilt(recipe, encoder, tensors, beside)
         return with_heads(encoder, encoder.config.name, recipe, method, classes=classes)

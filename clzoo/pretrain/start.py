@@ -15,10 +15,8 @@ from safetensors.torch import load_file, save_file
 from clzoo.data.classes import places_by_name, some
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
-from clzoo.zoo.loading import locate, read_encoder
-
-PRETRAINING_STATE = "pretrain.safetensors"
-"""Beside an entry's model.safetensors: heads, gates, queue, momentum encoder."""
+from clzoo.zoo.entries import PRETRAINING_STATE
+from clzoo.zoo.loading import locate, pretraining_state, read_encoder
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
 _TABLE = "filter.label_embedding.weight"  # (C, width): a row of each class
@@ -37,7 +35,8 @@ def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) ->
         classes: names of the classes of the images, in the order of their numbers; None without labels.
 
     Raises:
-        ClzooError: the encoder's architecture is not the recipe's.
+        ClzooError: the encoder's architecture is not the recipe's; or the entry's pretrain.safetensors is not the one
+            that its config records.
     """
     found_files = locate(name_or_path)
     encoder = read_encoder(found_files, torch.device("cpu"))
@@ -52,9 +51,9 @@ def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) ->
             "Choose the recipe's backbone to match: --set backbone.architecture=..."
         )
     method.backbone.load_state_dict(found)
-    path = found_files.weights.with_name(PRETRAINING_STATE)
+    path = pretraining_state(found_files)
     rest = {k: v for k, v in method.state_dict().items() if not k.startswith("backbone.")}
-    kept = _with_gates_by_name(load_file(path), class_names(path), classes) if path.is_file() else {}
+    kept = _with_gates_by_name(load_file(path), class_names(path), classes) if path else {}
     if kept.keys() == rest.keys() and all(kept[k].shape == rest[k].shape for k in rest):
         method.load_state_dict({**kept, **{f"backbone.{k}": v for k, v in found.items()}})
         log.info("started from %s with its heads and all other state of the pretraining", name_or_path)

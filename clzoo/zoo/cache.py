@@ -18,13 +18,13 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, filled_folder, read_json, write_json
+from clzoo.files import atomic_path, filled_folder, read_json, sha256_of, write_json
 from clzoo.temporary import TEMPORARY, sweep, temporary_folder
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Provenance:
     sha256: str  # of the published file
     pinned: bool  # whether the zoo entry records that hash; otherwise it is what the Hub stated
     weights_sha256: str  # clzoo.proof, of the converted tensors
+    pretrain_sha256: str | None = None  # of the file pretrain.safetensors beside them; None: there is none
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ def keep(
                 if content:
                     with atomic_path(temporary / name) as path:
                         save_file(dict(content), path, metadata={"format": "pt"})
-            write_json(temporary / "provenance.json", asdict(provenance))
+            aside_file = temporary / "pretrain.safetensors"
+            hashed = replace(provenance, pretrain_sha256=sha256_of(aside_file) if aside_file.is_file() else None)
+            write_json(temporary / "provenance.json", asdict(hashed))
     except OSError as error:
         raise ClzooError(f"{models} cannot be written: {error}. Free the place, or set CLZOO_CACHE.") from error
     return _read(final)

@@ -285,7 +285,12 @@ def convert_to_folder(
     )
     if taken:
         there = ModelConfig.load(out / "config.json")
-        wanted = replace(config, weights_sha256=weights_sha256(converted.tensors), probe=there.probe)
+        wanted = replace(
+            config,
+            weights_sha256=weights_sha256(converted.tensors),
+            probe=there.probe,
+            pretrain_sha256=there.pretrain_sha256,
+        )
         if there != wanted or not (out / WEIGHTS).is_file():
             raise ClzooError(refusal)
         log.info("%s is this very model already", out)

@@ -13,6 +13,9 @@ from clzoo.errors import ClzooError
 
 WEIGHTS = "model.safetensors"
 
+PRETRAINING_STATE = "pretrain.safetensors"
+"""Beside an entry's weights, where it was kept: heads, gates, queue, momentum encoder."""
+
 Status = Literal["bundled", "hub", "recipe-only"]
 
 

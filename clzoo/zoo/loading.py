@@ -15,11 +15,11 @@ from clzoo.config import ModelConfig, Source
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.files import read_json
+from clzoo.files import read_json, sha256_of
 from clzoo.proof import weights_sha256
 from clzoo.zoo import cache
 from clzoo.zoo.convert import convert
-from clzoo.zoo.entries import WEIGHTS, bundled_weights, entry, training_command
+from clzoo.zoo.entries import PRETRAINING_STATE, WEIGHTS, bundled_weights, entry, training_command
 from clzoo.zoo.fetch import commit_of, fetch_file, fetch_source, is_offline
 from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import build_encoder, read_safetensors
@@ -38,6 +38,7 @@ class Located:
     weights_sha256: str | None  # None: nobody recorded it
     origin: str  # "bundled", "cache", "hf-hub" or "local"
     next_step: str  # what to type if the file is damaged
+    pretrain_sha256: str | None = None  # of pretrain.safetensors beside the weights; None: there is none
 
 
 def load(
@@ -93,12 +94,39 @@ def locate(
 
 def read_encoder(found: Located, device: torch.device) -> Encoder:
     """The encoder of located files, its weights checked against the recorded hash."""
+    pretraining_state(found, required=False)
     tensors = read_safetensors(found.weights, next_step=found.next_step)
     _require_hash(tensors, found)
     encoder = build_encoder(found.config, tensors, device, where=str(found.weights), next_step=found.next_step)
     if found.origin != "bundled":  # those came with clzoo, whose README tells their terms
         _say_licence(found.config)
     return encoder
+
+
+def pretraining_state(found: Located, *, required: bool = True) -> Path | None:
+    """The pretrain.safetensors that belongs to located weights, compared with its recorded hash; None if there is none.
+
+    Args:
+        required: one that is recorded must be there. Of a repository of the Hub it is not fetched, and may be missing.
+
+    Raises:
+        ClzooError: it is of another model, damaged, recorded nowhere, or missing.
+    """
+    path = found.weights.with_name(PRETRAINING_STATE)
+    if not path.is_file():
+        if found.pretrain_sha256 is None or not required or found.origin == "hf-hub":
+            return None
+        raise ClzooError(
+            f"{path} is missing, and the config of {found.config.name} says that it belongs to the weights. "
+            f"{found.next_step}"
+        )
+    if (actual := sha256_of(path)) != found.pretrain_sha256:
+        recorded = f"recorded is {found.pretrain_sha256}" if found.pretrain_sha256 else "the config records none"
+        raise ClzooError(
+            f"{path} has SHA-256 {actual}, {recorded}: it is damaged, or of another model than {found.config.name}. "
+            f"{found.next_step}"
+        )
+    return path
 
 
 def _is_path(text: str) -> bool:
@@ -121,7 +149,14 @@ def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offli
         log.warning("%r is taken as the name of a zoo model. %s", name, here)
     bundled = bundled_weights(name)
     if bundled and revision is None:
-        return Located(config, bundled, config.weights_sha256, "bundled", "Type: pip install --force-reinstall clzoo")
+        return Located(
+            config,
+            bundled,
+            config.weights_sha256,
+            "bundled",
+            "Type: pip install --force-reinstall clzoo",
+            config.pretrain_sha256,
+        )
     if config.source is None:
         if bundled:
             raise ClzooError(f"{name} is shipped with clzoo and has no revisions; leave out revision={revision!r}.")
@@ -133,7 +168,14 @@ def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offli
     )
     config = _as_converted(config, config.source, model.provenance)
     expected = config.weights_sha256 or model.provenance.weights_sha256
-    return Located(config, model.weights, expected, "cache", cache.remove_command(name, cache_dir))
+    return Located(
+        config,
+        model.weights,
+        expected,
+        "cache",
+        cache.remove_command(name, cache_dir),
+        model.provenance.pretrain_sha256,
+    )
 
 
 def _as_converted(config: ModelConfig, source: Source, provenance: cache.Provenance) -> ModelConfig:
@@ -191,7 +233,7 @@ def _on_hub(repo: str, revision: str | None, cache_dir: str | Path | None, offli
     weights = fetch_file(repo, WEIGHTS, commit_of(path, "config.json"), hub_cache=hub_cache, offline=offline)
     into = f" --cache-dir {hub_cache}" if hub_cache else ""
     again = f"Type: hf cache rm model/{repo}{into}; then the same command again."
-    return Located(config, weights, _recorded(config), "hf-hub", again)
+    return Located(config, weights, _recorded(config), "hf-hub", again, config.pretrain_sha256)
 
 
 def _local(path: Path) -> Located:
@@ -210,7 +252,14 @@ def _local(path: Path) -> Located:
     if not weights.is_file():
         by_name = f" Load it by its name: {config.name}" if config.source else ""
         raise ClzooError(f"{folder} holds no {WEIGHTS}.{by_name}")
-    return Located(config, weights, _recorded(config), "local", "Restore the file, or make the folder anew.")
+    return Located(
+        config,
+        weights,
+        _recorded(config),
+        "local",
+        "Restore the file, or make the folder anew.",
+        config.pretrain_sha256,
+    )
 
 
 def _recorded(config: ModelConfig) -> str | None:

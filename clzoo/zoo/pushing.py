@@ -29,6 +29,7 @@ from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, is_generated, render_card
 from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
 from clzoo.zoo.eval_results import eval_results
+from clzoo.zoo.loading import locate, pretraining_state
 from clzoo.zoo.saving import save_entry
 from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import read_safetensors
@@ -139,6 +140,7 @@ def _checked_entry(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
             f"{folder / 'model.safetensors'} holds other weights than config.json says: their hash is {found}, "
             f"expected clzoo.weights_sha256 {config.weights_sha256}. {remake}"
         )
+    pretraining_state(locate(folder))
     if (folder / "model.onnx").is_file():
         load_lite(folder)  # refuses a graph of other weights
     return config, metrics

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from clzoo import assets
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, read_json, write_json, write_text
+from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_text
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, write_card
+from clzoo.zoo.entries import PRETRAINING_STATE
 from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
 from clzoo.zoo.eval_results import eval_results
 from clzoo.zoo.swapping import settle, swapped_folder
@@ -46,7 +47,8 @@ def save_entry(
 ) -> Path:
     """Write `folder` as a hub entry: model.safetensors, metrics.json, .eval_results, recipe.yaml, card, config.json.
 
-    config.json is the encoder's config with the hash and the probe of the weights as stored. The entry is made beside
+    config.json is the encoder's config with the hash and the probe of the weights as stored, and the hash of the
+    pretrain.safetensors that belongs to them. The entry is made beside
     `folder` and takes its place as a whole (`clzoo.zoo.swapping`), so a process killed at any instant leaves the old
     entry or the new one.
 
@@ -90,10 +92,14 @@ def save_entry(
             write_card(new, config, metrics, address=address)
             if add is not None:
                 add(new)
-            config.save(new)
+            dataclasses.replace(config, pretrain_sha256=_hash_of(new / PRETRAINING_STATE)).save(new)
     except (OSError, SafetensorError) as error:
         raise ClzooError(f"{folder} cannot be written: {error}. Free the place or name another folder.") from error
     return folder
+
+
+def _hash_of(path: Path) -> str | None:
+    return sha256_of(path) if path.is_file() else None
 
 
 def _keep(old: Path, new: Path, same_weights: bool) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 import clzoo
 from clzoo.errors import ClzooError
+from clzoo.files import sha256_of
 from clzoo.zoo.convert import assumptions, convert, convert_to_folder, parse_model_args
 
 NEXT = "Type: something"
@@ -366,7 +367,7 @@ def test_a_converted_folder_loads_with_hash_probe_and_gates(tmp_path):
     assert encoder.probe() == pytest.approx(written.probe, rel=1e-3, abs=1e-4)
     assert written.preprocessing.size == 160
     assert report.aside == ["filter.f_l.weight"]
-    assert (out / "pretrain.safetensors").is_file()
+    assert written.pretrain_sha256 == sha256_of(out / "pretrain.safetensors")
     again, kept = convert_to_folder(tmp_path / "a.pth", "test_vit", out, model_args={})
     assert (again, kept) == (report, written)  # nothing to write
     torch.save(prefixed("visual.", random_backbone(config, seed=1)), tmp_path / "b.pth")

@@ -13,6 +13,7 @@ import clzoo
 from clzoo import assets
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
+from clzoo.files import sha256_of
 from clzoo.proof import weights_sha256
 from clzoo.zoo import cache, loading
 from clzoo.zoo.saving import save_entry
@@ -69,6 +70,7 @@ def test_the_second_load_needs_only_the_cache(zoo):
     assert model.provenance.revision == zoo.commit
     assert model.provenance.weights_sha256 == weights_sha256(zoo.backbone) == weights_sha256(load_file(model.weights))
     assert list(load_file(model.folder / "pretrain.safetensors")) == ["filter.0.weight"]
+    assert model.provenance.pretrain_sha256 == sha256_of(model.folder / "pretrain.safetensors")
 
 
 def test_bundled_weights_come_first(zoo, monkeypatch):
