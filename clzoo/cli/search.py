@@ -13,6 +13,7 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("queries", metavar="QUERY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours per query.")
+@click.option("--model", metavar="NAME", help="The model of DIR, where it has moved; other weights are refused.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
 @click.option("--mmap", is_flag=True, help="Leave a large index in its file instead of reading and checking all of it.")
@@ -22,6 +23,7 @@ def command(
     store: Path,
     queries: tuple[Path, ...],
     k: int,
+    model: str | None,
     as_json: bool,
     page: Path | None,
     mmap: bool,
@@ -33,10 +35,12 @@ def command(
     DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity.
     """
     from clzoo.index import open_index, query_images, search, write_page
+    from clzoo.index.searching import load_encoder
 
     index = open_index(store, mmap=mmap)
     images = [image for query in queries for image in query_images(query)]
-    results = search(index, images, k, device=device)
+    encoder = load_encoder(index, model) if model is not None else None
+    results = search(index, images, k, encoder=encoder, device=device)
     if as_json:
         print_json(
             {

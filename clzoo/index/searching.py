@@ -111,11 +111,26 @@ def _query_vectors(index: Index, query: Any, encoder: Encoder | None) -> np.ndar
     return np.atleast_2d(encoder.embed(images))
 
 
-def load_encoder(index: Index) -> Encoder:
-    """The model that made the index's store, loaded as its manifest names it."""
+def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
+    """The model that made the index's store, loaded as its manifest names it; or from `model`, where it has moved.
+
+    Raises:
+        ClzooError: it is not there any more; or `model` has other weights or another preprocessing.
+    """
     from clzoo.zoo import load
 
-    return load(index.store.manifest.load)
+    manifest = index.store.manifest
+    try:
+        encoder = load(model or manifest.load)
+    except ClzooError as error:
+        if model is not None:
+            raise
+        raise ClzooError(
+            f"{index.store.path} remembers its model as {manifest.load}, and that cannot be loaded: {error} "
+            f"If it has moved, say where it is: clzoo search {index.store.path} QUERY --model PLACE"
+        ) from error
+    index.store.check_model(encoder)
+    return encoder
 
 
 def _hits(index: Index, queries: np.ndarray, k: int, device: str) -> list[list[Hit]]:

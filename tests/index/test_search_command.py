@@ -142,3 +142,22 @@ def test_a_mapped_index_finds_the_same(folder, pictures, capsys):
         assert run(folder, pictures / "reds" / "0.jpg", *options) == 0
         outputs.append(capsys.readouterr().out)
     assert outputs[0] == outputs[1]
+
+
+def test_a_moved_model_is_told_anew_and_another_is_refused(pictures, encoder, tmp_path, capsys):
+    place = encoder.save_pretrained(tmp_path / "here")
+    store = tmp_path / "store-of-a-folder"
+    main(["embed", str(pictures), "--model", str(place), "--out", str(store), "--index", "faiss", "--quiet"])
+    query = pictures / "reds" / "0.jpg"
+    capsys.readouterr()
+    assert run(store, query, "--json") == 0
+    before = capsys.readouterr().out
+    moved = place.rename(tmp_path / "there")
+    assert run(store, query) == 1
+    message = capsys.readouterr().err
+    assert str(tmp_path / "here") in message
+    assert "--model PLACE" in message
+    assert run(store, query, "--json", "--model", moved) == 0
+    assert capsys.readouterr().out == before
+    assert run(store, query, "--model", "supcon-resnet10_w32-tiny") == 1
+    assert "was made by" in capsys.readouterr().err
