@@ -22,23 +22,24 @@ _SAME = 2  # levels of 255 by which two ways of writing sRGB differ
 def to_srgb(image: Image.Image) -> Image.Image:
     """A loaded image of any mode -> RGB: high bytes of 16-bit grey, sRGB by the embedded profile, alpha over white.
 
+    It is the image itself where nothing is to be done.
+
     Raises:
         UnreadableImageError: pixels without an agreed range (32-bit integers, floating point).
     """
-    if image.mode == "RGB" and "transparency" not in image.info and not image.info.get("icc_profile"):
-        return image
     colors, alpha = _split(image)
     rgb = _managed(colors, image.info.get("icc_profile"))
-    if alpha is None:
+    if alpha is None or (image.format == "BMP" and alpha.getextrema() == (0, 0)):  # a fourth byte that nobody filled
         return rgb
-    rgb.putalpha(alpha)
-    white = Image.new("RGBA", rgb.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgb).convert("RGB")
+    rgba = rgb.copy() if rgb is image else rgb
+    rgba.putalpha(alpha)
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def changes_nothing(profile: bytes | None, mode: str = "RGB") -> bool:
+def changes_nothing(profile: Any, mode: str = "RGB") -> bool:
     """Whether colors of this mode stay as they are under a profile: none, sRGB in any spelling, or a broken one."""
-    return not profile or _transform(bytes(profile), mode) is None
+    return not isinstance(profile, bytes) or _transform(profile, mode) is None
 
 
 # Colors and alpha ---------------------------------------------------------------------------------------------------
@@ -70,14 +71,14 @@ def _transparent_palette(image: Image.Image) -> bool:
 
 def _from_integers(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Grey of 9 to 16 bits: the high byte; its key color is compared at full depth."""
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-    bits = int(np.max(tags.get(_TIFF_BITS, 16)))
+    tags = getattr(image, "tag_v2", None) if image.format == "TIFF" else None
+    bits = 16 if tags is None else int(np.max(tags.get(_TIFF_BITS, 16)))
     if image.mode == "I" and image.format not in ("PNG", "PPM", "JPEG2000"):
-        kind = "signed 16-bit" if bits == 16 else "32-bit"
+        kind = "signed 16-bit" if tags is not None and bits == 16 else "32-bit"
         raise UnreadableImageError(f"{kind} integer pixels have no agreed range; convert the file to 8 bits")
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)  # (H, W) of 16 or 32 bits
     grey = np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
-    if tags.get(_TIFF_PHOTOMETRIC) == _WHITE_IS_ZERO:
+    if tags is not None and tags.get(_TIFF_PHOTOMETRIC, _WHITE_IS_ZERO) == _WHITE_IS_ZERO:
         grey = 255 - grey
     key = image.info.get("transparency")
     alpha = None if not isinstance(key, int) else Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
@@ -98,18 +99,20 @@ def _by_key(image: Image.Image) -> tuple[Image.Image, Image.Image]:
 # Profiles -----------------------------------------------------------------------------------------------------------
 
 
-def _managed(colors: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB, L, CMYK or LAB -> RGB in sRGB, by the profile where it changes anything; never the image itself."""
+def _managed(colors: Image.Image, profile: Any) -> Image.Image:
+    """RGB, L, CMYK or LAB -> RGB in sRGB, by the profile where it is one and changes anything."""
+    if not isinstance(profile, bytes):
+        profile = b""
     if colors.mode == "LAB":
         profile = profile or _lab()
-    transform = _transform(bytes(profile), colors.mode) if profile else None
+    transform = _transform(profile, colors.mode) if profile else None
     if transform is not None:
         from PIL import ImageCms
 
         converted = ImageCms.applyTransform(colors, transform)
         assert converted is not None  # only in place there is none
         return converted
-    return colors.convert("RGB") if colors.mode != "RGB" else colors.copy()
+    return colors if colors.mode == "RGB" else colors.convert("RGB")
 
 
 @lru_cache(maxsize=64)

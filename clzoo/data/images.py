@@ -10,20 +10,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
 from clzoo.data.color import to_srgb
-from clzoo.data.metadata import orientation_of, pixels_only
+from clzoo.data.metadata import PNG, orientation_of, pixels_only
 from clzoo.errors import ClzooError, UnreadableImageError
 
 DECODING = 2
 """Version of the rules below, which a store records: images that they treat otherwise have other vectors.
 
 1 ignored embedded profiles and color keys of RGB files, took 16-bit WhiteIsZero for BlackIsZero, 32-bit integers by
-their second byte, and PIL images without turning them upright.
+their second byte, and PIL images without turning them upright; it turned by XMP where EXIF said nothing.
 """
 
 MAX_PIXELS = 89_478_485
@@ -37,7 +38,10 @@ SUFFIXES = frozenset(
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "JPEG2000", "PPM", "AVIF")
 """What Pillow may open, whatever a file is called. None of their readers starts a process, as PostScript's does."""
 
-_READABLE = frozenset({*_FORMATS, "MPO", "DIB"})  # as Pillow calls what these give: several JPEGs in one file, a bitmap
+_READABLE = frozenset({*_FORMATS, "MPO"})  # as Pillow calls what these give: MPO are several JPEGs in one file
+
+_METADATA = ("xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+"""Where else Pillow looks for an orientation; browsers and other readers look into EXIF alone."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -49,6 +53,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image upright, by its EXIF orientation."""
+
+_OPENED = tuple(Lock() for _ in range(64))  # one of them belongs to each PIL image: threads must not share its file
 
 
 def decode_image(source: Path | bytes) -> Image.Image:
@@ -69,13 +75,16 @@ def decode_image(source: Path | bytes) -> Image.Image:
         raise UnreadableImageError(error.strerror or str(error)) from error
     if not data:
         raise UnreadableImageError("empty file (zero bytes)")
+    # Pillow keeps the texts of a PNG where it keeps what it knows of the pixels: one called "interlace" changes them.
+    if data.startswith(PNG) and (pixels := pixels_only(data)) is not None:
+        return _decoded(*pixels)
     try:
         return _decoded(data)
     except UnreadableImageError:
         if (pixels := pixels_only(data)) is None:
             raise
         with suppress(UnreadableImageError):  # else the metadata were not to blame
-            return _decoded(pixels.data, pixels.orientation or 1, pixels.profile)
+            return _decoded(*pixels)
         raise
 
 
@@ -102,19 +111,20 @@ def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
 
 
 def _from_pil(image: Image.Image) -> Image.Image:
-    if isinstance(image, ImageFile.ImageFile):
-        if image.format not in _READABLE:
-            raise UnreadableImageError(
-                f"its format, {image.format}, is none that clzoo reads. If you trust the file, give image.copy()"
-            )
-        unread = bool(image.tile) and getattr(image, "fp", None) is not None
-        if unread and _first_frame(image):
-            return decode_image(_file_of(image))
-    with _named_failures():
-        return _finished(image)
+    if isinstance(image, ImageFile.ImageFile) and image.format not in _READABLE:
+        raise UnreadableImageError(
+            f"its format, {image.format}, is none that clzoo reads. If you trust the file, give image.copy()"
+        )
+    with _OPENED[id(image) % len(_OPENED)], _named_failures():
+        unread = bool(getattr(image, "tile", None)) and getattr(image, "fp", None) is not None
+        if not unread or not _first_frame(image):
+            rgb = _finished(image)
+            return rgb.copy() if rgb is image else rgb
+        data = _file_of(image)
+    return decode_image(data)
 
 
-def _first_frame(image: ImageFile.ImageFile) -> bool:
+def _first_frame(image: Image.Image) -> bool:
     return int(getattr(image, "tell", lambda: 0)()) == 0
 
 
@@ -137,6 +147,8 @@ def _decoded(data: bytes, orientation: int | None = None, profile: bytes | None 
     with _named_failures(), Image.open(io.BytesIO(data), formats=_formats()) as image:
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImageError(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS}")
+        for name in _METADATA:
+            image.info.pop(name, None)
         if profile is not None:
             image.info["icc_profile"] = profile
         alpha = _alpha_by_key(image, data)
@@ -144,24 +156,21 @@ def _decoded(data: bytes, orientation: int | None = None, profile: bytes | None 
 
 
 def _finished(image: Image.Image, orientation: int | None = None, alpha: Image.Image | None = None) -> Image.Image:
-    """Loaded, in sRGB, upright; a new image."""
+    """Loaded, in sRGB, upright; the image itself if it is all that already."""
     image.load()
-    turn = _TURNS.get(_orientation(image) if orientation is None else orientation)
+    turn = _TURNS.get(orientation or _orientation(image) or 1)
     if alpha is not None:
         image = image.copy()
         del image.info["transparency"]
         image.putalpha(alpha)
     rgb = to_srgb(image)
-    return rgb.transpose(turn) if turn is not None else rgb.copy() if rgb is image else rgb
+    return rgb if turn is None else rgb.transpose(turn)
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 to 8; Pillow reads it from XMP too, but gives up where another entry of the EXIF is odd."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # whatever is odd
-        value = orientation_of(image.info.get("exif") or b"")
-    return value if isinstance(value, int) else 1
+def _orientation(image: Image.Image) -> int | None:
+    """1 to 8 by the EXIF that came with the image, whatever else is odd in it; Pillow has turned a TIFF already."""
+    exif = image.info.get("exif")
+    return orientation_of(exif) if isinstance(exif, bytes) else None
 
 
 def _alpha_by_key(image: Image.Image, data: bytes) -> Image.Image | None:
@@ -179,8 +188,9 @@ def _alpha_by_key(image: Image.Image, data: bytes) -> Image.Image | None:
     if depth == "RGB;16B":
         with Image.open(io.BytesIO(data), formats=("PNG",)) as low:
             low.tile = [low.tile[0]._replace(args="RGB;16L")]
-            values = np.asarray(image).astype(np.int64) << 8 | np.asarray(low)  # (H, W, 3)
-        return Image.fromarray(np.where((values == image.info["transparency"]).all(axis=2), 0, 255).astype(np.uint8))
+            high_bytes, low_bytes = np.divmod(image.info["transparency"], 256)  # (3,) each
+            is_key = (np.asarray(image) == high_bytes).all(axis=2) & (np.asarray(low) == low_bytes).all(axis=2)
+        return Image.fromarray(np.where(is_key, 0, 255).astype(np.uint8))
     return None
 
 

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,27 @@ def test_a_pil_image_is_what_its_file_is(data: bytes, tmp_path: Path) -> None:
         for image in (unread, loaded, loaded.copy()):
             assert (np.asarray(as_rgb(image)) == expected).all()
             assert (np.asarray(as_rgb(image)) == expected).all(), "the image itself was changed"
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "GIF"])
+def test_threads_may_share_a_pil_image_that_is_not_read_yet(format: str) -> None:
+    data = encoded(Image.fromarray(noise(200, 300, 3)), format)
+    expected = np.asarray(decode_image(data))
+    with Image.open(io.BytesIO(data)) as image, ThreadPoolExecutor(8) as pool:
+        assert all((np.asarray(each) == expected).all() for each in pool.map(as_rgb, [image] * 24))
+
+
+def test_a_fourth_byte_that_is_zero_everywhere_does_not_make_a_bitmap_transparent() -> None:
+    pixels = noise(8, 8, 4)
+    pixels[..., 3] = 0
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    info = struct.pack("<IiiHHIIiiII", 108, 8, -8, 1, 32, 3, 256, 0, 0, 0, 0) + masks + bytes(52)
+    data = b"BM" + struct.pack("<IHHI", 14 + 108 + 256, 0, 0, 14 + 108) + info
+    with Image.open(io.BytesIO(data + pixels.tobytes())) as image:
+        assert image.mode == "RGBA"
+    assert (np.asarray(decode_image(data + pixels.tobytes())) == pixels[..., 2::-1]).all()
+    pixels[0, 0, 3] = 255
+    assert decode_image(data + pixels.tobytes()).getpixel((1, 0)) == (255, 255, 255)
 
 
 def test_a_later_frame_that_was_chosen_stays_chosen() -> None:
