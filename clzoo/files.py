@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
-from clzoo.temporary import temporary_folder
 
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
@@ -21,6 +20,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     A process killed at any instant leaves either the old file or the new one, and at worst a marked `.tmp-*` folder
     that nothing reads and the next process that writes `path` deletes.
     """
+    from clzoo.temporary import temporary_folder  # needs filelock, and `clzoo.lite` reads files where that is missing
+
     with temporary_folder(path.parent, f"the file {path.name}") as folder:
         temporary = folder / path.name  # some writers (numpy.save, PIL) choose or add an ending by the suffix
         temporary.touch()
@@ -66,6 +67,8 @@ def filled_folder(final: Path, *, refusal: str | None = None) -> Iterator[Path]:
     Raises:
         ClzooError: `refusal`.
     """
+    from clzoo.temporary import temporary_folder
+
     with temporary_folder(final.parent, f"the folder {final.name}", refusal=refusal) as folder:
         temporary = folder / "content"
         temporary.mkdir()
