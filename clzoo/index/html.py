@@ -1,47 +1,66 @@
-"""Search results as one self-contained HTML page: thumbnails inside, no script, nothing fetched."""
+"""Search results as one self-contained HTML page: thumbnails inside that link to their files, no script."""
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
+import numpy as np
 from PIL import Image
 
 from clzoo.data.images import decode_image
+from clzoo.data.remote import is_remote
+from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import atomic_path
 from clzoo.index.building import Index
 from clzoo.index.searching import Hit
-from clzoo.page import TAIL, data_uri, head
+from clzoo.page import data_uri, stream
 
 log = logging.getLogger("clzoo")
 
 _SIDE = 224  # pixels of a thumbnail's longer side: sharp at the page's size on common screens
 _QUALITY = 84  # of its JPEG
 _CACHED = 2048  # thumbnails kept: the same neighbour often serves several queries
+_SAMPLE = 1000  # rows whose pairs tell the similarity of any two images
 
-_STYLE = """
-section { display: grid; grid-template-columns: 190px minmax(0, 1fr); gap: 1.75rem; padding: 1.75rem 0;
-  border-top: 1px solid var(--line); }
-figure, ol { margin: 0; padding: 0; }
-.query .picture { border: 2px solid var(--accent); }
-ol { display: grid; grid-template-columns: repeat(5, minmax(0, 1fr)); gap: 1rem 1.1rem; list-style: none; }
-.picture { display: grid; place-items: center; aspect-ratio: 1; padding: 8px; overflow: hidden; border-radius: 10px;
-  border: 1px solid var(--line); background: #fff; color: #6d6d72; font-size: .8rem; text-align: center; }
-.picture img { width: 100%; height: 100%; object-fit: contain; min-height: 0; }
-.name { display: block; margin-top: .5rem; overflow: hidden; white-space: nowrap; text-overflow: ellipsis;
-  font-size: .8rem; }
-.query .name { font-weight: 600; white-space: normal; overflow-wrap: anywhere; }
-.facts { display: flex; justify-content: space-between; gap: .5rem; color: var(--soft); font-size: .8rem;
-  font-variant-numeric: tabular-nums; }
-.facts span { overflow: hidden; white-space: nowrap; text-overflow: ellipsis; }
-@media (max-width: 900px) { ol { grid-template-columns: repeat(auto-fill, minmax(110px, 1fr)); } }
-@media (max-width: 640px) { section { grid-template-columns: 1fr; } .query { max-width: 190px; } }
-"""
+
+@dataclass(frozen=True)
+class _Neighbor:
+    hit: Hit
+    name: str
+    link: str | None
+    share: float  # percent of the bar
+    kind: str  # "same" or "other" label; "" where a label is missing
+
+
+@dataclass(frozen=True)
+class _Answer:
+    query: Path
+    name: str
+    link: str | None
+    label: str | None
+    own: list[_Neighbor]  # the query's own hit, where it was found
+    neighbors: list[_Neighbor]
+
+    @property
+    def counted(self) -> int:
+        return sum(neighbor.kind in ("same", "other") for neighbor in self.neighbors)
+
+    @property
+    def same(self) -> int:
+        return sum(neighbor.kind == "same" for neighbor in self.neighbors)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    uri: str = ""
+    reason: str = ""
 
 
 def write_page(
@@ -54,7 +73,10 @@ def write_page(
 ) -> Path:
     """Write the neighbours of each query as one HTML page, atomically.
 
-    A picture that can no longer be read keeps its place, with the reason in it, and is logged as a warning.
+    A picture that can no longer be read keeps its place, with the reason in it, and is logged as a warning. A bar is
+    the similarity between the collection's median (of any two images) and 1. A query's own hit stands apart and does
+    not count. The label of a query is its label in the store, or else the name of its folder where the store has a
+    label of that name.
 
     Args:
         path: the file to write.
@@ -78,44 +100,105 @@ def write_page(
     return path
 
 
+def median_similarity(store: Store) -> float:
+    """Median cosine of two different images of a store, over all pairs of up to 1,000 rows, evenly spaced.
+
+    0 where there are no two rows.
+    """
+    rows = np.unique(np.linspace(0, len(store) - 1, min(len(store), _SAMPLE)).round().astype(np.int64))
+    if len(rows) < 2:
+        return 0.0
+    vectors = store.raw_rows(rows).astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return float(np.median((vectors @ vectors.T)[np.triu_indices(len(rows), k=1)]))
+
+
 def _page(index: Index, queries: Sequence[Path], results: Sequence[Sequence[Hit]], title: str) -> Iterator[str]:
+    store = index.store
+    median = median_similarity(store)
+    answers = _answers(store, queries, results, median)
     recall = index.description["recall_at_10"]
+    counted = sum(answer.counted for answer in answers)
     facts = [
+        *([f"{sum(answer.same for answer in answers)} of {counted} same label"] if counted else []),
         f"{len(queries)} {'query' if len(queries) == 1 else 'queries'}",
         f"{len(index):,} images",
         index.description["model"],
-        "cosine similarity",
+        f"cosine similarity, bars from the median of the collection ({median:.2f}) to 1",
         f"{index.description['factory']} index" + ("" if recall is None else f", recall@10 {recall:.3f}"),
     ]
-    yield head(title, facts, _STYLE)
 
     @lru_cache(maxsize=_CACHED)
-    def stored_picture(row: int) -> str:
-        return _picture(index.store.paths[row], lambda: index.store.image_bytes(row))
+    def stored_picture(row: int) -> _Picture:
+        try:
+            return _Picture(_thumbnail(store.image_bytes(row)))
+        except UnreadableImageError as error:
+            return _missing(store.paths[row], error)
 
-    for query, hits in zip(queries, results, strict=True):
-        yield f'<section>\n<figure class="query">{_picture(str(query), lambda query=query: query)}'  # type: ignore[misc]
-        yield f'<figcaption class="name">{escape(query.name)}</figcaption></figure>\n<ol>\n'
-        for hit in hits:
-            yield _card(hit, stored_picture(hit.row))
-        yield "</ol>\n</section>\n"
-    yield TAIL
+    def query_picture(query: Path) -> _Picture:
+        try:
+            return _Picture(_thumbnail(query))
+        except UnreadableImageError as error:
+            return _missing(str(query), error)
 
-
-def _card(hit: Hit, picture: str) -> str:
-    label = "" if hit.label is None else f"<span>{escape(hit.label)}</span>"
-    return (
-        f'<li>{picture}<span class="name" title="{escape(hit.path)}">{escape(Path(hit.path).name)}</span>'
-        f'<span class="facts"><span>{hit.score:.3f}</span>{label}</span></li>\n'
+    return stream(
+        "search.html",
+        title=title,
+        facts=facts,
+        answers=answers,
+        stored_picture=stored_picture,
+        query_picture=query_picture,
     )
 
 
-def _picture(name: str, source: Callable[[], Path | bytes]) -> str:
+def _answers(store: Store, queries: Sequence[Path], results: Sequence[Sequence[Hit]], median: float) -> list[_Answer]:
+    row_of = {path: row for row, path in enumerate(store.paths)}
+    known = {label for label in store.labels if label is not None}
+    answers = []
+    for query, hits in zip(queries, results, strict=True):
+        own = _own_row(store, query, row_of)
+        folder = query.absolute().parent.name
+        label = store.labels[own] if own is not None else folder if folder in known else None
+        link = query.absolute().as_uri() if query.is_file() else None
+        found = [_neighbor(store, hit, label, median) for hit in hits]
+        itself = [neighbor for neighbor in found if neighbor.hit.row == own]
+        others = [neighbor for neighbor in found if neighbor.hit.row != own]
+        answers.append(_Answer(query, _short_name(query), link, label, itself, others))
+    return answers
+
+
+def _neighbor(store: Store, hit: Hit, label: str | None, median: float) -> _Neighbor:
+    kind = "" if label is None or hit.label is None else "same" if hit.label == label else "other"
+    share = 100 * min(max((hit.score - median) / max(1 - median, 1e-6), 0.0), 1.0)
+    return _Neighbor(hit, _short_name(Path(hit.path)), _link(store, hit), share, kind)
+
+
+def _own_row(store: Store, query: Path, row_of: dict[str, int]) -> int | None:
+    """The row of the query itself, if it is one of the store's images."""
     try:
-        return f'<div class="picture"><img src="{_thumbnail(source())}" alt="{escape(name)}"></div>'
-    except UnreadableImageError as error:
-        log.warning("%s has no thumbnail: %s", name, error)
-        return f'<div class="picture">{escape(str(error))}</div>'
+        return row_of.get(query.resolve().relative_to(store.root.resolve()).as_posix())
+    except ValueError:  # lies elsewhere
+        return None
+
+
+def _short_name(path: Path) -> str:
+    """The file's name, behind its folder's where it holds no letter and so tells nothing: cat/0017.png."""
+    numbered = path.parent.name and not any(character.isalpha() for character in path.stem)
+    return f"{path.parent.name}/{path.name}" if numbered else path.name
+
+
+def _link(store: Store, hit: Hit) -> str | None:
+    """Where a browser finds a stored image; None inside a shard, or where a browser cannot go."""
+    root = store.manifest.root
+    if is_remote(root):
+        return f"{root.rstrip('/')}/{quote(hit.path)}" if root.startswith(("http://", "https://")) else None
+    file = (store.root / hit.path).absolute()
+    return file.as_uri() if file.is_file() else None
+
+
+def _missing(name: str, error: UnreadableImageError) -> _Picture:
+    log.warning("%s has no thumbnail: %s", name, error)
+    return _Picture(reason=str(error))
 
 
 def _thumbnail(source: Path | bytes) -> str:

@@ -8,13 +8,16 @@ import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clzoo import ClzooError
-from clzoo.index import build_index, search, write_page
+from clzoo.index import build_index, open_index, search, write_page
+from clzoo.index.html import median_similarity
 
 HOSTILE = "<script>alert(1)</script>'\" onerror=x &amp; ünïcode.png".replace("/", "\u2215")
 
@@ -137,3 +140,54 @@ def test_both_colour_schemes_are_styled(tmp_path, index, query):
     page = write(tmp_path, index, [query])
     assert "prefers-color-scheme: dark" in page.source
     assert re.search(r"color-scheme:\s*light dark", page.source)
+
+
+def test_pictures_link_to_their_files_and_to_nothing_else(tmp_path, index, pictures):
+    strange = pictures / "reds" / "javascript:alert(1)#?.png"
+    strange.write_bytes((pictures / "reds" / "1.png").read_bytes())
+    page = write(tmp_path, index, [strange], k=3)
+    links = [link["href"] for link in page.of("a")]
+    assert links[0] == strange.as_uri()
+    assert "javascript%3Aalert" in links[0]
+    assert all(Path(url2pathname(urlsplit(link).path)).is_file() for link in links)
+    assert len(links) == 1 + 3
+
+
+def test_a_picture_without_a_file_of_its_own_has_no_link(tmp_path, make_store, query):
+    store = make_store(np.eye(2), paths=["shard.tar/0.jpg", "javascript:alert(1)"], root=query.parent)
+    path = write_page(tmp_path / "page.html", build_index(store), [query], search(store, np.eye(2)[0], 2))
+    assert [link["href"] for link in Page(path).of("a")] == [query.as_uri()]
+
+
+def test_the_query_stands_apart_and_labels_are_counted_without_it(tmp_path, index, pictures):
+    query = pictures / "reds" / "0.jpg"
+    row = index.store.paths.index("reds/0.jpg")
+    hits = search(index, index.store.embeddings()[row], 12)
+    text = "".join(Page(write_page(tmp_path / "page.html", index, [query], [hits[0][::-1]])).text)
+    assert "5 of 11 same label" in text  # six reds, one of which is the query
+    assert text.count("finds itself") == 1
+    page = Page(tmp_path / "page.html")
+    assert [item.get("class") for item in page.of("li")] == ["other"] * 6 + ["same"] * 5  # as they were found
+    assert len(page.of("img")) == 1 + 12
+    assert "reds/0.jpg" in text  # a number alone would say nothing
+
+
+def test_a_query_from_elsewhere_has_the_label_of_its_folder_if_the_collection_knows_it(tmp_path, index, query):
+    for folder, counted in (("blues", True), ("greens", False)):
+        (tmp_path / folder).mkdir()
+        elsewhere = tmp_path / folder / "photo.jpg"
+        elsewhere.write_bytes(query.read_bytes())
+        page = write(tmp_path, index, [elsewhere], k=12)
+        assert ("6 of 12 same label" in "".join(page.text)) == counted
+        assert "finds itself" not in "".join(page.text)
+
+
+def test_bars_run_from_the_median_similarity_to_one(tmp_path, make_store, query):
+    angles = np.radians([0, 60, 90])
+    store = make_store(np.stack([np.cos(angles), np.sin(angles)], axis=1), root=query.parent)
+    assert median_similarity(store) == pytest.approx(0.5, abs=1e-3)  # of cos 60, cos 90 and cos 30
+    hits = search(build_index(store), np.array([1.0, 0.0]), 3)
+    path = write_page(tmp_path / "page.html", open_index(store), [query], hits)
+    widths = [float(bar["style"].removeprefix("width: ").removesuffix("%")) for bar in Page(path).of("i")]
+    assert widths == pytest.approx([100, 0, 0], abs=0.2)
+    assert median_similarity(make_store(np.eye(2)[:1], folder=tmp_path / "one")) == 0
