@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ def held(lock_file: Path, refusal: str) -> Iterator[None]:
 
 
 @contextmanager
-def filled_folder(final: Path, *, refusal: str | None = None) -> Iterator[Path]:
+def filled_folder(
+    final: Path, *, refusal: str | None = None, renamed: Callable[[], str] | None = None
+) -> Iterator[Path]:
     """Yield a new folder beside `final`; on success it is renamed to `final`, unless that has content by then.
 
     A process killed at any instant leaves nothing under the final name, and at worst a marked `.tmp-*` folder that the
@@ -63,6 +65,7 @@ def filled_folder(final: Path, *, refusal: str | None = None) -> Iterator[Path]:
 
     Args:
         refusal: what to say if another process fills it; without it both do, and the first to end wins.
+        renamed: gives the final name, where only the content tells it.
 
     Raises:
         ClzooError: `refusal`.
@@ -74,6 +77,8 @@ def filled_folder(final: Path, *, refusal: str | None = None) -> Iterator[Path]:
         temporary.mkdir()
         yield temporary
         fsync_all(temporary)
+        if renamed is not None:
+            final = final.with_name(renamed())
         try:
             with suppress(OSError):
                 final.rmdir()  # empty; Windows renames onto nothing that exists

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from clzoo.data.content import Stamp, stamp_of
 from clzoo.data.images import decode_image
 from clzoo.data.sources import Item
 
@@ -31,8 +31,16 @@ class Images(Protocol):
         """
         ...
 
-    def digest(self, rows: np.ndarray) -> str:
-        """Hexadecimal SHA-256 of what tells these images from others without decoding them."""
+    def content(self, row: int) -> bytes | np.ndarray:
+        """The encoded image, or pixels uint8 (H, W, 3) that were never encoded.
+
+        Raises:
+            UnreadableImageError: the reason alone.
+        """
+        ...
+
+    def stamp(self, row: int) -> Stamp | None:
+        """Where the content lies now; None where it has no place that a later run would find."""
         ...
 
 
@@ -74,15 +82,14 @@ class FileImages:
         return self.items[row].path
 
     def read(self, row: int) -> Image.Image:
-        return decode_image(self.items[row].read())
+        return decode_image(self.content(row))
 
-    def digest(self, rows: np.ndarray) -> str:
-        """Of paths and sizes: times change when a data set is copied, and reading everything takes too long."""
-        digest = hashlib.sha256()
-        for row in rows:
-            item = self.items[row]
-            digest.update(f"{item.path}\0{item.size}\n".encode())
-        return digest.hexdigest()
+    def content(self, row: int) -> bytes:
+        return self.items[row].read()
+
+    def stamp(self, row: int) -> Stamp | None:
+        item = self.items[row]
+        return stamp_of(item.file, item.offset or 0)
 
 
 @dataclass(frozen=True)
@@ -102,13 +109,11 @@ class ArrayImages:
         return f"image {row}"
 
     def read(self, row: int) -> Image.Image:
-        return Image.fromarray(np.array(self.pixels[row]))  # the copy waits for the disk outside Python's lock
+        return Image.fromarray(self.content(row))
 
-    def digest(self, rows: np.ndarray) -> str:
-        """Of the pixels, or of their known digest and the numbers."""
-        if self.sha256 is not None:
-            return hashlib.sha256(self.sha256.encode() + rows.astype("<i8").tobytes()).hexdigest()
-        digest = hashlib.sha256()
-        for row in rows:
-            digest.update(np.ascontiguousarray(self.pixels[row]).data)
-        return digest.hexdigest()
+    def content(self, row: int) -> np.ndarray:
+        return np.array(self.pixels[row])  # the copy waits for the disk outside Python's lock
+
+    def stamp(self, row: int) -> Stamp | None:
+        file = getattr(self.pixels, "filename", None)  # of a mapped array
+        return None if file is None else stamp_of(file, row)

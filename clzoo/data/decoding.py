@@ -6,12 +6,10 @@ import logging
 from collections.abc import Iterator
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from clzoo.config import Preprocessing
 from clzoo.data.collection import ArrayImages, Images
-from clzoo.data.parallel import in_order
+from clzoo.data.parallel import in_order, with_progress
 from clzoo.errors import UnreadableImageError
 from clzoo.transform import resize_and_crop
 
@@ -33,11 +31,7 @@ def decode_rows(images: Images, rows: np.ndarray, size: int, what: str) -> Itera
         except UnreadableImageError as reason:
             return f"{images.name(row)}: {reason}"
 
-    console = Console(stderr=True)
-    hidden = not (console.is_terminal and log.isEnabledFor(logging.INFO))
-    for result in track(
-        in_order(decode, len(rows)), what, total=len(rows), console=console, disable=hidden, update_period=0.5
-    ):
+    for result in with_progress(in_order(decode, len(rows)), len(rows), what):
         if isinstance(result, str):
             log.warning("skipped %s", result)
         yield result

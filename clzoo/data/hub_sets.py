@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data.collection import Collection
+from clzoo.data.content import Stamp, stamp_of
 from clzoo.data.images import decode_image
 from clzoo.data.splits import SPLITS, first_labelled
 from clzoo.errors import ClzooError, UnreadableImageError
@@ -41,24 +42,54 @@ class HubImages:
         return len(self.dataset)
 
     def name(self, row: int) -> str:
-        return self.dataset[row][self.column]["path"] or f"row {row}"
+        return self._paths[row] or f"row {row}"
 
     def read(self, row: int) -> Image.Image:
+        return decode_image(self.content(row))
+
+    def content(self, row: int) -> bytes:
         value = self.dataset[row][self.column]
         if value is None:
             raise UnreadableImageError("the row has no image")
-        return decode_image(value["bytes"] if value["bytes"] is not None else Path(value["path"]))
+        if value["bytes"] is not None:
+            return bytes(value["bytes"])
+        try:
+            return Path(value["path"]).read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(error.strerror or str(error)) from error
 
-    def digest(self, rows: np.ndarray) -> str:
-        """Of the encoded sizes, which Arrow knows without reading the images; of the paths where it has only those."""
+    def stamp(self, row: int) -> Stamp | None:
+        if not self._has_bytes[row]:
+            return None if (path := self._paths[row]) is None else stamp_of(path)
+        return None if self._tables is None else self._tables._replace(offset=row)
+
+    @cached_property
+    def _paths(self) -> list[str | None]:
+        """From Arrow, which reads no image for it."""
+        paths: list[str | None] = self._part("path").to_pylist()
+        return paths
+
+    @cached_property
+    def _has_bytes(self) -> np.ndarray:
+        has_bytes: np.ndarray = self._part("bytes").is_valid().to_numpy()
+        return has_bytes
+
+    def _part(self, name: str) -> Any:
         import pyarrow.compute as pc
 
-        column = self.dataset.data.column(self.column)
-        sizes = pc.fill_null(pc.binary_length(pc.struct_field(column, "bytes")), -1)
-        digest = hashlib.sha256(sizes.to_numpy()[rows].astype("<i8").tobytes())
-        for path in pc.struct_field(column, "path").to_pylist() if -1 in sizes.to_numpy() else ():
-            digest.update(f"{path}\n".encode())
-        return digest.hexdigest()
+        return pc.struct_field(self.dataset.data.column(self.column), name)
+
+    @cached_property
+    def _tables(self) -> Stamp | None:
+        """One stamp for the Arrow files that the rows lie in, which stay mapped; None if they are in memory alone."""
+        files = [table["filename"] for table in self.dataset.cache_files]
+        stamps = [stamp for file in files if (stamp := stamp_of(file)) is not None]
+        if not files or len(stamps) < len(files):
+            return None
+        joined = hashlib.sha256("".join(map(str, stamps)).encode()).digest()
+        changed = max(stamp.mtime_ns for stamp in stamps), max(stamp.ctime_ns for stamp in stamps)
+        size = sum(stamp.size for stamp in stamps)
+        return Stamp(stamps[0].file, 0, size, int.from_bytes(joined[:8], "big"), *changed)
 
 
 def hub_splits(name: str) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import clzoo
-from clzoo.data.collection import Collection
+from clzoo.data.collection import Collection, Images
+from clzoo.data.content import Recorder, identity
 from clzoo.data.decoding import decode_rows
 from clzoo.data.opening import open_source, splits_of
 from clzoo.data.packed import FORMAT
@@ -70,11 +71,14 @@ def write_pack(collection: Collection, size: int, out: Path) -> dict[str, Any]:
 
 
 def _write_files(collection: Collection, size: int, folder: Path) -> dict[str, Any]:
-    kept, skipped, digest = _write_pixels(collection, size, folder / "pixels.npy")
+    recorder = Recorder(collection.images)
+    kept, skipped, digest = _write_pixels(recorder, size, folder / "pixels.npy")
+    recorder.remember()
     if not kept:
         raise ClzooError(f"none of the images of {collection.origin} can be decoded; the first: {skipped[0]}")
     _write_items(collection, kept, folder / "items.parquet")
     listed = np.arange(len(collection.images))
+    source = identity(collection.images, listed, recorder.sha256)
     summary = {
         "format": FORMAT,
         "clzoo_version": clzoo.__version__,
@@ -84,21 +88,21 @@ def _write_files(collection: Collection, size: int, folder: Path) -> dict[str, A
         "skipped": [*collection.failures, *skipped],
         "passed_over": dict(collection.passed_over),
         "sha256": digest,  # of the pixels in their order
-        "source": {"origin": collection.origin, "images": len(listed), "sha256": collection.images.digest(listed)},
+        "source": {"origin": collection.origin, "images": len(listed), "sha256": source.hexdigest()},
     }
     write_json(folder / "pack.json", summary)
     return summary
 
 
-def _write_pixels(collection: Collection, size: int, path: Path) -> tuple[list[int], list[str], str]:
+def _write_pixels(images: Images, size: int, path: Path) -> tuple[list[int], list[str], str]:
     """Write the array row by row: (rows kept, "name: reason" of the others, SHA-256 of the pixels)."""
-    rows = np.arange(len(collection.images))
+    rows = np.arange(len(images))
     kept: list[int] = []
     skipped: list[str] = []
     digest = hashlib.sha256()
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         start = _write_header(file, len(rows), size)
-        for row, result in enumerate(decode_rows(collection.images, rows, size, "packing")):
+        for row, result in enumerate(decode_rows(images, rows, size, "packing")):
             if isinstance(result, str):
                 skipped.append(result)
                 continue

@@ -6,12 +6,18 @@ between processes, memory does not grow with the workers, and nothing depends on
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+log = logging.getLogger("clzoo")
 
 T = TypeVar("T")
 
@@ -42,3 +48,10 @@ def in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
             running.extend(pool.submit(work, job) for job in islice(jobs, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def with_progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:
+    """The results; on a terminal a progress bar shows `what`, unless the logger `clzoo` is quiet."""
+    console = Console(stderr=True)
+    hidden = not (console.is_terminal and log.isEnabledFor(logging.INFO))
+    return track(results, what, total=total, console=console, disable=hidden, update_period=0.5)

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from clzoo.data.collection import EXPECTED_LABELS, Collection, Images
+from clzoo.data import content
+from clzoo.data.collection import EXPECTED_LABELS, ArrayImages, Collection, Images
 from clzoo.data.decoding import decode_into_memory
 from clzoo.data.imbalance import imbalanced_rows
 from clzoo.data.opening import open_source
@@ -102,12 +103,18 @@ class TrainingSet:
     def fingerprint(self) -> dict[str, Any]:
         """What the data are, for the run folder: equal for the same images and labels, wherever they lie.
 
-        Of a resident set the pixels are hashed; of a streamed one paths and sizes (see `Images.digest`).
+        Of a resident set the pixels are hashed; of a streamed one names and encoded images, which reads what no earlier
+        run has read (clzoo.data.content). A pack states the hash of its pixels.
         """
+        identity: dict[str, Any] = {}
         if self.pixels is not None:
             digest = hashlib.sha256(self.pixels.data)
+        elif isinstance(self.images, ArrayImages) and self.images.sha256 is not None:
+            of_rows = hashlib.sha256(self.images.sha256.encode() + self.rows.astype("<i8").tobytes())
+            digest = hashlib.sha256(of_rows.hexdigest().encode())
         else:
-            digest = hashlib.sha256(self.images.digest(self.rows).encode())
+            identity = {"identity": "content"}  # earlier versions hashed names and sizes, and said nothing
+            digest = content.identity(self.images, self.rows, content.digests(self.images, self.rows))
         if self.labels is not None:
             digest.update(self.labels.tobytes())
         return {
@@ -115,6 +122,7 @@ class TrainingSet:
             "classes": len(self.classes),
             "skipped": len(self.left_out),
             "held": "streamed" if self.pixels is None else "in memory",
+            **identity,
             "sha256": digest.hexdigest(),
         }
 

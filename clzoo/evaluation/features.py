@@ -1,15 +1,17 @@
 """Raw features of a labelled set: extracted once through the embedding pipeline, cached, shared by all protocols.
 
-    <cache>/features/<key>/    features.npy float32 (N, D), rows.npy int64 (N,), skipped.json
+    <cache>/features/<encoder>-<N>-<images>/    features.npy float32 (N, D), rows.npy int64 (N,), skipped.json
 
-The key is a hash of the weights, the preprocessing and the images (paths, sizes and times of files, or the pixels), so
-a folder is never wrong: another model or a changed image has another key. It is filled under a temporary name and
-renamed when it is whole. `clzoo cached --rm features` deletes all of them.
+<encoder> is a hash of the weights, the preprocessing and the decoder's rules; <images> of the names and the content of
+the N images (clzoo.data.content), so a folder is never wrong: another model or a changed image has another name. It is
+filled under a temporary name and renamed when it is whole. `clzoo cached --rm features` deletes all of them.
+
+Every image is read once. What no earlier run has read is hashed on its way through the network; only where the cache
+holds features of as many images by this encoder, they may be the same, and reading first is what finds them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -21,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from clzoo.data.collection import Collection, FileImages, Images
+from clzoo.data.collection import Collection, Images
+from clzoo.data.content import Recorder, digests, identity, remembered
 from clzoo.data.parallel import usable_cores
+from clzoo.embed.manifest import preprocessing_of
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.stream import Clock, Readable, Settings, default_batch_size, encode_items
 from clzoo.encoder import Encoder
@@ -68,9 +71,7 @@ def extract(encoder: Encoder, collection: Collection, *, cache_dir: str | Path |
     """
     if collection.labels is None:
         raise ClzooError(f"{collection.origin} has no labels. {collection.unlabelled}")
-    folder = cache.root(cache_dir) / cache.FEATURES / _key(encoder, collection)
-    if not folder.is_dir():
-        _fill(folder, encoder, collection)
+    folder, sha256 = _features_of(encoder, collection.images, collection.origin, cache_dir)
     x = np.load(folder / "features.npy", mmap_mode="c")  # "c": torch wants memory that it may write to
     rows = np.load(folder / "rows.npy")
     skipped = [*collection.failures, *read_json(folder / "skipped.json")]
@@ -84,17 +85,40 @@ def extract(encoder: Encoder, collection: Collection, *, cache_dir: str | Path |
         torch.from_numpy(labels),
         collection.classes,
         collection.origin,
-        _fingerprint(collection, rows, labels, len(skipped)),
+        _fingerprint(collection, rows, labels, sha256[rows], len(skipped)),
     )
 
 
-def _fill(folder: Path, encoder: Encoder, collection: Collection) -> None:
-    """Run the images through the encoder into a new folder of the cache."""
-    images = collection.images
-    log.info("features of %d images of %s by %s", len(images), collection.origin, encoder.config.name)
+def _features_of(
+    encoder: Encoder, images: Images, origin: str, cache_dir: str | Path | None
+) -> tuple[Path, np.ndarray]:
+    """The folder of the images' features, filled if need be; digests uint8 (N, 32) of the images."""
+    folder = cache.root(cache_dir) / cache.FEATURES
+    every = np.arange(len(images))
+    prefix = f"{_hash_of(encoder)}-{len(images)}-"
+    sha256, is_known = remembered(images, every, cache_dir)
+    if not is_known.all() and any(folder.glob(f"{prefix}*")):
+        sha256, is_known = digests(images, every, cache_dir), np.ones(len(images), bool)
+    if is_known.all():
+        found = folder / f"{prefix}{_name(images, sha256)}"
+        if found.is_dir():
+            return found, sha256
+    recorder = Recorder(images)
+    log.info("features of %d images of %s by %s", len(images), origin, encoder.config.name)
+    _fill(folder / prefix, encoder, recorder)
+    recorder.remember(cache_dir)
+    return folder / f"{prefix}{_name(images, recorder.sha256)}", recorder.sha256
+
+
+def _name(images: Images, sha256: np.ndarray) -> str:
+    return identity(images, np.arange(len(images)), sha256).hexdigest()[:32]
+
+
+def _fill(prefix: Path, encoder: Encoder, images: Recorder) -> None:
+    """Run the images through the encoder into a new folder of the cache, named by the content that was read."""
     try:
-        sweep(folder.parent)
-        with filled_folder(folder) as temporary:
+        sweep(prefix.parent)
+        with filled_folder(prefix, renamed=lambda: f"{prefix.name}{_name(images, images.sha256)}") as temporary:
             path = temporary / "features.npy"
             out = np.lib.format.open_memmap(path, "w+", np.float32, (len(images), encoder.dim))
             rows: list[np.ndarray] = []
@@ -113,13 +137,13 @@ def _fill(folder: Path, encoder: Encoder, collection: Collection) -> None:
             write_json(temporary / "skipped.json", skipped)
     except OSError as error:
         raise ClzooError(
-            f"{folder.parent} cannot be written: {error}. Free the place, or set CLZOO_CACHE to another folder."
+            f"{prefix.parent} cannot be written: {error}. Free the place, or set CLZOO_CACHE to another folder."
         ) from error
 
 
-def _encoded(encoder: Encoder, images: Images) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+def _encoded(encoder: Encoder, images: Recorder) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """(vectors (n, D), rows (n,), "name: reason" of failures) of batch after batch."""
-    items: Sequence[Readable] = images.items if isinstance(images, FileImages) else _Numbered.all_of(images)
+    items: Sequence[Readable] = [_Numbered(images, row) for row in range(len(images))]
     settings = Settings(default_batch_size(encoder), usable_cores(), "fp32", "fp32", normalize=False)
     clock = Clock()
     stream = encode_items(items, np.arange(len(items)), encoder, settings, clock)
@@ -137,44 +161,39 @@ def _encoded(encoder: Encoder, images: Images) -> Iterator[tuple[np.ndarray, np.
 
 @dataclass(frozen=True)
 class _Numbered:
-    """An image of an array, a pack or a Hub data set, for the embedding pipeline."""
+    """An image for the embedding pipeline."""
 
-    images: Images
+    images: Recorder
     row: int
     size: int = 0
     mtime_ns: int = 0
-
-    @classmethod
-    def all_of(cls, images: Images) -> list[_Numbered]:
-        return [cls(images, row) for row in range(len(images))]
 
     @property
     def path(self) -> str:
         return self.images.name(self.row)
 
-    def read(self) -> Image.Image:
-        return self.images.read(self.row)
+    def read(self) -> bytes | np.ndarray:
+        return self.images.content(self.row)
 
 
-def _key(encoder: Encoder, collection: Collection) -> str:
-    """Of everything that the features depend on."""
-    images = collection.images
+def _hash_of(encoder: Encoder) -> str:
+    """Of everything that features depend on beside the images."""
     parts = {
         "weights": encoder.weights_sha256,
         "architecture": [encoder.config.architecture, encoder.config.model_args, encoder.config.global_pool],
-        "preprocessing": dataclasses.asdict(encoder.config.preprocessing),
+        "preprocessing": preprocessing_of(encoder),
         "device": encoder.device.type,
-        "images": images.digest(np.arange(len(images))),
     }
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    if isinstance(images, FileImages):  # an image replaced by one of the same length has another time
-        digest.update(np.array([item.mtime_ns for item in images.items], "<i8").tobytes())
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _fingerprint(collection: Collection, rows: np.ndarray, labels: np.ndarray, skipped: int) -> dict[str, Any]:
-    digest = hashlib.sha256(collection.images.digest(rows).encode())
-    digest.update(labels.astype("<i8").tobytes())
+def _fingerprint(
+    collection: Collection, rows: np.ndarray, labels: np.ndarray, sha256: np.ndarray, skipped: int
+) -> dict[str, Any]:
+    """Of names, content (N, 32) and the names of the classes: how a source numbers them is no difference."""
+    digest = identity(collection.images, rows, sha256)
+    for label in labels.tolist():
+        digest.update(f"{collection.classes[label]}\0".encode())
     return {
         "images": len(rows),
         "classes": len(collection.classes),

@@ -21,7 +21,7 @@ from clzoo.pretrain.build import build_method, model_config
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import read_data
+from clzoo.pretrain.run_folder import read_data, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.zoo.cards import THIS_MODEL, hub_id_of
 from clzoo.zoo.saving import round_weights, save_entry
@@ -77,9 +77,8 @@ def publish(
             f"here for example {recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}."
         )
     trained_on = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
-    expected, names = read_data(run)
-    if (found := trained_on.fingerprint()) != expected:
-        raise ClzooError(f"{data} is not what {run} trained on: {expected}, found {found}.")
+    require_same_data(run, trained_on.fingerprint(), "Name the images it trained on by --data.")
+    _, names = read_data(run)
     classes = None if trained_on.labels is None else names or trained_on.classes
     method = load_method(run, recipe, None if classes is None else len(classes))
     round_weights(method.backbone, dtype)

@@ -36,8 +36,7 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     if _is_run(out) and has_checkpoint(out):
         if load_recipe(out / "recipe.yaml") != recipe:  # as recipes: a key that is newer than the run has its default
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
-        if (found := read_data(out)[0]) != fingerprint:
-            raise ClzooError(f"{out} was trained on other data: {found}, now {fingerprint}. Choose another --out.")
+        require_same_data(out, fingerprint, "Choose another --out.")
         delete_uncounted(out)
         return
     foreign = [path for path in out.iterdir() if path.name != LOCK and not is_temporary(path)]
@@ -94,6 +93,23 @@ def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     fingerprint = read_json(run / "data.json")
     names = fingerprint.pop(_NAMES, None)
     return fingerprint, None if names is None else tuple(names)
+
+
+def require_same_data(run: Path, fingerprint: dict[str, Any], next_step: str) -> None:
+    """Check that the images with this fingerprint are those that a run trained on.
+
+    Raises:
+        ClzooError: they are others; or the run records names and sizes alone, as earlier versions did of streamed sets.
+    """
+    found = read_data(run)[0]
+    if found == fingerprint:
+        return
+    if "identity" in fingerprint and "identity" not in found and found.get("held") == fingerprint["held"]:
+        raise ClzooError(
+            f"{run / 'data.json'} was written by an earlier clzoo and records names and sizes of the images; whether "
+            f"these are the same images cannot be told. Begin the run anew, or end it with that version. {next_step}"
+        )
+    raise ClzooError(f"{run} was trained on other data: {found}, now {fingerprint}. {next_step}")
 
 
 def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds: float, device: str) -> None:

@@ -3,6 +3,7 @@
     <root>/models/<key>/                model.safetensors, provenance.json, pretrain.safetensors where there is one
     <root>/onnx/<key>.onnx              graphs of the backend "onnx" (clzoo.export.backend)
     <root>/features/<key>/              features of evaluated data sets (clzoo.evaluation.features)
+    <root>/content/<key>.npy            hashes of their images (clzoo.data.content)
     <root>/hub/                         the Hugging Face client's files, where the root was named by the user
 
 The root is the argument `cache_dir`, or else $CLZOO_CACHE; both also keep the client's downloads. Without them it is
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 MODELS = "models"
 FEATURES = "features"
+CONTENT = "content"
 GRAPHS = "onnx"
 
 _SHOWN, _HASH = 40, 32  # characters of a revision (a whole commit), and of the hash behind it
@@ -185,26 +187,36 @@ def _is_model(folder: Path) -> bool:
 
 
 def features_size(cache_dir: str | Path | None = None) -> int:
-    """Bytes of all cached features."""
-    return sum(path.stat().st_size for folder in _features(cache_dir) for path in folder.iterdir())
+    """Bytes of all cached features, and of the hashes of the images they are of."""
+    files = [path for folder in _features(cache_dir) for path in folder.iterdir()]
+    return sum(path.stat().st_size for path in (*files, *_hashes(cache_dir)))
 
 
 def remove_features(cache_dir: str | Path | None = None) -> int:
-    """Delete all cached features; returns the bytes freed."""
+    """Delete all that `features_size` counts; returns the bytes freed."""
     freed = features_size(cache_dir)
     for folder in _features(cache_dir):
         with temporary_folder(folder.parent, f"deleting {folder.name}") as doomed:
             folder.rename(doomed / "content")
-    sweep(root(cache_dir) / FEATURES)
-    with suppress(OSError):  # not empty: it holds something else too; or not there
-        (root(cache_dir) / FEATURES).rmdir()
+    for path in _hashes(cache_dir):
+        path.unlink()
+    for name in (FEATURES, CONTENT):
+        sweep(root(cache_dir) / name)
+        with suppress(OSError):  # not empty: it holds something else too; or not there
+            (root(cache_dir) / name).rmdir()
     return freed
 
 
 def _features(cache_dir: str | Path | None) -> list[Path]:
     """The folders of features: those that have the name and the arrays which `clzoo.evaluation.features` writes."""
     folders = (root(cache_dir) / FEATURES).glob("*/features.npy")
-    return [path.parent for path in folders if re.fullmatch(r"[0-9a-f]{32}", path.parent.name)]
+    return [path.parent for path in folders if re.fullmatch(r"[0-9a-f]{32}(-\d+-[0-9a-f]{32})?", path.parent.name)]
+
+
+def _hashes(cache_dir: str | Path | None) -> list[Path]:
+    """The files that `clzoo.data.content` writes."""
+    files = (root(cache_dir) / CONTENT).glob("*.npy")
+    return [path for path in files if re.fullmatch(r"[0-9a-f]{32}\.npy", path.name)]
 
 
 def remove_command(name: str, cache_dir: str | Path | None) -> str:

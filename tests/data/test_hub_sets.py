@@ -5,7 +5,10 @@ import sys
 import numpy as np
 import pytest
 from picture_folders import encoded, picture
+from PIL import Image
 
+from clzoo.data import content
+from clzoo.data.content import digests
 from clzoo.data.opening import open_source, open_split, splits_of
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
@@ -146,7 +149,30 @@ def test_the_digest_tells_other_images_of_the_same_number(datasets, tmp_path):
     same = open_source(write(datasets, tmp_path / "same"), "train").images
     other = open_source(write(datasets, tmp_path / "other", broken=(3,)), "train").images
     rows = np.arange(6)
-    assert one.digest(rows) == same.digest(rows) != other.digest(rows)
+    found = [digests(images, rows) for images in (one, same, other)]
+    assert np.array_equal(found[0], found[1])
+    assert (found[0] != found[2]).any(axis=1).tolist() == [n == 3 for n in range(6)]
+
+
+def test_another_set_of_the_same_sizes_is_another(datasets, tmp_path):
+    """Only the pixels differ: the encoded images of both are of one size."""
+    found = {}
+    for name, blue in (("one", 1), ("same", 1), ("other", 2)):
+        images = [{"bytes": encoded(Image.new("RGB", (8, 8), (n, 0, blue)), "BMP"), "path": f"{n}"} for n in range(4)]
+        made = datasets.Dataset.from_dict({"image": images}, features=datasets.Features({"image": datasets.Image()}))
+        (tmp_path / name / "data").mkdir(parents=True)
+        made.to_parquet(str(tmp_path / name / "data" / "train-00000-of-00001.parquet"))
+        found[name] = open_training_set("toy", f"hf-hub:{tmp_path / name}", 8, budget=0).fingerprint()["sha256"]
+    assert found["one"] == found["same"] != found["other"]
+
+
+def test_images_of_a_hub_set_are_remembered_by_the_file_they_lie_in(datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "_SETTLED_NS", -1)
+    images = open_source(write(datasets, tmp_path / "toy"), "train").images
+    first = digests(images, np.arange(6), tmp_path / "remembered")
+    again, is_known = content.remembered(images, np.arange(6), tmp_path / "remembered")
+    assert is_known.all()
+    assert np.array_equal(again, first)
 
 
 def test_a_set_that_cannot_be_had_is_an_error(datasets, tmp_path):

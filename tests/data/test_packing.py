@@ -74,6 +74,17 @@ def test_the_fingerprint_of_a_mapped_pack_tells_other_pixels_without_reading_the
     assert one == same != other
 
 
+def test_a_pack_tells_which_images_it_was_made_of(tmp_path):
+    found = {}
+    for name, seed in (("one", 0), ("copy", 0), ("other", 1)):
+        (tmp_path / name / "c").mkdir(parents=True)
+        Image.fromarray(noise(1, 16, seed)[0]).save(tmp_path / name / "c" / "1.bmp")
+        os.utime(tmp_path / name / "c" / "1.bmp", (1, 1))
+        (summary,) = pack(tmp_path / name, 16, tmp_path / f"{name}-packed")
+        found[name] = summary["source"]["sha256"]
+    assert found["one"] == found["copy"] != found["other"]
+
+
 def test_subsets_of_a_pack_are_those_of_its_source(tmp_path):
     folder = make_folder(tmp_path / "pictures", {"ant": 20, "bee": 20}, width=8, height=8)
     pack(folder, 8, tmp_path / "packed")

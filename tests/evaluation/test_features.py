@@ -1,15 +1,19 @@
 """Extraction and its cache, with real files and a real (untrained) network."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from picture_folders import make_folder
+from picture_folders import encoded, make_folder, make_shard, noise
+from PIL import Image
 from small_models import small_encoder
 
-from clzoo.data.collection import ArrayImages, Collection
+from clzoo.data import content
+from clzoo.data.collection import ArrayImages, Collection, FileImages
 from clzoo.data.opening import open_split
+from clzoo.embed import manifest
 from clzoo.errors import ClzooError
 from clzoo.evaluation import features
 from clzoo.evaluation.features import extract
@@ -62,11 +66,80 @@ def test_other_weights_and_a_changed_picture_are_extracted_anew(encoder, picture
     one = pictures / "train" / "cat" / "00.png"
     extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
     extract(small_encoder(seed=1), open_split(pictures, "train"), cache_dir=tmp_path / "cache")
-    content = one.read_bytes()
-    one.write_bytes(content)  # the same length; only the time tells
-    os.utime(one, ns=(1, 1))
+    one.touch()
+    extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
+    assert forwards == [7, 7]  # the same bytes at another time
+    before, content = one.stat(), bytearray(one.read_bytes())
+    content[-20] ^= 1  # of the same length and time
+    one.write_bytes(content)
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
     extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
     assert forwards == [7, 7, 7]
+
+
+@pytest.mark.parametrize("kind", ["folder", "shard", "mapped", "array"])
+def test_another_set_of_the_same_names_sizes_and_times_has_its_own_features_and_hash(encoder, tmp_path, kind):
+    found = [extract(encoder, twin(tmp_path / name, kind, seed), cache_dir=tmp_path / "cache")
+             for name, seed in (("one", 0), ("copy", 0), ("other", 1))]  # fmt: skip
+    alone = extract(encoder, twin(tmp_path / "again", kind, 1), cache_dir=tmp_path / "fresh")
+    one, copy, other = (features.fingerprint["sha256"] for features in found)
+    assert one == copy != other == alone.fingerprint["sha256"]
+    assert torch.equal(found[0].x, found[1].x)
+    assert torch.equal(found[2].x, alone.x)
+    assert not torch.allclose(found[0].x, found[2].x, atol=1e-3)
+
+
+def twin(root, kind, seed):
+    """Two pictures; of any other seed in files of the same names, sizes and times."""
+    pixels = noise(2, 16, seed)
+    if kind in ("array", "mapped"):
+        root.mkdir()
+        np.save(root / "pixels.npy", pixels)
+        os.utime(root / "pixels.npy", (1, 1))
+        held = np.load(root / "pixels.npy", mmap_mode="r") if kind == "mapped" else pixels
+        return Collection(kind, ArrayImages(held), np.array([0, 1]), ("a", "b"))
+    members = {f"{name}/1.bmp": encoded(Image.fromarray(one), "BMP") for name, one in zip("ab", pixels, strict=True)}
+    if kind == "shard":
+        os.utime(make_shard(root / "train.tar", members), (1, 1))
+        return open_split(root, "train")
+    for name, data in members.items():
+        (root / "train" / name).parent.mkdir(parents=True)
+        (root / "train" / name).write_bytes(data)
+        os.utime(root / "train" / name, (1, 1))
+    return open_split(root, "train")
+
+
+def test_a_copy_is_found_in_the_cache_by_its_content(encoder, pictures, tmp_path, forwards):
+    extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
+    shutil.copytree(pictures, tmp_path / "copy")
+    extract(encoder, open_split(tmp_path / "copy", "train"), cache_dir=tmp_path / "cache")
+    assert forwards == [7]
+
+
+def test_every_image_is_read_once_and_a_later_run_reads_none(encoder, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(content, "_SETTLED_NS", -1)
+    read = []
+    original = FileImages.content
+    monkeypatch.setattr(FileImages, "content", lambda images, row: read.append(row) or original(images, row))
+    for _ in range(2):
+        extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
+        assert sorted(read) == list(range(7))
+
+
+def test_how_a_source_numbers_its_classes_is_no_part_of_the_hash(encoder, tmp_path):
+    images = ArrayImages(noise(3, 16, 0))
+    found = [
+        extract(encoder, Collection("", images, np.array(labels), classes), cache_dir=tmp_path).fingerprint["sha256"]
+        for labels, classes in (([0, 1, 1], ("a", "b")), ([1, 0, 0], ("b", "a")), ([0, 1, 1], ("b", "a")))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_decoders_rules_are_part_of_what_features_depend_on(encoder, pictures, tmp_path, forwards, monkeypatch):
+    extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
+    monkeypatch.setattr(manifest, "DECODING", manifest.DECODING + 1)
+    extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
+    assert forwards == [7, 7]
 
 
 def test_a_broken_picture_is_named_and_counted_and_has_no_row(encoder, pictures, tmp_path, caplog):

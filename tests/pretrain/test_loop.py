@@ -27,7 +27,7 @@ from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.publish import publish
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import claim, read_data, train_alone
+from clzoo.pretrain.run_folder import claim, read_data, require_same_data, train_alone
 
 RECIPES = [f"{method}_cifar10" for method in METHODS]
 
@@ -302,6 +302,28 @@ def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures
         pretrain(recipe, pictures / "test", tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="no run folder"):
         pretrain(recipe, pictures, pictures, device="cpu")
+
+
+def test_a_streamed_run_is_not_continued_on_other_images_of_the_same_names_sizes_and_times(tmp_path):
+    found = {}
+    for name, seed in (("one", 0), ("copy", 0), ("other", 1)):
+        for number, pixels in enumerate(np.random.default_rng(seed).integers(0, 256, (4, 32, 32, 3), np.uint8)):
+            file = tmp_path / name / "train" / "ab"[number % 2] / f"{number}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+            os.utime(file, (1, 1))
+        found[name] = open_training_set("", tmp_path / name, 32, budget=0)
+    run = tmp_path / "run"
+    with train_alone(run):
+        claim(run, small_recipe("simclr_cifar10"), found["one"])
+    require_same_data(run, found["copy"].fingerprint(), "")
+    with pytest.raises(ClzooError, match=r"was trained on other data.* Choose another --out"):
+        require_same_data(run, found["other"].fingerprint(), "Choose another --out.")
+    data = json.loads((run / "data.json").read_text())
+    del data["identity"]  # as an earlier version wrote it
+    (run / "data.json").write_text(json.dumps(data))
+    with pytest.raises(ClzooError, match="names and sizes of the images; whether these are the same images cannot be"):
+        require_same_data(run, found["one"].fingerprint(), "")
 
 
 def test_a_folder_of_the_users_own_is_refused_and_left_as_it_is(pictures, tmp_path):
