@@ -7,16 +7,23 @@ pretrained_cfg) and a `clzoo` block for the rest. Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
+from clzoo.wording import shown
 
 SCHEMA = 1
 """Version of the `clzoo` block; a reader refuses a higher one."""
 
+LONGEST_CONFIG = 1 << 20
+"""Bytes of a config.json."""
+
+_LONGEST_TEXT = 1000  # characters of a name, a licence, a note
+_MOST_FEATURES, _LARGEST_INPUT = 1 << 20, 1 << 14
 
 SMALL_ALEXNET = "small_alexnet"
 """The one architecture that is not timm's; see clzoo.backbones."""
@@ -125,7 +132,7 @@ class ModelConfig:
         Raises:
             ClzooError: missing file, not JSON, no `clzoo` block, unknown or missing keys, newer schema.
         """
-        return cls.from_json(read_json(path), where=str(path))
+        return cls.from_json(read_json(path, LONGEST_CONFIG), where=str(path))
 
     @classmethod
     def from_json(cls, raw: Any, where: str) -> ModelConfig:
@@ -154,7 +161,7 @@ class ModelConfig:
             )
             source = ours.pop("source", None)
             probe = ours.pop("probe", None)
-            return cls(
+            config = cls(
                 **timm_keys,
                 global_pool=raw.get("global_pool", "avg"),
                 model_args=raw.get("model_args") or {},
@@ -167,3 +174,35 @@ class ModelConfig:
             raise ClzooError(
                 f"{where} is not a valid model config: {error}. Compare it with `clzoo info NAME --json`."
             ) from error
+        for problem in _problems(config):
+            raise ClzooError(f"{where} is not a valid model config: {problem}.")
+        return config
+
+
+def _problems(config: ModelConfig) -> Iterator[str]:
+    """What in a config from elsewhere is no value of its kind."""
+    p = config.preprocessing
+    texts = ("name", "architecture", "method", "backbone", "data", "global_pool", "license", "license_note")
+    for key in (*texts, "published_source"):
+        if not isinstance(value := getattr(config, key), str) or len(value) > _LONGEST_TEXT:
+            yield f"{key} is {shown(value)}, expected a text of at most {_LONGEST_TEXT} characters"
+    for key, count, most in (
+        ("num_features", config.num_features, _MOST_FEATURES),
+        ("input_size", p.size, _LARGEST_INPUT),
+    ):
+        if type(count) is not int or not 1 <= count <= most:
+            yield f"{key} is {shown(count)}, expected a whole number from 1 to {most}"
+    if not (_is_number(p.crop_pct) and 0 < p.crop_pct <= 4):
+        yield f"crop_pct is {shown(p.crop_pct)}, expected a share above 0"
+    for key, values in (("mean", p.mean), ("std", p.std)):
+        if len(values) != 3 or not all(map(_is_number, values)) or (key == "std" and min(values) <= 0):
+            yield f"{key} is {shown(values)}, expected three numbers" + (" above 0" if key == "std" else "")
+    if config.probe is not None and not (len(config.probe) <= 16 and all(map(_is_number, config.probe))):
+        yield f"probe is {shown(config.probe)}, expected at most 16 numbers"
+    for key in ("model_args", "published"):
+        if not isinstance(value := getattr(config, key), dict):
+            yield f"{key} is {shown(value)}, expected a table"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9  # no NaN either

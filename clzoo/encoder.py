@@ -207,7 +207,8 @@ class Encoder:
         from clzoo.export import export_onnx
 
         exported = export_onnx(self, out, **options)
-        log.info("%s", exported)
+        for line in exported.lines():
+            log.info("%s", line)
         return exported
 
     @classmethod

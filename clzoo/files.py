@@ -10,6 +10,10 @@ from typing import Any
 
 from clzoo.errors import ClzooError
 
+LONGEST_JSON = 64 << 20
+"""Bytes of a JSON file, unless its reader says less: the largest are manifests and metrics of many classes."""
+
+_DEEPEST = 100  # levels of objects and lists inside each other
 _CHUNK = 1 << 20  # bytes read at a time when hashing
 
 
@@ -122,18 +126,54 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def read_bytes(path: Path, longest: int) -> bytes:
+    """The content of a file that ought to be small.
 
     Raises:
-        ClzooError: the file is missing or is not JSON.
+        ClzooError: it is missing or has more than `longest` bytes.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(longest + 1)
     except FileNotFoundError:
         raise ClzooError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ClzooError(f"{path} is not valid JSON ({error}). Restore it or delete it.") from error
+    if len(content) > longest:
+        raise ClzooError(f"{path} has more than {longest:,} bytes, which no file of its kind has. Is it the right one?")
+    return content
+
+
+def read_json(path: Path, longest: int = LONGEST_JSON) -> Any:
+    """Read a JSON file of at most so many bytes.
+
+    Raises:
+        ClzooError: the file is missing, too long, nested too deep, or not JSON.
+    """
+    return parse_json(read_bytes(path, longest), str(path), "Restore it or delete it.")
+
+
+def parse_json(content: bytes | str, where: str, remedy: str) -> Any:
+    """The value of a JSON text; `where` is named in errors, which end with `remedy`.
+
+    Raises:
+        ClzooError: it is not JSON, or nested more than 100 levels deep.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ClzooError(f"{where} is nested more than {_DEEPEST} levels deep. {remedy}") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+        raise ClzooError(f"{where} is not valid JSON ({error}). {remedy}") from error
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return value
+    raise ClzooError(f"{where} is nested more than {_DEEPEST} levels deep. {remedy}")
 
 
 def sha256_of(path: Path) -> str:

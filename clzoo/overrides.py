@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from clzoo.errors import ClzooError
-
-
-class Yaml(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-4 for a word; people mean the number."""
-
-
-Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+from clzoo.wording import shown
+from clzoo.yaml_text import DEEPEST, parse_yaml
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -32,27 +22,30 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ClzooError(f"--set {override!r}: expected section.key=value, for example --set schedule.epochs=10")
     *sections, last = key.split(".")
+    if not equals or not key or len(sections) >= DEEPEST:
+        raise ClzooError(f"--set {shown(override)}: expected section.key=value, for example --set schedule.epochs=10")
+    value = parse_yaml(text, f"--set {shown(key)}")
     table: Any = values
     for section in sections:
         table = _entry(table, section, override)
     if isinstance(table, list):
         _entry(table, last, override)  # refuses what is no position
-        table[int(last)] = yaml.load(text, Loader=Yaml)
+        table[int(last)] = value
     elif isinstance(table, dict):
-        table[last] = yaml.load(text, Loader=Yaml)
+        table[last] = value
     else:
-        raise ClzooError(f"--set {override!r}: {'.'.join(sections)} is no table of the recipe.")
+        raise ClzooError(f"--set {shown(override)}: {'.'.join(sections)} is no table of the recipe.")
 
 
 def _entry(table: Any, key: str, override: str) -> Any:
     """What lies under a key of a table, or at a position of a list (views.0.size)."""
     if isinstance(table, list):
-        if not key.isdigit() or int(key) >= len(table):
-            raise ClzooError(f"--set {override!r}: {key!r} is no position of a list of {len(table)}; count from 0.")
+        if not key.isdecimal() or len(key) > 9 or int(key) >= len(table):
+            raise ClzooError(
+                f"--set {shown(override)}: {shown(key)} is no position of a list of {len(table)}; count from 0."
+            )
         return table[int(key)]
     if not isinstance(table, dict):
-        raise ClzooError(f"--set {override!r}: nothing lies under {key!r}.")
+        raise ClzooError(f"--set {shown(override)}: nothing lies under {shown(key)}.")
     return table.setdefault(key, {})

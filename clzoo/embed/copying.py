@@ -20,7 +20,7 @@ from clzoo.embed.manifest import MANIFEST
 from clzoo.embed.store import ERRORS, Store, open_store
 from clzoo.embed.writer import is_segment, store_lock
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, filled_folder
+from clzoo.files import LONGEST_JSON, atomic_path, filled_folder, parse_json, read_json
 from clzoo.temporary import sweep
 
 log = logging.getLogger("clzoo")
@@ -84,9 +84,9 @@ def _upload(folder: Path, url: str) -> None:
 def _left(files: Any, root: str) -> set[str] | None:
     """The names that a copy which was cut off had announced; None if the file is something else."""
     try:
-        upload = json.loads(files.cat_file(f"{root}/{_UPLOAD}"))
+        upload = _remote_json(files, f"{root}/{_UPLOAD}", _UPLOAD)
         return {str(name) for name in upload["names"]} if upload["format"] == _UPLOAD else None
-    except (ValueError, KeyError, TypeError):
+    except (ClzooError, KeyError, TypeError):
         return None
 
 
@@ -141,7 +141,7 @@ def _check_target(store: Store, old: dict[str, Any] | None, left: set[str] | Non
         if foreign:
             raise ClzooError(f"{url} is no embedding store and is not empty (it holds {foreign[0]}). Give another URL.")
         return
-    ours = json.loads((store.path / MANIFEST).read_text(encoding="utf-8"))
+    ours = read_json(store.path / MANIFEST)
     for key in _SAME:
         if ours.get(key) != old.get(key):
             raise ClzooError(
@@ -165,13 +165,21 @@ def _names(files: Any, root: str) -> set[str]:
 
 
 def _manifest(files: Any, root: str, url: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(files.cat_file(f"{root}/{MANIFEST}"))
-        if manifest["format"] == "clzoo-store" and isinstance(manifest["generation"], int):
-            return dict(manifest)
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise ClzooError(f"{join(url, MANIFEST)} is not the manifest of an embedding store.")
+    place = join(url, MANIFEST)
+    manifest = _remote_json(files, f"{root}/{MANIFEST}", place)
+    known = isinstance(manifest, dict) and manifest.get("format") == "clzoo-store"
+    if known and isinstance(manifest.get("generation"), int):
+        return dict(manifest)
+    raise ClzooError(f"{place} is not the manifest of an embedding store.")
+
+
+def _remote_json(files: Any, path: str, where: str) -> Any:
+    """A JSON file of remote storage, of a bounded length."""
+    with files.open(path, "rb") as file:
+        content = file.read(LONGEST_JSON + 1)
+    if len(content) > LONGEST_JSON:
+        raise ClzooError(f"{where} has more than {LONGEST_JSON:,} bytes. Give the URL of an embedding store.")
+    return parse_json(content, where, "Give the URL of an embedding store.")
 
 
 def _put(path: Path, files: Any, target: str) -> None:

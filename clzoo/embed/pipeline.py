@@ -27,6 +27,7 @@ from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
 from clzoo.embed.writer import check_folder, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.wording import plain
 
 log = logging.getLogger("clzoo")
 
@@ -85,14 +86,21 @@ class Summary:
         return {**dataclasses.asdict(self), "store": str(self.store), "images_per_second": self.images_per_second}
 
     def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """What the run did, in three lines."""
         ignored = ", ".join(f"{count} {suffix}" for suffix, count in self.ignored.items())
         kept = f"kept {self.kept} that cannot be reached, " if self.kept else ""
-        return (
-            f"{self.store}: {self.rows} vectors of {self.model}\n"
+        ignored = f"ignored {sum(self.ignored.values())}{f' ({ignored})' if ignored else ''}"
+        speed = f"{self.seconds:.1f} s, {self.images_per_second:.1f} img/s"
+        lines = (
+            f"{self.store}: {self.rows} vectors of {self.model}",
             f"embedded {self.embedded}, unchanged {self.unchanged}, dropped {self.dropped}, {kept}"
-            f"failed {self.failed}, ignored {sum(self.ignored.values())}{f' ({ignored})' if ignored else ''}\n"
-            f"{self.seconds:.1f} s, {self.images_per_second:.1f} img/s, {self.waiting:.0%} of the time waiting for data"
+            f"failed {self.failed}, {ignored}",
+            f"{speed}, {self.waiting:.0%} of the time waiting for data",
         )
+        return [plain(line) for line in lines]
 
 
 def embed_folder(

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from clzoo.errors import ClzooError
 from clzoo.schema import Table
+from clzoo.wording import shown
 
 LARGEST_SMALL = 96
 """Pixels up to which an encoder's input counts as small."""
@@ -63,8 +64,8 @@ class ClassifierSettings(Table):
         try:
             return cls.model_validate({**cls._preset(size, changes), **changes})
         except ValidationError as error:
-            lines = "\n".join(f"  {cls._explain(problem)}" for problem in error.errors())
-            raise ClzooError(f"the settings of {cls.key} are not valid:\n{lines}") from error
+            lines = [cls._explain(problem) for problem in error.errors()]
+            raise ClzooError(f"the settings of {cls.key} are not valid:", lines) from error
 
     @classmethod
     def _explain(cls, problem: Any) -> str:
@@ -73,7 +74,7 @@ class ClassifierSettings(Table):
             near = difflib.get_close_matches(str(problem["loc"][-1]), list(cls.model_fields), n=1, cutoff=0.5)
             return f"unknown setting {key}: valid are {', '.join(near or cls.model_fields)}."
         reason = problem["msg"].removeprefix("Value error, ")
-        return f"{reason}." if problem["loc"] == () else f"{key} is {problem['input']!r}: {reason.lower()}."
+        return f"{reason}." if problem["loc"] == () else f"{key} is {shown(problem['input'])}: {reason.lower()}."
 
     @field_validator("crop_scale")
     @classmethod

@@ -12,7 +12,10 @@ from functools import cache
 from pathlib import Path
 
 from clzoo.errors import ClzooError
+from clzoo.files import read_bytes
 
+_LONGEST = 16 << 20  # bytes of a file: far more than WordNet's
+_HIGHEST = 100  # ancestors of a class
 _FOLDER = Path(__file__).parent / "taxonomies"
 
 SHIPPED = tuple(sorted(path.stem for path in _FOLDER.glob("*.csv")))
@@ -35,18 +38,21 @@ def read_taxonomy(name_or_path: str | Path) -> dict[str, str]:
             "or a CSV file that begins with the line class,parent."
         )
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_bytes(path, _LONGEST).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ClzooError(f"{path} is not readable as text: {error}. Expected a CSV file with class,parent.") from error
-    rows = csv.DictReader(line for line in lines if line.strip() and not line.lstrip().startswith("#"))
-    header = [column.strip() for column in rows.fieldnames or ()]
+    try:
+        table = list(csv.reader(line for line in lines if line.strip() and not line.lstrip().startswith("#")))
+    except csv.Error as error:  # a NUL, or a value of over 131,072 characters
+        raise ClzooError(f"{path} is not a CSV file: {error}. Expected lines NAME,PARENT.") from error
+    header = [column.strip() for column in table[0]] if table else []
     if not {"class", "parent"} <= set(header):
         found = ",".join(header) or "nothing"
         raise ClzooError(f"{path} begins with {found!r}; expected a header with the columns class,parent.")
-    rows.fieldnames = header
+    columns = header.index("class"), header.index("parent")
     taxonomy: dict[str, str] = {}
-    for row in rows:
-        name, parent = (row["class"] or "").strip(), (row["parent"] or "").strip()
+    for row in table[1:]:
+        name, parent = (row[column].strip() if column < len(row) else "" for column in columns)
         if not (name and parent):
             raise ClzooError(f"{path}: the line {name + ',' + parent!r} lacks a value; expected NAME,PARENT.")
         if name in taxonomy:
@@ -63,14 +69,16 @@ def ancestors(name: str, taxonomy: dict[str, str], *, origin: str = "the taxonom
     """Parent, grandparent, ... of a name; ends at one without a parent.
 
     Raises:
-        ClzooError: the name is above itself.
+        ClzooError: the name is above itself, or has more than 100 ancestors.
     """
-    found: list[str] = []
+    found: dict[str, None] = {}  # in order
     while name in taxonomy:
         name = taxonomy[name]
         if name in found:
             raise ClzooError(f"{origin}: {name!r} stands above itself; expected parents that end at a topmost one.")
-        found.append(name)
+        if len(found) == _HIGHEST:
+            raise ClzooError(f"{origin}: {name!r} has over {_HIGHEST} levels below it; expected at most {_HIGHEST}.")
+        found[name] = None
     return tuple(found)
 
 

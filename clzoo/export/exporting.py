@@ -18,6 +18,7 @@ from clzoo.export.parity import Row, parity, table
 from clzoo.files import atomic_path
 from clzoo.lite.provenance import Provenance
 from clzoo.proof import weights_sha256
+from clzoo.wording import plain
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -36,11 +37,15 @@ class Exported:
         return {**dataclasses.asdict(self), "path": str(self.path), "bytes": self.path.stat().st_size}
 
     def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """What was written, and the comparison as a table."""
         p = self.provenance
         preprocessing = "preprocessing inside" if p.preprocess else "takes normalised pixels"
         size = f"{self.path.stat().st_size / 1e6:.1f} MB"
-        lines = [f"{self.path}: {size}, {p.dtype}, opset {p.opset}, {preprocessing}", *_lines(*table(self.parity))]
-        return "\n".join(lines)
+        first = f"{self.path}: {size}, {p.dtype}, opset {p.opset}, {preprocessing}"
+        return [plain(line) for line in (first, *_lines(*table(self.parity)))]
 
 
 def export_onnx(
@@ -89,7 +94,7 @@ def export_onnx(
             onnx.save(model, str(temporary))
             rows = parity(temporary, reference, pictures)
             if not all(row.passed for row in rows):
-                raise ClzooError(_refusal(out, provenance.dtype, _lines(*table(rows))))
+                raise _refusal(out, provenance.dtype, _lines(*table(rows)))
     except OSError as error:
         raise ClzooError(f"{out} cannot be written: {error}. Free the place or name another file.") from error
     return Exported(out, provenance, rows)
@@ -162,11 +167,11 @@ def _hash_of_entry(encoder: Encoder) -> str:
     return recorded if recorded == weights_sha256(halves) else encoder.weights_sha256
 
 
-def _refusal(out: Path, dtype: str, lines: list[str]) -> str:
+def _refusal(out: Path, dtype: str, lines: list[str]) -> ClzooError:
     instead = {"fp32": "Type: pip install --upgrade torch onnx onnxscript onnxruntime"}.get(
         dtype, "Export it with --dtype fp32, without --int8."
     )
-    return "\n".join([f"ONNX Runtime does not compute what torch does, so {out} was not written. {instead}", *lines])
+    return ClzooError(f"ONNX Runtime does not compute what torch does, so {out} was not written. {instead}", lines)
 
 
 def _lines(titles: list[str], cells: list[list[str]]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from clzoo.config import Preprocessing
 from clzoo.errors import ClzooError
+from clzoo.files import parse_json
 
 SCHEMA = 1
 """Version of these entries; a reader refuses a higher one."""
@@ -72,7 +73,11 @@ class Provenance:
                     f"{where}: clzoo.schema is {values['schema']}, this clzoo reads up to {SCHEMA}. "
                     "Type: pip install --upgrade clzoo"
                 )
-            raw = json.loads(values["preprocessing"])
+            raw = parse_json(
+                values["preprocessing"],
+                f"{where}: its clzoo metadata is damaged: clzoo.preprocessing",
+                "Export it anew.",
+            )
             values |= {
                 "preprocessing": Preprocessing(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])}),
                 "preprocess": {"inside": True, "outside": False}[values["preprocess"]],

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from clzoo.files import atomic_path
+from clzoo.files import atomic_path, parse_json
 
 _PANELS = (
     "loss",
@@ -29,7 +28,8 @@ def draw_curves(folder: Path) -> Path:
     """Read `folder/log.jsonl` and draw what it holds against the step, into `folder/curves.png`."""
     from matplotlib.figure import Figure
 
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = folder / "log.jsonl"
+    lines = [parse_json(line, str(log), "Restore it.") for line in log.read_text(encoding="utf-8").splitlines()]
     names = [name for name in _PANELS if any(name in line for line in lines)]
     columns = 2
     rows = max(1, -(-len(names) // columns))

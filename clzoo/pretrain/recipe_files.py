@@ -6,14 +6,16 @@ import difflib
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from clzoo.assets import RECIPES
 from clzoo.errors import ClzooError
+from clzoo.files import read_bytes
 from clzoo.methods import MethodOptions
-from clzoo.overrides import Yaml, apply_overrides
+from clzoo.overrides import apply_overrides
 from clzoo.pretrain.recipe import Recipe
+from clzoo.wording import cut, shown
+from clzoo.yaml_text import LONGEST, parse_yaml
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -50,8 +52,8 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         ClzooError: not YAML, or one line per wrong key that names it and the nearest valid one.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=Yaml)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = parse_yaml(read_bytes(path, LONGEST).decode("utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise ClzooError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ClzooError(f"{path} must hold a table with the keys {', '.join(Recipe.model_fields)}.")
@@ -59,12 +61,12 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = "\n".join(f"  {_explain(values, problem)}" for problem in error.errors())
-        raise ClzooError(f"{path} is not a valid recipe:\n{lines}") from error
+        lines = [_explain(values, problem) for problem in error.errors()]
+        raise ClzooError(f"{path} is not a valid recipe:", lines) from error
 
 
 def _explain(values: dict[str, Any], problem: Any) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = [cut(str(part), 80) for part in problem["loc"]]
     if location[0] == "method" and len(location) > 2:
         del location[1]  # pydantic puts the method's name there, which is no key of the file
     key = ".".join(location)
@@ -74,7 +76,7 @@ def _explain(values: dict[str, Any], problem: Any) -> str:
         return f"unknown key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}.")
     if problem["type"] == "missing":
         return f"missing key {key!r}."
-    return f"{key} is {problem['input']!r}: {problem['msg'].lower()}."
+    return f"{key} is {shown(problem['input'])}: {cut(problem['msg'], 200).lower()}."
 
 
 def _table_of(values: dict[str, Any], section: str) -> type[BaseModel]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from clzoo.data.classes import places_by_name, some
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path
+from clzoo.files import atomic_path, parse_json
 from clzoo.zoo.entries import PRETRAINING_STATE
 from clzoo.zoo.loading import locate, pretraining_state, read_encoder
 
@@ -99,4 +99,4 @@ def class_names(state: Path) -> tuple[str, ...] | None:
     """The names of classes in a pretrain.safetensors; None where none were recorded."""
     with safe_open(state, framework="pt") as file:
         names = (file.metadata() or {}).get(_NAMES)
-    return None if names is None else tuple(json.loads(names))
+    return None if names is None else tuple(parse_json(names, str(state), "Publish the run again."))

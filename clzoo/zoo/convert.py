@@ -356,6 +356,6 @@ def parse_model_args(pairs: Sequence[str]) -> dict[str, Any]:
             raise ClzooError(f"--model-arg takes KEY=VALUE, e.g. num_heads=12; found {pair!r}.")
         try:
             parsed[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             parsed[key] = value
     return parsed

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from clzoo import assets
-from clzoo.config import ModelConfig, Source
+from clzoo.config import LONGEST_CONFIG, ModelConfig, Source
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -228,7 +228,7 @@ def _fetch_and_convert(
 def _on_hub(repo: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
     hub_cache = cache.hub_cache(cache_dir)
     path = fetch_file(repo, "config.json", revision, hub_cache=hub_cache, offline=offline)
-    config = ModelConfig.from_json(read_json(path), where=f"{_HUB_PREFIX}{repo}, config.json")
+    config = ModelConfig.from_json(read_json(path, LONGEST_CONFIG), where=f"{_HUB_PREFIX}{repo}, config.json")
     # The commit of the config, so that a push between the two requests cannot mix two models.
     weights = fetch_file(repo, WEIGHTS, commit_of(path, "config.json"), hub_cache=hub_cache, offline=offline)
     into = f" --cache-dir {hub_cache}" if hub_cache else ""
