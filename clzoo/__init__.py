@@ -15,6 +15,7 @@ from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo import lite
+    from clzoo.data.images import set_max_pixels
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
     from clzoo.evaluation import Evaluation, compare, evaluate
@@ -37,6 +38,7 @@ _HOME = {
     "Evaluation": "clzoo.evaluation",
     "evaluate": "clzoo.evaluation",
     "compare": "clzoo.evaluation",
+    "set_max_pixels": "clzoo.data.images",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "open_store",
     "push",
     "search",
+    "set_max_pixels",
 ]
 
 

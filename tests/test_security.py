@@ -20,9 +20,13 @@ from small_models import small_encoder
 
 import clzoo
 from clzoo import ClzooError, embed_folder, open_store
-from clzoo.data.images import as_rgb
+from clzoo.data.images import SUFFIXES, as_rgb
+from clzoo.data.opening import open_split
+from clzoo.data.packing import pack
 from clzoo.data.sources import list_images, read_image
+from clzoo.data.training import open_training_set
 from clzoo.embed.manifest import MANIFEST
+from clzoo.evaluation.features import extract
 from clzoo.files import sha256_of, write_json
 from clzoo.overrides import apply_overrides
 from clzoo.page import head
@@ -64,19 +68,50 @@ def test_every_test_that_the_document_names_exists() -> None:
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-def test_postscript_under_any_name_starts_no_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The mark that a `gs` on the PATH leaves."""
     interpreter = tmp_path / "bin" / "gs"
     interpreter.parent.mkdir()
     interpreter.write_text(f'#!/bin/sh\ntouch "{tmp_path}/started"\necho 10.0\n')
     interpreter.chmod(0o755)
     monkeypatch.setenv("PATH", f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path / "started"
+
+
+def test_postscript_under_any_name_is_named_by_everything_that_reads_images(tmp_path: Path, started: Path) -> None:
+    folder = tmp_path / "images"
+    for split in ("train", "test"):
+        for number, name in enumerate(("ant", "bee")):
+            (folder / split / name).mkdir(parents=True)
+            picture(number, number).save(folder / split / name / "good.png")
+            for suffix in SUFFIXES:
+                (folder / split / name / f"bad{suffix}").write_bytes(POSTSCRIPT)
+    encoder = small_encoder()
+    summary = embed_folder(folder, encoder, tmp_path / "store", progress=False)
+    assert (summary.embedded, summary.failed) == (4, 4 * len(SUFFIXES))
+    with pytest.raises(ClzooError, match="cannot be decoded: not an image"):
+        encoder.embed([folder / "train" / "ant" / "bad.jpg"])
+    (packed, _) = pack(folder, 16, tmp_path / "packed")
+    assert (packed["images"], len(packed["skipped"])) == (2, 2 * len(SUFFIXES))
+    assert len(extract(encoder, open_split(folder, "train"), cache_dir=tmp_path / "cache").x) == 2
+    resident = open_training_set("mine", folder, 16)
+    assert resident.pixels is not None
+    assert len(resident.pixels) == 2
+    assert not started.exists()
+
+
+def test_postscript_under_any_name_starts_no_interpreter(tmp_path: Path, started: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(POSTSCRIPT)
     opened = Image.open(tmp_path / "holiday.jpg")
     assert opened.format == "EPS"  # Pillow would hand it to the interpreter when its pixels are asked for
     for image in (tmp_path / "holiday.jpg", POSTSCRIPT, opened):
         with pytest.raises(ClzooError, match=r"not an image that Pillow can read|its format, EPS, is none"):
             as_rgb(image)
-    assert not (tmp_path / "started").exists()
+    assert not started.exists()
+    with pytest.raises(OSError, match=r"."):
+        opened.load()
+    assert started.exists()  # the trap works
 
 
 def test_pillow_opens_files_only_in_named_formats() -> None:
@@ -87,6 +122,14 @@ def test_pillow_opens_files_only_in_named_formats() -> None:
                 opened.append(path.name)
                 assert "formats" in [keyword.arg for keyword in node.keywords], f"{path}:{node.lineno}"
     assert "images.py" in opened
+
+
+def test_no_other_library_opens_images() -> None:
+    other = r"\bimread\b|torchvision\.io\.(read|decode_(image|png|webp|gif))|import (cv2|imageio|skimage)"
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(other, text), path
+        assert not re.search(r"from PIL\.Image import|from PIL import Image as|import PIL\.Image", text), path
 
 
 # Pickles and code -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,25 @@ def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--max-pixels`, to every command that decodes images; it holds for the process."""
+
+    def allow(_: click.Context, __: click.Parameter, pixels: int | None) -> None:
+        if pixels is not None:
+            from clzoo.data.images import set_max_pixels
+
+            set_max_pixels(pixels)
+
+    return click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Refuse images of more pixels.  [default: 89478485]",
+        callback=allow,
+        expose_value=False,
+    )(function)
+
+
 class _TerminalHandler(logging.Handler):
     """Writes where standard error is at that moment (tests and progress bars replace it)."""
 

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import data_of, evaluation_options, print_table, quiet_option
+from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, print_table, quiet_option
 
 
 @click.command("compare")
 @click.argument("models", metavar="A B [C...]", nargs=-1, required=True)
 @evaluation_options
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), default="comparison", show_default=True)
+@max_pixels_option
 @quiet_option
 def command(
     models: tuple[str, ...],

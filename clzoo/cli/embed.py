@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option
 from clzoo.embed import DEFAULT_MODEL
 
 
@@ -54,6 +54,7 @@ from clzoo.embed import DEFAULT_MODEL
 )
 @click.option("--strict", is_flag=True, help="Exit with 1 if an image could not be embedded.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@max_pixels_option
 @quiet_option
 def command(
     source: str,

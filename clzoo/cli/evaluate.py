@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import data_of, evaluation_options, print_json, print_table, quiet_option
+from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, print_json, print_table, quiet_option
 
 
 @click.command("evaluate")
@@ -18,6 +18,7 @@ from clzoo.cli.common import data_of, evaluation_options, print_json, print_tabl
 )
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The report.  [default: NAME-evaluation]")
 @click.option("--json", "json_out", metavar="FILE", help="Write metrics.json there too; - prints it.")
+@max_pixels_option
 @quiet_option
 def command(
     model: str,

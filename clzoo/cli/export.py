@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option
 
 
 @click.command("export")
@@ -21,6 +21,7 @@ from clzoo.cli.common import print_json, quiet_option
     "--int8", metavar="DIR", type=click.Path(path_type=Path), help="Quantise, with ranges measured on these images."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@max_pixels_option
 @quiet_option
 def command(
     name: str, target: str, out: Path, preprocess: bool, dtype: str, int8: Path | None, as_json: bool, quiet: bool

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option
 
 
 @click.command("pack")
@@ -15,6 +15,7 @@ from clzoo.cli.common import print_json, quiet_option
 @click.option("--size", default=256, show_default=True, type=click.IntRange(min=1), help="Side in pixels.")
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder to make.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+@max_pixels_option
 @quiet_option
 def command(source: str, size: int, out: Path, as_json: bool, quiet: bool) -> None:
     """Decode the images of SRC once, so that pretraining need not: a memory-mapped uint8 array.

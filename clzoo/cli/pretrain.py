@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clzoo.cli.common import quiet_option
+from clzoo.cli.common import max_pixels_option, quiet_option
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if there is none.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and its sizes, and train nothing.")
+@max_pixels_option
 @quiet_option
 def command(
     recipe: str,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import quiet_option
+from clzoo.cli.common import max_pixels_option, quiet_option
 
 
 @click.command("publish")
@@ -32,6 +32,7 @@ from clzoo.cli.common import quiet_option
 @click.option("--overwrite", is_flag=True, help="Replace the entry that lies there, as a whole.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@max_pixels_option
 @quiet_option
 def command(
     run: Path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, print_table, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_option
 
 
 @click.command("search")
@@ -18,6 +18,7 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
 @click.option("--mmap", is_flag=True, help="Leave a large index in its file instead of reading and checking all of it.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N: where vectors are compared.")
+@max_pixels_option
 @quiet_option
 def command(
     store: Path,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import quiet_option
+from clzoo.cli.common import max_pixels_option, quiet_option
 
 
 @click.command("views")
@@ -16,6 +16,7 @@ from clzoo.cli.common import quiet_option
 @click.option("--epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Epoch, counted from 0.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="PNG file to write.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. seed=1.")
+@max_pixels_option
 @quiet_option
 def command(
     recipe: str, data: str, sample: int, epoch: int, out: Path, overrides: tuple[str, ...], quiet: bool

@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from clzoo.config import Preprocessing
 from clzoo.data.color import changes_nothing
-from clzoo.data.images import MAX_PIXELS
+from clzoo.data.images import max_pixels
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.transform import resize_and_crop_tensor
 
@@ -41,7 +41,7 @@ def is_plain_jpeg(data: bytes) -> bool:
                 and image.info.get("adobe_transform", 1) == 1
                 and luma in _SAMPLING
                 and set(chroma) == {(1, 1)}
-                and image.width * image.height <= MAX_PIXELS
+                and image.width * image.height <= max_pixels()
                 and changes_nothing(image.info.get("icc_profile"))
                 and image.getexif().get(ExifTags.Base.Orientation, 1) == 1
             )

@@ -28,7 +28,7 @@ their second byte, and PIL images without turning them upright; it turned by XMP
 """
 
 MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused (Pillow's own warning threshold for decompression bombs)."""
+"""Images with more pixels are refused unless `set_max_pixels` allows them (Pillow's own threshold for bombs)."""
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".ppm", ".pgm", ".avif"}
@@ -55,6 +55,37 @@ _TURNS = {
 """What makes an image upright, by its EXIF orientation."""
 
 _OPENED = tuple(Lock() for _ in range(64))  # one of them belongs to each PIL image: threads must not share its file
+
+
+_limit = MAX_PIXELS
+
+
+def max_pixels() -> int:
+    """Images with more pixels are refused."""
+    return _limit
+
+
+def set_max_pixels(pixels: int) -> None:
+    """Set the largest image that this process decodes from now on (`--max-pixels` of the commands).
+
+    Pillow's own limit (`PIL.Image.MAX_IMAGE_PIXELS`, of the whole process too) is raised with it, and never lowered. An
+    image takes 4 bytes a pixel in each thread that decodes, and twice that where its colors are converted.
+
+    Raises:
+        ClzooError: less than 1.
+    """
+    global _limit  # a protection of the process, as Pillow's is; it changes no pixel
+    if pixels < 1:
+        raise ClzooError(f"max_pixels must be at least 1, found {pixels}.")
+    _limit = pixels
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, pixels)
+
+
+def _too_large(what: str) -> UnreadableImageError:
+    return UnreadableImageError(
+        f"{what}, the limit is {_limit}; to allow more: --max-pixels N (in Python: clzoo.set_max_pixels(N))"
+    )
 
 
 def decode_image(source: Path | bytes) -> Image.Image:
@@ -145,8 +176,8 @@ def _file_of(image: Any) -> bytes:
 def _decoded(data: bytes, orientation: int | None = None, profile: bytes | None = None) -> Image.Image:
     """Open and finish; orientation and profile are given where they were taken out of the file."""
     with _named_failures(), Image.open(io.BytesIO(data), formats=_formats()) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise UnreadableImageError(f"{image.width}x{image.height} pixels, the limit is {MAX_PIXELS}")
+        if image.width * image.height > _limit:
+            raise _too_large(f"{image.width}x{image.height} pixels")
         for name in _METADATA:
             image.info.pop(name, None)
         if profile is not None:
@@ -202,7 +233,7 @@ def _named_failures() -> Iterator[None]:
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"too many pixels, the limit is {MAX_PIXELS}") from error
+        raise _too_large("too many pixels") from error
     except Image.UnidentifiedImageError as error:
         raise UnreadableImageError("not an image that Pillow can read") from error
     except OSError as error:  # truncated

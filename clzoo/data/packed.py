@@ -12,14 +12,18 @@ source with splits becomes a folder of packs, one for each.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from clzoo.data.collection import ArrayImages, Collection
+from clzoo.data.images import DECODING
 from clzoo.data.splits import SPLITS
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
+
+log = logging.getLogger("clzoo")
 
 FORMAT = 1
 """Of the files; another one is refused."""
@@ -55,6 +59,8 @@ def open_pack(folder: Path) -> Collection:
             f"{folder / 'pixels.npy'} holds {pixels.dtype} {pixels.shape} for {items.num_rows} items; expected uint8 "
             f"{shape}. {again}"
         )
+    if summary.get("decoding", 1) != DECODING:  # 1: a pack that does not say
+        log.warning("%s holds pixels of another version of the decoder's rules (docs/store.md). %s", folder, again)
     labels = items["label"].to_numpy().astype(np.int64) if summary["classes"] else None
     images = ArrayImages(pixels, summary["sha256"])
     passed_over = summary.get("passed_over", {})

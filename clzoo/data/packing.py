@@ -14,6 +14,7 @@ import clzoo
 from clzoo.data.collection import Collection, Images
 from clzoo.data.content import Recorder, identity
 from clzoo.data.decoding import decode_rows
+from clzoo.data.images import DECODING
 from clzoo.data.opening import open_source, splits_of
 from clzoo.data.packed import FORMAT
 from clzoo.errors import ClzooError
@@ -81,6 +82,7 @@ def _write_files(collection: Collection, size: int, folder: Path) -> dict[str, A
     source = identity(collection.images, listed, recorder.sha256)
     summary = {
         "format": FORMAT,
+        "decoding": DECODING,
         "clzoo_version": clzoo.__version__,
         "images": len(kept),
         "size": size,

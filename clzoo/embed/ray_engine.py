@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from clzoo.data.images import max_pixels, set_max_pixels
 from clzoo.data.remote import RemoteItem, is_remote
 from clzoo.data.sources import Failure, Item
 from clzoo.embed.manifest import STORE_DTYPES
@@ -50,8 +51,10 @@ class _Share(NamedTuple):
 class Embedder:
     """Lives in a worker process: the encoder, loaded once, and `encode_items` on what it is given."""
 
-    def __init__(self, load: str, weights_sha256: str, settings: Settings, device: str) -> None:
+    def __init__(self, load: str, weights_sha256: str, settings: Settings, device: str, max_pixels: int) -> None:
         from clzoo.zoo import load as load_encoder
+
+        set_max_pixels(max_pixels)
 
         self._encoder = load_encoder(load, device=device)
         if self._encoder.weights_sha256 != weights_sha256:
@@ -127,7 +130,7 @@ def _encoded(
     blocks = [_table(items, positions[start : start + rows]) for start in range(0, len(positions), rows)]
     results = ray.data.from_arrow(blocks).map_batches(
         Embedder,
-        fn_constructor_args=(load, encoder.weights_sha256, settings, "cuda" if share.gpus else "cpu"),
+        fn_constructor_args=(load, encoder.weights_sha256, settings, "cuda" if share.gpus else "cpu", max_pixels()),
         batch_size=None,  # a whole block
         compute=ray.data.ActorPoolStrategy(size=share.workers),
         num_cpus=share.cpus,

@@ -26,6 +26,7 @@ import torch
 
 from clzoo.data.collection import Collection, Images
 from clzoo.data.content import Recorder, digests, identity, remembered
+from clzoo.data.images import max_pixels
 from clzoo.data.parallel import usable_cores
 from clzoo.embed.manifest import preprocessing_of
 from clzoo.embed.progress import progress_bar
@@ -182,6 +183,7 @@ def _hash_of(encoder: Encoder) -> str:
         "weights": encoder.weights_sha256,
         "architecture": [encoder.config.architecture, encoder.config.model_args, encoder.config.global_pool],
         "preprocessing": preprocessing_of(encoder),
+        "max_pixels": max_pixels(),
         "device": encoder.device.type,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

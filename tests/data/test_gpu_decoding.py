@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from clzoo import ClzooError
 from clzoo.config import Preprocessing
@@ -66,9 +67,23 @@ def test_so_are_those_of_the_examples_and_one_that_exif_leaves_upright() -> None
     assert is_plain_jpeg(rotated(1))
 
 
+def with_profile(white: float) -> bytes:
+    """A profile of sRGB, or, by another white of its red, of another space."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red = struct.unpack_from(">I", profile, profile.index(b"rXYZ") + 4)[0] + 8
+    (value,) = struct.unpack_from(">i", profile, red)
+    struct.pack_into(">i", profile, red, round(value * white))
+    return jpeg(picture(), icc_profile=bytes(profile))
+
+
+def test_a_photograph_in_srgb_is_plain_although_it_says_so() -> None:
+    assert is_plain_jpeg(with_profile(1.0))
+
+
 @pytest.mark.parametrize(
     "data",
     [
+        pytest.param(with_profile(1.3), id="another color space"),
         pytest.param(b"", id="empty"),
         pytest.param(b"\xff\xd8\xff\xd9", id="no header"),
         pytest.param(png(), id="png"),

@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+import clzoo
+from clzoo.cli import cli
 from clzoo.config import Preprocessing
 from clzoo.data.images import MAX_PIXELS, as_rgb, decode_image
-from clzoo.errors import UnreadableImageError
+from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.transform import resize_and_crop
 
 RED, BLUE = (254, 0, 0), (0, 0, 254)  # as JPEG gives them back
@@ -137,6 +140,45 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(height: int) -> Non
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     assert "pixels" in reason_for(bomb)
     assert str(MAX_PIXELS) in reason_for(bomb)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of clzoo and of Pillow are 1,000 pixels, and as before afterwards."""
+    monkeypatch.setattr("clzoo.data.images._limit", 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+
+
+@pytest.mark.usefixtures("limits")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_larger_images_are_refused_with_the_option_that_allows_them_and_then_allowed(format: str) -> None:
+    data = encoded(Image.fromarray(noise(60, 50, 3)), format)  # three times the limit: Pillow raises at twice its own
+    assert "the limit is 1000; to allow more: --max-pixels N (in Python: clzoo.set_max_pixels(N))" in reason_for(data)
+    clzoo.set_max_pixels(3000)
+    assert decode_image(data).size == (50, 60)
+    clzoo.set_max_pixels(2999)
+    assert "50x60 pixels, the limit is 2999" in reason_for(data)
+
+
+@pytest.mark.usefixtures("limits")
+def test_a_limit_of_fewer_pixels_leaves_pillows_own_alone() -> None:
+    clzoo.set_max_pixels(500)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    assert "the limit is 500" in reason_for(encoded(Image.fromarray(noise(20, 30, 3)), "PNG"))
+    with pytest.raises(ClzooError, match="at least 1, found 0"):
+        clzoo.set_max_pixels(0)
+
+
+@pytest.mark.usefixtures("limits")
+def test_every_command_that_decodes_images_can_set_the_limit(tmp_path: Path) -> None:
+    for name in ("embed", "search", "pack", "evaluate", "compare", "pretrain", "views", "publish", "export"):
+        assert "--max-pixels N" in CliRunner().invoke(cli, [name, "--help"]).output, name
+    (tmp_path / "images").mkdir()
+    Image.fromarray(noise(60, 50, 3)).save(tmp_path / "images" / "a.png")
+    pack = ["pack", str(tmp_path / "images"), "--size", "32", "--out", str(tmp_path / "pack")]
+    assert "--max-pixels N" in str(CliRunner().invoke(cli, pack).exception)
+    assert CliRunner().invoke(cli, [*pack, "--max-pixels", "3000"]).exit_code == 0
 
 
 def test_a_missing_file_says_so(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from picture_folders import encoded, make_folder, make_shard, noise, picture
 from PIL import Image
 
 from clzoo.cli import cli
+from clzoo.data.images import DECODING
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
@@ -51,6 +52,18 @@ def test_the_files_are_plain_numpy_parquet_and_json(folder, tmp_path):
     stored = json.loads((tmp_path / "packed" / "pack.json").read_text())
     assert {**stored, "folder": str(tmp_path / "packed")} == summary
     assert stored["source"]["images"] == 5
+
+
+def test_a_pack_of_other_rules_of_the_decoder_is_named(folder, tmp_path, caplog):
+    (summary,) = pack(folder, 16, tmp_path / "packed")
+    assert summary["decoding"] == DECODING
+    open_training_set("mine", tmp_path / "packed", 16)
+    assert "decoder's rules" not in caplog.text
+    path = tmp_path / "packed" / "pack.json"
+    path.write_text(json.dumps({key: value for key, value in summary.items() if key not in ("decoding", "folder")}))
+    open_training_set("mine", tmp_path / "packed", 16)
+    assert "another version of the decoder's rules" in caplog.text
+    assert f"clzoo pack SRC --size 16 --out {tmp_path / 'packed'}" in caplog.text
 
 
 def test_a_pack_above_the_budget_is_mapped_and_streamed(folder, tmp_path):
