@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,12 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation import figures
 from clzoo.evaluation.agreement import linear_cka, neighbor_overlap
 from clzoo.evaluation.collapse import spectrum
-from clzoo.evaluation.features import extract
-from clzoo.evaluation.report import Section, table, write_folder
+from clzoo.evaluation.features import Features, extract
+from clzoo.evaluation.mistakes import predictions_name
+from clzoo.evaluation.paired import CASES, DRAWS, Case, Difference, cases_of, class_differences, differences
+from clzoo.evaluation.report import write_folder
+from clzoo.evaluation.report_parts import Section, Table
+from clzoo.evaluation.report_sections import class_names
 from clzoo.evaluation.run import DataSource, Evaluation, evaluate, open_splits
 from clzoo.evaluation.subject import find_subject
 from clzoo.zoo.cards import headlines
@@ -41,6 +45,8 @@ class Comparison:
         cka: (M, M) linear CKA of the test features.
         overlap: (M, M) mean share of the 10 nearest test images in common.
         spectra: singular values of each model's test features.
+        differences: of two models, by protocol; empty for more.
+        cases: of two models, images that only one gets right by the first of those protocols.
     """
 
     names: tuple[str, ...]
@@ -48,6 +54,8 @@ class Comparison:
     cka: np.ndarray
     overlap: np.ndarray
     spectra: dict[str, np.ndarray]
+    differences: Sequence[Difference] = ()
+    cases: Sequence[Case] = field(default=(), repr=False)
 
     def accuracy_table(self) -> tuple[list[str], list[list[object]]]:
         """Columns and rows: one row a number, one column a model; None where only others were measured by it."""
@@ -67,6 +75,7 @@ class Comparison:
             "linear_cka": self.cka.round(4).tolist(),
             f"neighbor_overlap_at_{NEIGHBORS}": self.overlap.round(4).tolist(),
             "names": list(self.names),
+            "differences": [dataclasses.asdict(difference) for difference in self.differences],
         }
         test = first["data"]["test"]
         facts = [f"{len(self.names)} encoders", f"{test['images']:,} test images", first["hardware"]]
@@ -79,14 +88,49 @@ class Comparison:
             "cka": figures.matrix_figure(self.cka, self.names, "linear CKA"),
             "overlap": figures.matrix_figure(self.overlap, self.names, f"shared {NEIGHBORS} nearest neighbours"),
         }
-        text = "<p>Both are 1 for the same features up to rotation; on the test split.</p>\n"
+        same = "Both are 1 for the same features up to rotation; on the test split."
         spectra = {"spectra": figures.spectrum_figure({name: values.tolist() for name, values in self.spectra.items()})}
+        of_spectra = "Singular values of the L2-normalised, centred test features."
         return [
-            Section("Accuracy", table(columns, rows), {}),
-            Section("Agreement", text, agreement),
-            Section("Spectra", "<p>Singular values of the L2-normalised, centred test features.</p>\n", spectra),
+            *self._paired_sections(),
+            Section("Accuracy", tables=[Table(columns, rows)]),
+            Section("Agreement", notes=[same], plots=agreement),
+            Section("Spectra", notes=[of_spectra], plots=spectra),
             *self._long_tail_sections(),
         ]
+
+    def _paired_sections(self) -> list[Section]:
+        if not self.differences:
+            return []
+        first, second = self.names
+        rows = [
+            [d.protocol.partition("(")[0], d.first, d.second, f"{d.value:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
+             d.only_first, d.only_second]
+            for d in self.differences
+        ]  # fmt: skip
+        columns = ("protocol", first, second, "difference", "95 % interval", "only the first", "only the second")
+        note = (
+            f"Top-1 in percent, {first} minus {second} in points. Intervals: paired bootstrap over test images, "
+            f"{DRAWS:,} draws, seed 0. The last columns count the images that only one of them gets right."
+        )
+        protocol = self.differences[0].protocol
+        labels, right = self._right(protocol)
+        dots = class_differences(labels, right[0], right[1], class_names(self.evaluations[0].metrics))
+        by = protocol.partition("(")[0]
+        title = f"Classes by {by}: {first} minus {second}, in points"
+        sections = [Section("Difference", notes=[note], tables=[Table(columns, rows)]), Section(title, dots=dots)]
+        if self.cases:
+            note = (
+                f"By {by}, evenly spaced over all such images, at most {CASES}. Beside each what either encoder "
+                "answers, and the training images that it finds nearest."
+            )
+            sections.append(Section("Images that only one of them gets right", notes=[note], cases=self.cases))
+        return sections
+
+    def _right(self, protocol: str) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Labels (N,) of the test images, and which of them each model gets right (N,)."""
+        labels = self.evaluations[0].arrays["test_labels"]
+        return labels, [labels == evaluation.arrays[predictions_name(protocol)] for evaluation in self.evaluations]
 
     def _long_tail_sections(self) -> list[Section]:
         details = {
@@ -94,14 +138,16 @@ class Comparison:
             for name, evaluation in zip(self.names, self.evaluations, strict=True)
             if "imbalanced" in evaluation.metrics["details"]
         }
+        first: dict[str, Any] = next(iter(details.values()), {})
+        sizes = [size for part in first.values() for size in part["kept"]]
         sections = []
-        for subset in next(iter(details.values()), {}):
+        for subset, part in first.items():
             plots = {}
             for probe in _LONG_TAIL_PROBES:
                 curves = {name: parts[subset]["probes"][probe]["per_class"] for name, parts in details.items()}
-                kept = next(iter(details.values()))[subset]["kept"]
-                plots[f"{subset}_{probe.replace(', ', '_')}"] = figures.long_tail_figure(kept, curves, probe)
-            sections.append(Section(f"Probed on the subset {escape(subset)}", "", plots))
+                figure = figures.long_tail_figure(part["kept"], curves, probe, limits=(min(sizes), max(sizes)))
+                plots[f"{subset}_{probe.replace(', ', '_')}"] = figure
+            sections.append(Section(f"Probed on the subset {subset}", plots=plots))
         return sections
 
 
@@ -122,21 +168,29 @@ def compare(
     """
     if len(models) < 2:
         raise ClzooError(f"a comparison needs at least two models, found {len(models)}. To judge one: clzoo evaluate")
-    _, test_images = open_splits(data)
+    train_images, test_images = open_splits(data)
     evaluations, features = [], []
+    whole: list[tuple[Features, Features]] = []
     for model in models:
         subject = find_subject(model, device)
         evaluations.append(evaluate(subject, data, protocols, seeds=seeds, title=title, cache_dir=cache_dir))
         test = extract(subject.encoder, test_images, cache_dir=cache_dir)
+        if len(models) == 2:
+            whole.append((extract(subject.encoder, train_images, cache_dir=cache_dir), test))
         rows = np.unique(np.linspace(0, len(test) - 1, min(len(test), MOST_IMAGES)).round().astype(np.int64))
         features.append(test.x[torch.from_numpy(rows)])
     names = _distinct([evaluation.metrics["model"]["name"] for evaluation in evaluations])
+    found = differences(*evaluations) if len(models) == 2 else []
+    titles = class_names(evaluations[0].metrics)
+    cases = cases_of(found[0].protocol, names, evaluations, whole, train_images, titles) if found else []
     return Comparison(
         tuple(names),
         tuple(evaluations),
         _pairwise(features, linear_cka),
         _pairwise(features, lambda x, y: neighbor_overlap(x, y, k=NEIGHBORS)),
         {name: np.asarray(spectrum(x).singular_values) for name, x in zip(names, features, strict=True)},
+        found,
+        cases,
     )
 
 

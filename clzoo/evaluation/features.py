@@ -50,6 +50,7 @@ class Features:
         classes: names, C of them; a class may have no images.
         origin: what the user named, for messages.
         fingerprint: which images these are; equal for the same images and labels wherever they lie.
+        rows: int64 (N,), which images of the collection these are; None where they are of no single collection.
     """
 
     x: torch.Tensor
@@ -57,6 +58,7 @@ class Features:
     classes: tuple[str, ...]
     origin: str
     fingerprint: dict[str, Any]
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,6 +89,7 @@ def extract(encoder: Encoder, collection: Collection, *, cache_dir: str | Path |
         collection.classes,
         collection.origin,
         _fingerprint(collection, rows, labels, sha256[rows], len(skipped)),
+        rows,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from clzoo.data.classes import with_classes_of
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
+from clzoo.evaluation.mistakes import predicted_classes, predictions_name
 from clzoo.evaluation.neighbors import nearest
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.scores import accuracy_of
@@ -79,6 +80,7 @@ def evaluate_knn(
         accuracy = accuracy_of(scores, test.labels)
         outcome.results.append(Result(protocol.id, "top-1", accuracy.top1))
         outcome.details["protocols"][protocol.id] = accuracy.to_json()
+        outcome.arrays[predictions_name(protocol.id)] = predicted_classes(scores)
     return outcome
 
 

@@ -23,6 +23,7 @@ import torch
 from clzoo.data.classes import with_classes_of
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
+from clzoo.evaluation.mistakes import predicted_classes, predictions_name
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.scores import accuracy_of
 from clzoo.evaluation.softmax import Softmax, Standardization, fit_softmax, second_moments
@@ -90,7 +91,8 @@ def evaluate_linear(train: Features, test: Features, *, seeds: tuple[int, ...], 
         results.append(Result.over_seeds(LINEAR_V1, "top-5", top5, seeds))
     sweep = [{"penalty": penalty, "validation": round(accuracy, 4)} for penalty, accuracy in fits[0].sweep]
     details: dict[str, Any] = {"protocol": LINEAR_V1, "penalty": fits[0].penalty, "sweep": sweep}
-    return Outcome(results, {**details, **accuracies[0].to_json()})
+    arrays = {predictions_name(LINEAR_V1): predicted_classes(fits[0].scores)}
+    return Outcome(results, {**details, **accuracies[0].to_json()}, arrays)
 
 
 def check_splits(train: Features, test: Features) -> Features:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from clzoo.data.classes import places_by_name, with_classes_of
-from clzoo.data.collection import Collection
+from clzoo.data.collection import Collection, Images
 from clzoo.data.imbalance import check_subset, class_sizes
 from clzoo.data.opening import open_labelled, open_split
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.evaluation.class_titles import class_titles
 from clzoo.evaluation.classifier import evaluate_finetune, evaluate_linear_sgd
 from clzoo.evaluation.classifier_settings import Finetune, LinearSGD
 from clzoo.evaluation.collapse import evaluate_collapse
@@ -68,11 +69,14 @@ class Evaluation:
     Attributes:
         metrics: content of metrics.json: model, data, results (rows of clzoo.zoo.cards.render_card), details by
             protocol, hardware, versions, minutes.
-        arrays: larger ones for the report, by name.
+        arrays: larger ones for the report, by name: what was predicted (clzoo.evaluation.mistakes), "test_labels" (N,)
+            and "test_rows" (N,), the images that were tested on.
+        test_images: the test split, for the report's thumbnails.
     """
 
     metrics: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    test_images: Images | None = field(default=None, repr=False, compare=False)
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -342,6 +346,7 @@ def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: fl
         "data": {
             "title": title,
             "classes": list(job.train_images.classes),
+            "class_titles": class_titles(job.train_images.classes, job.train_images.origin),
             "train": {**_source_of(job.train_images), **job.train.fingerprint},
             "test": {**_source_of(job.test_images), **job.test.fingerprint},
         },
@@ -354,7 +359,10 @@ def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: fl
         "versions": describe_versions(),
     }
     arrays = {name: array for outcome in outcomes.values() for name, array in outcome.arrays.items()}
-    return Evaluation(metrics, arrays)
+    arrays["test_labels"] = job.test.labels.numpy().astype(np.int32)
+    if job.test.rows is not None:
+        arrays["test_rows"] = job.test.rows
+    return Evaluation(metrics, arrays, job.test_images.images)
 
 
 def _source_of(images: Collection) -> dict[str, Any]:

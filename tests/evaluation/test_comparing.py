@@ -29,9 +29,31 @@ def test_one_page_sets_encoders_side_by_side(pictures, tmp_path):
     folder = comparison.write(tmp_path / "out")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["models"][comparison.names[1]]["results"][0]["value"] == pytest.approx(rows[0][3], abs=0.01)
-    assert (folder / "compare.html").read_text().count("<img") == 3
+    assert (folder / "compare.html").read_text().count("<svg") == 3
+    assert comparison.differences == []  # of three there is no one difference
 
 
 def test_one_model_is_no_comparison(pictures):
     with pytest.raises(ClzooError, match="at least two models, found 1"):
         compare([small_encoder()], pictures)
+
+
+def test_two_encoders_differ_by_a_number_with_its_interval_and_in_images_with_their_neighbors(tmp_path):
+    pictures = make_splits(tmp_path / "alike", contrast=6)
+    models = [small_encoder(0, name="cacr-test_resnet-a"), small_encoder(1, name="cacr-test_resnet-b")]
+    comparison = compare(models, pictures, "knn,linear", cache_dir=tmp_path / "cache")
+    values = [evaluation.value("knn:v1") for evaluation in comparison.evaluations]
+    difference = comparison.differences[0]
+    assert difference.value == pytest.approx(values[0] - values[1], abs=0.01)
+    assert difference.low <= difference.value <= difference.high
+    assert [d.protocol.partition("(")[0] for d in comparison.differences] == ["knn:v1", "linear:v1"]
+    folder = comparison.write(tmp_path / "out")
+    page = (folder / "compare.html").read_text()
+    assert json.loads((folder / "metrics.json").read_text())["differences"][0]["value"] == difference.value
+    assert len(comparison.cases) == min(12, difference.only_first + difference.only_second) > 0
+    assert page.count("<img") == len(comparison.cases) * (1 + 2 * 5)
+    for case in comparison.cases:
+        assert sorted(side.right for side in case.sides) == [False, True]
+        assert all((side.answer == case.truth) == side.right for side in case.sides)
+    with (folder / "metrics.json").open() as file:
+        assert "picture" not in file.read()
