@@ -96,8 +96,8 @@ def random_precision(encoder: clzoo.Encoder, pictures: Sequence[Path], groups: S
     calibrate_batchnorm(untrained, [torch.from_numpy(np.stack([untrained.pixels(picture) for picture in pictures]))])
     vectors = untrained.embed(pictures)
     similarity = vectors @ vectors.T
-    np.fill_diagonal(similarity, -1)
-    nearest = np.argsort(-similarity, axis=1)[:, :NEIGHBOURS]
+    np.fill_diagonal(similarity, -np.inf)
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
     return precision(groups, [[groups[column] for column in row] for row in nearest])
 
 

@@ -39,7 +39,8 @@ def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
 def neighbor_overlap(x: torch.Tensor, y: torch.Tensor, k: int = 10) -> float:
     """Mean share of an image's k nearest others in x (N, D1) that are among its k nearest others in y (N, D2).
 
-    Exact cosine neighbors. 1 is full agreement; unrelated features share k / (N - 1) on average. In [0, 1].
+    Exact cosine neighbors; of equally near ones the earlier rows, in x as in y, so equal features agree.
+    1 is full agreement; unrelated features share k / (N - 1) on average. In [0, 1].
 
     Raises:
         ClzooError: not the same number of images, k or fewer of them, or values that are not finite.

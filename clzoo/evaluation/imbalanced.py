@@ -82,7 +82,9 @@ def evaluate_imbalanced(
     counts = kept_counts(train)
     for name in subsets:
         _check_size(name, class_sizes(counts, name), train.origin)
-    names = [*subsets, AS_GIVEN] if min(counts) < _BALANCED * max(counts) else subsets
+    tested = kept_counts(test)
+    least = min(count for count, images in zip(counts, tested, strict=True) if count or images)
+    names = [*subsets, AS_GIVEN] if least < _BALANCED * max(counts) else subsets
     measured = [_measure(name, partial(subset_of, train, name), test, seeds, device) for name in names]
     results = [result for part, _ in measured for result in part]
     details: dict[str, Any] = {"subsets": [part for _, part in measured], "pretrained_on": None}
@@ -121,9 +123,9 @@ def shots(per_class: np.ndarray, kept: Sequence[int] | np.ndarray) -> Shots:
 
     - "counts": many is more than 100 images, medium 20 to 100, few fewer than 20, none included: Liu et al. 2019 (arXiv
       1904.05160, ImageNet-LT).
-    - "thirds": C // 3 classes with the fewest images are few, the next C // 3 medium, the rest many: Jiang et al. 2021
-      (arXiv 2106.02990, CIFAR-LT), 4, 3 and 3 of ten. Of classes with as many images the first count as more frequent
-      (our choice).
+    - "thirds": of the C classes with test images, C // 3 with the fewest training images are few, the next C // 3
+      medium, the rest many: Jiang et al. 2021 (arXiv 2106.02990, CIFAR-LT), 4, 3 and 3 of ten. Of classes with as many
+      images the first count as more frequent (our choice).
 
     Args:
         per_class: (C,) accuracies, NaN for classes without test images, which do not count.
@@ -133,9 +135,10 @@ def shots(per_class: np.ndarray, kept: Sequence[int] | np.ndarray) -> Shots:
         For each convention the three means, None for a group without classes.
     """
     images = np.asarray(kept)
-    third = len(images) // 3
     order = np.argsort(-images, kind="stable")  # from the most frequent class
-    many, medium = len(images) - 2 * third, len(images) - third
+    order = order[~np.isnan(per_class[order])]
+    third = len(order) // 3
+    many, medium = len(order) - 2 * third, len(order) - third
     groups = {
         "counts": {
             "many": np.flatnonzero(images > 100),

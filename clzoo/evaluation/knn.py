@@ -121,6 +121,8 @@ def vote(
 ) -> torch.Tensor:
     """Votes (Q, C), float64, of the first k neighbors, each exp(similarity / temperature) for its class.
 
+    A class that none of the neighbors is of has -inf, not 0: it has no rank, so it is among nobody's best five.
+
     Args:
         similarity: (Q, K) descending, K >= k, as from `nearest`.
         neighbor_labels: (Q, K) int64.
@@ -131,11 +133,11 @@ def vote(
     """
     weights = torch.exp((similarity[:, :k].double() - similarity[:, :1]) / temperature)  # (Q, k)
     votes = weights.new_zeros(len(weights), classes)
+    voted = torch.zeros_like(votes, dtype=torch.bool).scatter_(1, neighbor_labels[:, :k], True)  # (Q, C)
     # Neighbor by neighbor and not in one call: a GPU adds in any order, and two classes with the same votes would tie
     # or not by chance.
     for place in range(k):
         votes.scatter_add_(1, neighbor_labels[:, place : place + 1], weights[:, place : place + 1])
-    if prior is None:
-        return votes
-    prior = prior.to(votes)
-    return torch.where(prior > 0, votes / prior, 0.0)
+    if prior is not None:
+        votes = votes / prior.to(votes)
+    return torch.where(voted, votes, float("-inf"))

@@ -34,8 +34,10 @@ def evaluate_lowshot(
     Raises:
         ClzooError: a class with fewer images, and what `check_splits` refuses.
     """
-    check_splits(train, test)
+    test = check_splits(train, test)
     counts = torch.bincount(train.labels, minlength=len(train.classes))
+    is_absent = (counts == 0) & (torch.bincount(test.labels, minlength=len(counts)) == 0)  # a class of neither split
+    counts[is_absent] = counts.max()
     fewest = int(counts.min())
     name = train.classes[int(counts.argmin())]
     shots = [n for n in SHOTS if n <= fewest] if shots is None else shots

@@ -25,6 +25,7 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.taxonomy import ancestors, find_taxonomy, read_taxonomy
+from clzoo.evaluation.ties import chance_of_k_highest
 from clzoo.methods.hydra import FeatureFilter
 
 NEIGHBORS = 5
@@ -180,7 +181,8 @@ def taxonomy_scores(similarity: np.ndarray, names: Sequence[str], taxonomy: dict
     Returns:
         "spearman": rank correlation, over the pairs of different classes, of their similarity with the number of
             ancestors they share (with one level: whether they have the same parent). None where either is constant.
-        "purity_at_5": mean share of a class's 5 most similar others that have its parent.
+        "purity_at_5": mean share of a class's 5 most similar others that have its parent; of equally similar ones each
+            counts by its share of the places that are left, so the order of the classes is no matter.
         "purity_at_5_by_chance": its expectation for neighbors drawn at random.
         "purity_at_5_at_best": its highest possible value: below 1 where a parent has fewer than six classes.
 
@@ -198,7 +200,8 @@ def taxonomy_scores(similarity: np.ndarray, names: Sequence[str], taxonomy: dict
     parents = np.array([taxonomy[name] for name in names])
     same = parents[:, None] == parents  # (C, C)
     siblings = same.sum(axis=1) - 1
-    purity = np.take_along_axis(same, _nearest(similarity), axis=1).mean()
+    others = torch.from_numpy(similarity.copy()).fill_diagonal_(-torch.inf)
+    purity = (chance_of_k_highest(others, NEIGHBORS) * torch.from_numpy(same)).sum(dim=1).mean() / NEIGHBORS
     pairs = np.triu_indices(len(names), 1)
     return {
         "spearman": _spearman(similarity[pairs], _shared_depth(names, taxonomy)[pairs]),

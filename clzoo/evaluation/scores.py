@@ -35,12 +35,16 @@ class Accuracy:
 
 
 def accuracy_of(scores: torch.Tensor, labels: torch.Tensor) -> Accuracy:
-    """Accuracies of class scores (N, C) against labels (N,); of equal scores the lower class counts as the higher."""
+    """Accuracies of class scores (N, C) against labels (N,); of equal scores the lower class counts as the higher.
+
+    A score of -inf is no rank: a class that has it is never a hit.
+    """
     classes = scores.shape[1]
     # The rank of the right class: how many score higher, or as high with a lower number.
     own = scores.gather(1, labels[:, None])  # (N, 1)
     lower = torch.arange(classes, device=scores.device) < labels[:, None]
     rank = ((scores > own) | ((scores == own) & lower)).sum(dim=1)
+    rank = rank.where(own[:, 0] > float("-inf"), classes)
     hits = (rank == 0).double()
     counts = torch.bincount(labels, minlength=classes).double()
     per_class = 100 * torch.bincount(labels, weights=hits, minlength=classes) / counts  # NaN where there are no images

@@ -37,7 +37,8 @@ def evaluate_transfer(
         if title in titles:
             raise ClzooError(f"two sets of transfer are called {title!r}; name folders that differ in their last part.")
         outcome = evaluate_linear(train, test, seeds=seeds, device=device)
-        accuracy, chance = outcome.results[0], 100 / len(train.classes)
+        accuracy = outcome.results[0]
+        chance = 100 / len(train.labels.unique())  # a class that is a name alone is none to be guessed
         titles.append(title)
         top1.append(accuracy.value)
         above_chance.append(100 * (accuracy.value - chance) / (100 - chance))

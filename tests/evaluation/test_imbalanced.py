@@ -71,6 +71,20 @@ def test_of_classes_with_as_many_images_the_first_counts_as_more_frequent():
     assert shots(np.array([1.0, 2.0, 3.0]), [7, 7, 7])["thirds"] == {"many": 1.0, "medium": 2.0, "few": 3.0}
 
 
+def test_a_class_without_test_images_is_of_no_third():
+    with_absent = shots(np.array([np.nan, 1.0, 2.0, np.nan, 3.0]), [0, 30, 20, 900, 10])["thirds"]
+    assert with_absent == shots(np.array([1.0, 2.0, 3.0]), [30, 20, 10])["thirds"]
+
+
+def test_a_class_that_is_a_name_alone_does_not_make_a_split_imbalanced():
+    train, test = (
+        Features(part.x, part.labels, (*part.classes, "nothing"), part.origin, part.fingerprint)
+        for part in (clusters([30, 30, 30]), clusters([5, 5, 5], seed=1))
+    )
+    found = evaluate(train, test, seeds=(0,), subsets=("longtail-10",)).details["subsets"]
+    assert [subset["name"] for subset in found] == ["longtail-10"]
+
+
 def test_a_group_without_classes_is_none():
     assert shots(np.array([50.0, 60.0]), [500, 400]) == {
         "counts": {"many": 55.0, "medium": None, "few": None},

@@ -43,6 +43,8 @@ def test_equals_weighted_votes_counted_one_query_at_a_time(k, temperature, seed)
     assert predicted.tolist() == [votes.index(max(votes)) for votes in expected]
     similarity, rows = nearest(bank, queries, 60)  # more than are asked for: the first k vote
     votes = vote(similarity, labels[rows], 4, k=k, temperature=temperature)
+    assert ((votes == -math.inf) == (torch.tensor(expected) == 0)).all()  # no vote is no rank
+    votes = votes.clamp_min(0)
     expected = torch.tensor(expected, dtype=torch.float64)
     torch.testing.assert_close(
         votes / votes.sum(1, keepdim=True), expected / expected.sum(1, keepdim=True), rtol=1e-4, atol=0
@@ -68,8 +70,8 @@ def test_votes_divided_by_the_prior_are_those_that_a_balanced_bank_would_give():
     similarity = torch.zeros(1, 12)  # all equally near
     labels = torch.tensor([[0] * 9 + [1] * 3])
     votes = vote(similarity, labels, 3, k=12, temperature=0.07, prior=torch.tensor([0.9, 0.1, 0.0]))
-    assert votes[0].tolist() == pytest.approx([10, 30, 0])
-    assert vote(similarity, labels, 3, k=12, temperature=0.07).tolist() == [[9, 3, 0]]
+    assert votes[0].tolist() == pytest.approx([10, 30, -math.inf])
+    assert vote(similarity, labels, 3, k=12, temperature=0.07).tolist() == [[9, 3, -math.inf]]
 
 
 def test_the_length_of_a_feature_does_not_matter():

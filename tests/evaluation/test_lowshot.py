@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from labelled_pictures import make_splits
@@ -54,6 +56,24 @@ def test_more_images_than_the_smallest_class_has_are_refused():
         evaluate_lowshot(features(12, 0), features(9, 1), device=CPU, shots=[1, 8])
     with pytest.raises(ClzooError, match="lowshot"):
         evaluate_lowshot(features(12, 0), features(9, 1), device=CPU, shots=[0])
+
+
+def test_the_order_of_the_test_splits_classes_does_not_matter():
+    train, test = features(60, 0), features(90, 1, spread=0.3)
+    turned = dataclasses.replace(test, labels=2 - test.labels, classes=("c", "b", "a"))
+    one, other = (evaluate_lowshot(train, part, device=CPU, shots=[1, 8]).details for part in (test, turned))
+    assert one == other
+
+
+def test_a_class_that_is_a_name_alone_is_none_to_draw_from():
+    train, test = (
+        dataclasses.replace(part, classes=("a", "b", "c", "d")) for part in (features(30, 0), features(9, 1))
+    )
+    assert [shot["images"] for shot in evaluate_lowshot(train, test, device=CPU).details["shots"]] == [1, 2, 4, 8]
+    tested = dataclasses.replace(test, labels=test.labels.clone())
+    tested.labels[0] = 3
+    with pytest.raises(ClzooError, match="class 'd' has 0 images in 30 points"):
+        evaluate_lowshot(train, tested, device=CPU)
 
 
 def test_the_protocol_runs_on_real_files_with_the_images_that_are_asked_for(tmp_path):

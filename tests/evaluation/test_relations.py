@@ -419,3 +419,25 @@ def test_without_a_taxonomy_there_are_neighbors_and_no_scores():
 def test_a_taxonomy_of_other_classes_is_an_error():
     with pytest.raises(ClzooError, match="lacks 6 of 8 classes"):
         evaluate_relations(features_around(ANIMALS, vectors()), taxonomy="cifar10")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_purity_among_equally_similar_classes_is_the_mean_over_every_way_to_order_them(seed):
+    print(f"seed {seed}")
+    random = np.random.RandomState(seed)
+    similarity = random.randint(0, 3, (8, 8)).astype(np.float32)
+    similarity = (similarity + similarity.T) / 2
+    drawn = []
+    for _ in range(4000):  # ties broken at random
+        order = np.lexsort((random.rand(8, 8), -np.where(np.eye(8), -9, similarity)), axis=1)[:, :5]
+        drawn.append(np.mean([[KINDS[ANIMALS[j]] == KINDS[ANIMALS[i]] for j in row] for i, row in enumerate(order)]))
+    assert taxonomy_scores(similarity, ANIMALS, KINDS)["purity_at_5"] == pytest.approx(np.mean(drawn), abs=0.01)
+    shuffled = random.permutation(8)
+    again = taxonomy_scores(similarity[np.ix_(shuffled, shuffled)], [ANIMALS[i] for i in shuffled], KINDS)
+    assert again["purity_at_5"] == pytest.approx(taxonomy_scores(similarity, ANIMALS, KINDS)["purity_at_5"])
+
+
+def test_classes_that_are_all_equal_have_the_purity_of_chance():
+    scores = taxonomy_scores(class_relations(torch.ones(8, 4), ANIMALS).similarity, ANIMALS, KINDS)
+    assert scores["purity_at_5"] == pytest.approx(scores["purity_at_5_by_chance"])
+    assert scores["spearman"] is None

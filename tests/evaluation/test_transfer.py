@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from labelled_pictures import make_splits
@@ -35,6 +37,12 @@ def test_the_normalised_mean_counts_what_is_above_chance():
     assert rows[("two, five", "mean top-1")] == pytest.approx(75)
     assert rows[("two, five", "normalised mean")] == pytest.approx((80 + 50) / 2)  # above 50 and above 20
     assert len({result.protocol for result in outcome.results}) == 3  # one a set, one of the means
+
+
+def test_chance_is_among_the_classes_that_have_images():
+    named = [dataclasses.replace(part, classes=(*part.classes, "x", "y", "z")) for part in points(2, 0.9)]
+    outcome = evaluate_transfer([("two", *named)], seeds=(0,), device=CPU)
+    assert {result.metric: result.value for result in outcome.results}["normalised mean"] == pytest.approx(80)
 
 
 def test_sets_are_told_apart_by_their_titles():
