@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from PIL import Image
 
 from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
-from clzoo.data.images import as_rgb
+from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
+from clzoo.data.images import as_levels, as_rgb
 from clzoo.device import has_native_bf16, resolve_device
-from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.errors import ClzooError
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
 from clzoo.transform import normalize, resize_and_crop
 
@@ -29,10 +29,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("clzoo")
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor
-"""A path, encoded bytes, a PIL image, a uint8 (H, W, 3) array, or a float tensor (3, H, W) in [0, 1]."""
+ImageLike = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
+"""A path, encoded bytes, a binary file object, a PIL image, an array (H, W, 3) or a tensor (3, H, W).
+
+Arrays and tensors are uint8, or float with values in [0, 1]."""
 
 Features = Literal["pooled", "patch"]
+
+_MODES = threading.Lock()  # changes of training mode, of any encoder
 
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,6 +53,8 @@ class Encoder:
     def __init__(self, module: torch.nn.Module, config: ModelConfig, device: str | torch.device = "cpu") -> None:
         self.config = config
         self.device = resolve_device(device)
+        self._inside = 0  # calls that need eval mode and are under way
+        self._training: list[torch.nn.Module] = []  # what was in training mode before them
         # channels_last is 1.2 to 1.4 times faster for ResNets and costs ViTs nothing (docs/performance.md).
         self.module = module.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -112,9 +118,9 @@ class Encoder:
             ClzooError: the network's feature is not `dim` long.
         """
         autocast = _AUTOCAST[self.compute_dtype(dtype)]
-        self.module.eval()  # a user may have called .train() on the module
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
-        with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
+        # A user may have called .train() on the module.
+        with self._evaluating(), torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
             if features == "pooled":
                 return self._checked(self.module(inputs)).float()
             if features == "patch":
@@ -153,42 +159,51 @@ class Encoder:
 
     def embed(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         batch_size: int = 64,
         normalize: bool = True,
         features: Features = "pooled",
         as_tensor: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+        progress: bool = False,
     ) -> Any:
-        """Embed one image or many.
+        """Embed one image or many, decoded in threads, a few batches ahead of the network.
 
         Args:
-            images: one image, or a sequence of them (a uint8 (N, H, W, 3) array and a float (N, 3, H, W) tensor count
-                as sequences).
+            images: one image, or a list or generator of them (an array (N, H, W, 3) and a tensor (N, 3, H, W) count as
+                lists).
             normalize: divide each vector by its L2 norm.
             features: see `encode`.
             as_tensor: return a tensor on the encoder's device instead of a numpy array.
+            on_error: "skip" leaves out images that cannot be read, and says which.
+            progress: show a bar, on a terminal.
 
         Returns:
-            float32 (dim,) for one image, (N, dim) for N; with features="patch" the shapes of `encode`.
+            float32 (dim,) for one image, (N, dim) for N; with features="patch" the shapes of `encode`. With
+            on_error="skip" a pair: the vectors of the others, and a list of `Skipped` (position, name, reason).
 
         Raises:
             ClzooError: an image that cannot be read, named.
         """
-        single = _is_single(images)
-        batch: Sequence[ImageLike] = [images] if single else images  # type: ignore[list-item,assignment]
-        if len(batch) == 0:
-            raise ClzooError("embed() was given no images; expected one image or a non-empty sequence.")
-        chunks = []
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-            for part in _batched(pool.map(self._pixels_or_named_error, batch, range(len(batch))), batch_size):
-                chunks.append(self.encode(torch.from_numpy(np.stack(part)), features=features))
+        single = is_single(images)
+        check_on_error(on_error, single)
+        skipped: list[Skipped] | None = [] if on_error == "skip" else None
+        given: Any = [images] if single else images
+        batches = pixel_batches_of(given, self.pixels, batch_size, skipped=skipped, progress=progress)
+        with self._evaluating():
+            chunks = [self.encode(torch.from_numpy(batch), features=features) for batch in batches]
+        if not chunks:
+            if features != "pooled":
+                raise ClzooError(f"none of the {len(skipped or ())} images can be read: {(skipped or [])[0]}.")
+            chunks = [torch.zeros((0, self.dim), device=self.device)]
         # A clone made outside inference mode is an ordinary tensor, usable in autograd.
         vectors = torch.cat(chunks).clone()
         if normalize:
             vectors = F.normalize(vectors, dim=1 if features == "pooled" or vectors.ndim == 4 else -1)
         vectors = vectors[0] if single else vectors
-        return vectors if as_tensor else vectors.cpu().numpy()
+        result = vectors if as_tensor else vectors.cpu().numpy()
+        return result if skipped is None else (result, skipped)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `folder` as a hub entry (config.json, model.safetensors, card); `clzoo.load(folder)` reads it."""
@@ -218,18 +233,22 @@ class Encoder:
 
         return load(name_or_path, **options)
 
-    def _pixels_or_named_error(self, image: ImageLike, position: int) -> np.ndarray:
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """The module in eval mode; the last of the threads that are inside puts it back as the first has found it."""
+        with _MODES:
+            if self._inside == 0:
+                self._training = [module for module in self.module.modules() if module.training]
+                self.module.eval()
+            self._inside += 1
         try:
-            return self.pixels(image)
-        except UnreadableImageError as error:
-            name = str(image) if isinstance(image, str | Path) else f"image {position} of the call"
-            raise ClzooError(f"{name} cannot be decoded: {error}.") from error
-
-
-def _is_single(images: Any) -> bool:
-    if isinstance(images, np.ndarray | torch.Tensor):
-        return images.ndim == 3
-    return isinstance(images, str | Path | bytes | Image.Image)
+            yield
+        finally:
+            with _MODES:
+                self._inside -= 1
+                if self._inside == 0:
+                    for module in self._training:
+                        module.training = True
 
 
 def _as_pil(image: ImageLike) -> Image.Image:
@@ -237,18 +256,13 @@ def _as_pil(image: ImageLike) -> Image.Image:
 
 
 def _tensor_to_pil(image: torch.Tensor) -> Image.Image:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-        raise ClzooError(f"a tensor must be float (3, H, W) in [0, 1], found {image.dtype} {tuple(image.shape)}.")
-    low, high = image.min().item(), image.max().item()
-    if not (low >= 0 and high <= 1):  # also catches NaN
+    kind = image.is_floating_point() or image.dtype == torch.uint8
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape or not kind:
+        turned = image.ndim == 3 and image.shape[2] == 3
         raise ClzooError(
-            f"a tensor's values must lie in [0, 1], found [{low:.3g}, {high:.3g}]: divide by 255, and do not "
-            "normalise it yourself (the encoder does)."
+            "a tensor must be uint8 (3, H, W), or float with values in [0, 1]; found "
+            f"{image.dtype} {tuple(image.shape)}."
+            + (" Put the channels first: tensor.permute(2, 0, 1)" if turned else "")
         )
-    # Rounded to 8 bits, so that every kind of input takes the same road through Pillow's antialiased resize.
-    return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
-
-
-def _batched(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    while part := list(islice(items, size)):
-        yield part
+    levels = as_levels(image.detach().float()).byte() if image.is_floating_point() else image
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy())

@@ -119,8 +119,11 @@ def decode_image(source: Path | bytes) -> Image.Image:
         raise
 
 
-def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
-    """What users hold -> an RGB image: a path, encoded bytes, a PIL image, or a uint8 (H, W, 3) array.
+def as_rgb(image: Any) -> Image.Image:
+    """What users hold -> an RGB image.
+
+    A path, encoded bytes, a file object opened in binary mode, a PIL image, a uint8 (H, W, 3) array, or a float one
+    with values in [0, 1].
 
     A PIL image is treated as the file that it was opened from: upright, in sRGB, transparency over white.
 
@@ -130,15 +133,61 @@ def as_rgb(image: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     """
     if isinstance(image, str | Path):
         return decode_image(Path(image))
-    if isinstance(image, bytes):
-        return decode_image(image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode_image(bytes(image))
     if isinstance(image, Image.Image):
         return _from_pil(image)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ClzooError(f"an array must be uint8 (H, W, 3), found {image.dtype} {image.shape}.")
-        return Image.fromarray(image)
-    raise ClzooError(f"cannot embed a {type(image).__name__}; expected a path, bytes, a PIL image or a uint8 array.")
+        return _from_array(image)
+    if hasattr(image, "read"):
+        return decode_image(_content_of(image))
+    raise ClzooError(
+        f"cannot embed a {type(image).__name__}; expected a path, bytes, a file object, a PIL image or an array."
+    )
+
+
+def as_levels(values: Any) -> Any:
+    """Float values in [0, 1] of an array or a tensor -> whole numbers in [0, 255], of the same kind.
+
+    Rounded to 8 bits, so that every kind of input takes the same road through Pillow's antialiased resize.
+
+    Raises:
+        ClzooError: values outside of [0, 1], or not finite.
+    """
+    low, high = (float(value) for value in (values.min(), values.max()))
+    if not (low >= 0 and high <= 1):  # also catches NaN
+        raise ClzooError(
+            f"float values must lie in [0, 1], found [{low:.3g}, {high:.3g}]: divide by 255, and do not "
+            "normalise them yourself (the encoder does)."
+        )
+    return (values * 255).round()
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    floating = np.issubdtype(array.dtype, np.floating)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape or not (floating or array.dtype == np.uint8):
+        turned = array.ndim == 3 and array.shape[0] == 3
+        raise ClzooError(
+            f"an array must be uint8 (H, W, 3), or float with values in [0, 1]; found {array.dtype} {array.shape}."
+            + (" Put the channels last: array.transpose(1, 2, 0)" if turned else "")
+        )
+    return Image.fromarray(as_levels(np.float32(array)).astype(np.uint8) if floating else array)
+
+
+def _content_of(file: Any) -> bytes:
+    """All bytes of a file object from its start, where it has one; its position stays as it is."""
+    try:
+        position = file.tell() if file.seekable() else None
+        if position is not None:
+            file.seek(0)
+        content = file.read()
+        if position is not None:
+            file.seek(position)
+    except (OSError, ValueError, AttributeError) as error:  # closed, or write-only
+        raise UnreadableImageError(f"the file object cannot be read: {error}") from error
+    if not isinstance(content, bytes):
+        raise ClzooError(f"a file object must give bytes, found {type(content).__name__}. Open it with mode 'rb'.")
+    return content
 
 
 def _from_pil(image: Image.Image) -> Image.Image:

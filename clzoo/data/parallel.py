@@ -14,11 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
+from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 _CHUNK = 16  # images of one job: small ones take less time than handing a job over
@@ -33,16 +33,26 @@ def usable_cores() -> int:
 
 def in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
     """function(0), function(1), ... computed in threads, at most some hundred results ahead of the consumer."""
+    return mapped_in_order(function, range(count), usable_cores() * _AHEAD * _CHUNK)
+
+
+def mapped_in_order(function: Callable[[S], T], items: Iterable[S], ahead: int) -> Iterator[T]:
+    """function(item) of each item, computed in threads, about `ahead` results ahead of the consumer and no more.
+
+    Items are taken from the iterable when their turn comes, in the thread of the consumer.
+    """
     workers = usable_cores()
-    jobs = (range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK))
+    chunk = max(1, min(_CHUNK, ahead // (2 * workers)))
+    left = iter(items)
+    jobs = iter(lambda: list(islice(left, chunk)), [])
     running: deque[Future[list[T]]] = deque()
     pool = ThreadPoolExecutor(workers, "clzoo-decode")
 
-    def work(numbers: range) -> list[T]:
-        return [function(number) for number in numbers]
+    def work(part: list[S]) -> list[T]:
+        return [function(item) for item in part]
 
     try:
-        running.extend(pool.submit(work, job) for job in islice(jobs, workers * _AHEAD))
+        running.extend(pool.submit(work, job) for job in islice(jobs, max(1, ahead // chunk)))
         while running:
             yield from running.popleft().result()
             running.extend(pool.submit(work, job) for job in islice(jobs, 1))
@@ -50,8 +60,17 @@ def in_order(function: Callable[[int], T], count: int) -> Iterator[T]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def with_progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:
-    """The results; on a terminal a progress bar shows `what`, unless the logger `clzoo` is quiet."""
+def with_progress(results: Iterable[T], total: int | None, what: str) -> Iterable[T]:
+    """The results; on a terminal a progress bar shows `what`, unless the logger `clzoo` is quiet.
+
+    Raises:
+        ClzooError: rich is not installed, as `clzoo.lite` has it.
+    """
+    try:
+        from rich.console import Console
+        from rich.progress import track
+    except ImportError as error:
+        raise ClzooError("a progress bar needs rich. Type: pip install rich") from error
     console = Console(stderr=True)
     hidden = not (console.is_terminal and log.isEnabledFor(logging.INFO))
     return track(results, what, total=total, console=console, disable=hidden, update_period=0.5)

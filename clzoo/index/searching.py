@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,7 @@ class Hit:
 
 def search(
     index: Index | Store | str | Path,
-    query: ImageLike | Sequence[ImageLike] | np.ndarray,
+    query: ImageLike | Iterable[ImageLike] | np.ndarray,
     k: int = 10,
     *,
     encoder: Encoder | None = None,
@@ -97,7 +97,8 @@ def query_images(query: str | Path) -> list[Path]:
 
 def _query_vectors(index: Index, query: Any, encoder: Encoder | None) -> np.ndarray:
     """float32 (Q, dim), as they come."""
-    if isinstance(query, np.ndarray) and np.issubdtype(query.dtype, np.floating):
+    image = isinstance(query, np.ndarray) and query.ndim in (3, 4) and query.shape[-1] == 3
+    if isinstance(query, np.ndarray) and np.issubdtype(query.dtype, np.floating) and not image:
         vectors = np.atleast_2d(query).astype(np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != index.store.dim:
             raise ClzooError(

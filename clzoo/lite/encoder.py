@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
 from clzoo.data.images import as_rgb
-from clzoo.data.parallel import in_order
-from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.lite.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
 from clzoo.lite.session import open_session
 from clzoo.transform import resize_and_crop, resize_and_keep_margin, scale_and_shift
 
-ImageLike = str | Path | bytes | Image.Image | np.ndarray
-"""A path, encoded bytes, a PIL image, or a uint8 (H, W, 3) array."""
+ImageLike = str | Path | bytes | BinaryIO | Image.Image | np.ndarray
+"""A path, encoded bytes, a binary file object, a PIL image, a uint8 (H, W, 3) array, or a float one in [0, 1]."""
 
 
 class LiteEncoder:
@@ -75,37 +73,36 @@ class LiteEncoder:
         return vectors
 
     def embed(
-        self, images: ImageLike | Sequence[ImageLike], *, batch_size: int = 64, normalize: bool = True
-    ) -> np.ndarray:
-        """Embed one image or many, decoded in threads.
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 64,
+        normalize: bool = True,
+        on_error: str = "raise",
+        progress: bool = False,
+    ) -> Any:
+        """Embed one image or many, decoded in threads, a few batches ahead of the network.
 
         Args:
-            images: one image, or a sequence of them (a uint8 (N, H, W, 3) array counts as a sequence).
+            images: one image, or a list or generator of them (an array (N, H, W, 3) counts as a list).
             normalize: divide each vector by its L2 norm.
+            on_error: "skip" leaves out images that cannot be read, and says which.
+            progress: show a bar, on a terminal (needs rich).
 
         Returns:
-            float32 (dim,) for one image, (N, dim) for N: what `clzoo.Encoder.embed` returns, to 1e-4 in fp32.
+            float32 (dim,) for one image, (N, dim) for N: what `clzoo.Encoder.embed` returns, to 1e-4 in fp32. With
+            on_error="skip" a pair: the vectors of the others, and a list of `Skipped` (position, name, reason).
 
         Raises:
             ClzooError: an image that cannot be read, named.
         """
-        single = images.ndim == 3 if isinstance(images, np.ndarray) else isinstance(images, ImageLike)
-        batch: Any = [images] if single else images
-        if len(batch) == 0:
-            raise ClzooError("embed() was given no images; expected one image or a non-empty sequence.")
-        decoded = in_order(lambda position: self._pixels_or_named_error(batch[position], position), len(batch))
-        chunks = [self.encode(np.stack(part), normalize=normalize) for part in _batched(decoded, batch_size)]
-        vectors = np.concatenate(chunks)
+        single = is_single(images)
+        check_on_error(on_error, single)
+        skipped: list[Skipped] | None = [] if on_error == "skip" else None
+        given: Any = [images] if single else images
+        batches = pixel_batches_of(given, self.pixels, batch_size, skipped=skipped, progress=progress)
+        chunks = [self.encode(batch, normalize=normalize) for batch in batches]
+        vectors = np.concatenate(chunks) if chunks else np.zeros((0, self.dim), np.float32)
+        if skipped is not None:
+            return vectors, skipped
         return vectors[0] if single else vectors
-
-    def _pixels_or_named_error(self, image: ImageLike, position: int) -> np.ndarray:
-        try:
-            return self.pixels(image)
-        except UnreadableImageError as error:
-            name = str(image) if isinstance(image, str | Path) else f"image {position} of the call"
-            raise ClzooError(f"{name} cannot be decoded: {error}.") from error
-
-
-def _batched(items: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    while part := list(islice(items, size)):
-        yield part

@@ -101,7 +101,7 @@ def test_what_is_no_image_is_named(graphs, tmp_path):
         ([PICTURES[0], tmp_path / "broken.jpg"], "broken.jpg cannot be decoded"),
         ([b"nothing"], "image 0 of the call cannot be decoded"),
         ([], "no images"),
-        (np.zeros((8, 8, 3), np.float32), r"must be uint8 \(H, W, 3\), found float32"),
+        (np.full((8, 8, 3), 2, np.float32), r"must lie in \[0, 1\], found \[2, 2\]: divide by 255"),
         ([None], "cannot embed a NoneType"),
     ]:
         with pytest.raises(ClzooError, match=message):
