@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from clzoo.config import SMALL_ALEXNET, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import write_text
+from clzoo.page import render
 from clzoo.zoo.entries import training_command
 
 log = logging.getLogger("clzoo")
@@ -86,18 +87,7 @@ def render_card(config: ModelConfig, metrics: dict[str, Any], *, address: str | 
         ClzooError: a result without one of those keys, or whose value is not a finite number.
     """
     check_metrics(metrics)
-    address = address or config.name
-    sections = [
-        f"---\n{_front_matter(config, metrics)}\n---\n",
-        _introduction(config),
-        _usage(config, address),
-        _measured(metrics.get("results", [])),
-        _published(config),
-        _training(metrics.get("training") or {}),
-        _license(config),
-        _provenance(config),
-    ]
-    text = "\n".join(section for section in sections if section) + "\n"
+    text = render("card.md", **_values(config, metrics, address or config.name))
     return text + _SEAL.format(digest=_digest(text))
 
 
@@ -211,68 +201,33 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-")
 
 
-# -- the sections of the body ----------------------------------------------------------------------------------------
+# -- what clzoo/templates/card.md shows --------------------------------------------------------------------------------
 
 
-def _introduction(config: ModelConfig) -> str:
-    method = _method(config)
-    title = f"[{method.title}](https://arxiv.org/abs/{method.arxiv})" if method else config.method
-    supervision = "with class labels" if method and method.labels else "without labels"
-    by = f"on {_data_name(config)} {supervision} by {title}."
-    numbers = f"It turns an image into {config.num_features} numbers, for search, k-NN, linear probes and fine-tuning."
-    if config.method == UNKNOWN:
-        what = f"An image encoder: {config.backbone}; how and on what it was trained is not recorded.\n{numbers}"
-    elif config.source is None and config.weights_sha256 is None:
-        what = f"A recipe: {config.backbone}, to be pretrained {by}"
-    else:
-        what = f"An image encoder: {config.backbone}, pretrained {by}\n{numbers}"
-    lines = [f"# {config.name}", "", what, ""]
-    if config.source is not None:
-        lines.append(
-            f"The weights are those published at [{config.source.repo}]({_repo_url(config.source.repo)}), "
-            "converted by clzoo; they were not trained here."
-        )
-    elif config.method == UNKNOWN:
-        lines.append("The weights were converted by `clzoo convert`; they were not trained here.")
-    elif config.weights_sha256 is not None:
-        lines.append(f"Trained with {method.implementation if method else 'clzoo'}.")
-    else:
-        lines.append("Nobody has published weights of it, and this entry holds none.")
-    if config.source is not None and config.probe is None:
-        lines += [
-            "",
-            "**Not verified on the published file**: nobody has run that file through clzoo yet, so neither the hash "
-            "of the converted weights nor their probe is recorded.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _usage(config: ModelConfig, address: str) -> str:
-    if config.source is None and config.weights_sha256 is None:
-        return f"## Use\n\nTrain it yourself: {training_command(config)}\n"
-    lines = [
-        "## Use",
-        "",
-        "```python",
-        "import clzoo",
-        "",
-        f'encoder = clzoo.load("{address}")',
-        f'vectors = encoder.embed(["a.jpg", "b.jpg"])  # float32 (2, {config.num_features}), L2-normalised',
-        "```",
-        "",
-    ]
-    if _timm_loads_it(config):
-        lines += ["The same network, with the same outputs before normalisation, in timm:", "", "```python"]
-        lines += ["import timm", "", f'model = timm.create_model("{_timm_address(address)}", pretrained=True)']
-        lines += ["```", ""]
-    p = config.preprocessing
+def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[str, Any]:
+    method, source = _method(config), config.source
     feature = "the class token after the last norm" if config.global_pool == "token" else "the global average pool"
-    feature = "the second connected layer" if config.architecture == SMALL_ALEXNET else feature
-    lines.append(
-        f"Input: RGB, shorter side to {p.resize} px ({p.interpolation}, antialiased), centre crop {p.size} px, scaled "
-        f"to [0, 1], mean {_numbers(p.mean)}, std {_numbers(p.std)}. Feature: {feature}, {config.num_features} values."
-    )
-    return "\n".join(lines) + "\n"
+    return {
+        "front_matter": _front_matter(config, metrics),
+        "config": config,
+        "unknown": config.method == UNKNOWN,
+        "is_recipe": source is None and config.weights_sha256 is None,
+        "method": method,
+        "method_link": f"[{method.title}](https://arxiv.org/abs/{method.arxiv})" if method else config.method,
+        "data_name": _data_name(config),
+        "repo_url": _repo_url(source.repo) if source else "",
+        "training_command": training_command(config),
+        "address": address,
+        "timm_address": _timm_address(address) if _timm_loads_it(config) else "",
+        "feature": "the second connected layer" if config.architecture == SMALL_ALEXNET else feature,
+        "mean": _numbers(config.preprocessing.mean),
+        "std": _numbers(config.preprocessing.std),
+        "measured": [_measured(row) for row in headlines(metrics.get("results", []))],
+        "published": _published(config),
+        "training": [[key.replace("_", " "), _fact(value)] for key, value in (metrics.get("training") or {}).items()],
+        "license_note": f" {config.license_note}" if config.license_note else "",
+        "provenance": _provenance(config),
+    }
 
 
 def _timm_address(address: str) -> str:
@@ -281,49 +236,21 @@ def _timm_address(address: str) -> str:
     return f"local-dir:{address}" if "/" in address else f"local-dir:hub/{address}"
 
 
-def _measured(results: list[dict[str, Any]]) -> str:
-    if not results:
-        return "## Measured\n\nThis entry records no measurements.\n"
-    rows = []
-    for row in headlines(results):
-        spread = f" ± {row['std']:g}" if row.get("std") is not None else ""
-        seeds = ", ".join(map(str, row["seeds"])) if row.get("seeds") else "-"
-        of = f"**{THIS_MODEL}**" if row["of"] == THIS_MODEL else row["of"]
-        place = f"{row['dataset']}, {row['split']}"
-        rows.append([of, row["protocol"], place, row["metric"], f"{row['value']:g}{spread}", seeds])
-    table = _table(["features of", "protocol", "data", "metric", "value", "seeds"], rows)
-    return f"## Measured\n\nBy clzoo, each row by the protocol it names; accuracies in percent.\n\n{table}"
+def _measured(row: dict[str, Any]) -> list[str]:
+    spread = f" ± {row['std']:g}" if row.get("std") is not None else ""
+    seeds = ", ".join(map(str, row["seeds"])) if row.get("seeds") else "-"
+    of = f"**{THIS_MODEL}**" if row["of"] == THIS_MODEL else row["of"]
+    place = f"{row['dataset']}, {row['split']}"
+    return [of, row["protocol"], place, row["metric"], f"{row['value']:g}{spread}", seeds]
 
 
-def _published(config: ModelConfig) -> str:
-    if not config.published:
-        return ""
+def _published(config: ModelConfig) -> list[list[str]]:
     repo = f"[{config.source.repo}]({_repo_url(config.source.repo)})" if config.source else "the paper"
     source = config.published_source or repo
-    rows = [[evaluation, f"{value:g}", source] for evaluation, value in config.published.items()]
-    table = _table(["evaluation", "published, top-1 in percent", "source"], rows)
-    return f"## Published\n\nReported by others and not measured by clzoo.\n\n{table}"
+    return [[evaluation, f"{value:g}", source] for evaluation, value in (config.published or {}).items()]
 
 
-def _training(training: dict[str, Any]) -> str:
-    if not training:
-        return ""
-    rows = [[key.replace("_", " "), _fact(value)] for key, value in training.items()]
-    return f"## Training\n\n{_table(['', ''], rows)}"
-
-
-def _license(config: ModelConfig) -> str:
-    if config.license == "not stated":
-        text = (
-            "The publisher states no licence for these weights. Ask the authors before you redistribute them or build "
-            "on them; `clzoo push` refuses them without `--accept-licence`."
-        )
-    else:
-        text = f"Weights: {config.license}."
-    return f"## Licence\n\n{text}{' ' + config.license_note if config.license_note else ''}\n"
-
-
-def _provenance(config: ModelConfig) -> str:
+def _provenance(config: ModelConfig) -> list[list[str]]:
     rows: list[list[str]] = []
     if source := config.source:
         revision = f"`{source.revision}`" if source.revision else "not pinned yet: resolved at the first download"
@@ -338,10 +265,7 @@ def _provenance(config: ModelConfig) -> str:
         rows.append(["hash of the tensors", f"`{config.weights_sha256}`"])
     if config.recipe:
         rows.append(["recipe", f"`{config.recipe}`"])
-    if not rows:
-        return ""
-    check = "" if config.probe is None else "\n`clzoo verify` recomputes the hash and the probe of config.json.\n"
-    return f"## Provenance\n\n{_table(['', ''], rows)}{check}"
+    return rows
 
 
 # -- text ------------------------------------------------------------------------------------------------------------
@@ -363,12 +287,3 @@ def _fact(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s*\n\s*", " ", str(text)).replace("|", r"\|")
