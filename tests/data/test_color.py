@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -59,23 +60,20 @@ def profile(gamma: float, primaries: list[tuple[float, float, float]] | None = N
     else:
         for name, xyz in zip((b"r", b"g", b"b"), primaries, strict=True):
             tags += [(name + b"XYZ", b"XYZ \0\0\0\0" + s15(*xyz)), (name + b"TRC", curve)]
+    space = b"GRAY" if primaries is None else b"RGB "
+    return icc_file(b"mntr", space, b"XYZ ", tags)
+
+
+def icc_file(kind: bytes, space: bytes, connection: bytes, tags: list[tuple[bytes, bytes]]) -> bytes:
+    """Header, table of tags, tags."""
     table, body, at = struct.pack(">I", len(tags)), b"", 128 + 4 + 12 * len(tags)
     for name, data in tags:
-        data += bytes(-len(data) % 4)
         table += name + struct.pack(">II", at + len(body), len(data))
-        body += data
-    space = b"GRAY" if primaries is None else b"RGB "
-    head = struct.pack(">I4sI4s4s4s", 128 + len(table) + len(body), b"none", 0x02400000, b"mntr", space, b"XYZ ")
-    return (
-        head
-        + struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
-        + b"acsp"
-        + bytes(28)
-        + s15(0.9642, 1, 0.8249)
-        + bytes(48)
-        + table
-        + body
-    )
+        body += data + bytes(-len(data) % 4)
+    size, date = 128 + len(table) + len(body), struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
+    head = struct.pack(">I4sI4s4s4s", size, b"none", 0x02400000, kind, space, connection) + date + b"acsp" + bytes(28)
+    white = b"".join(struct.pack(">i", round(x * 65536)) for x in (0.9642, 1, 0.8249))
+    return head + white + bytes(48) + table + body
 
 
 PROPHOTO = [(0.79767, 0.28804, 0.0), (0.13519, 0.71187, 0.0), (0.03135, 0.00009, 0.82521)]
@@ -192,10 +190,28 @@ def test_a_grey_profile_is_applied_at_every_depth(mode: str) -> None:
     assert decode_image(data).getpixel((0, 0))[0] in range(186, 190)  # linear light 0.5
 
 
-def test_cmyk_is_converted_by_its_own_profile_and_never_by_one_of_rgb() -> None:
-    cmyk = Image.new("CMYK", (8, 8), (200, 30, 30, 20))
-    plain = decode_image(encoded(cmyk, "TIFF")).getpixel((0, 0))
-    assert decode_image(encoded(cmyk, "TIFF", icc_profile=WIDE["Adobe RGB"])).getpixel((0, 0)) == plain
+def colorless_inks() -> bytes:
+    """A profile of a printer whose inks are all grey: lightness 100 less what the four of them take together."""
+    ramp = bytes(range(256))
+    nodes = [bytes([255 * max(0, 4 - c - m - y - k) // 4, 128, 128]) for c, m, y, k in product((0, 1), repeat=4)]
+    head = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])  # four inks to Lab, two nodes each
+    matrix = b"".join(struct.pack(">i", 65536 * (row == column)) for row in range(3) for column in range(3))
+    table = head + matrix + ramp * 4 + b"".join(nodes) + ramp * 3
+    description = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(78)
+    return icc_file(b"prtr", b"CMYK", b"Lab ", [(b"desc", description), (b"A2B0", table), (b"A2B1", table)])
+
+
+@pytest.mark.parametrize("format", ["JPEG", "TIFF"])
+def test_cmyk_is_converted_by_its_own_profile_and_never_by_one_of_rgb(format: str) -> None:
+    cmyk = Image.new("CMYK", (16, 16), (200, 30, 30, 20))
+    options = {"quality": 98, "subsampling": 0} if format == "JPEG" else {}
+    red, _, blue = plain = decode_image(encoded(cmyk, format, **options)).getpixel((8, 8))
+    assert blue - red > 100  # cyan
+    assert decode_image(encoded(cmyk, format, icc_profile=WIDE["Adobe RGB"], **options)).getpixel((8, 8)) == plain
+    grey = decode_image(encoded(cmyk, format, icc_profile=colorless_inks(), **options)).getpixel((8, 8))
+    lightness = 100 * (1 - (200 + 30 + 30 + 20) / 255 / 4)  # 72.5, of which sRGB makes 177
+    assert lightness == pytest.approx(72.5, abs=0.1)
+    assert np.allclose(grey, 177, atol=3)
 
 
 @pytest.mark.parametrize("broken", [b"nonsense", WIDE["ProPhoto"][:200], bytes(3000)], ids=["text", "cut off", "zeros"])

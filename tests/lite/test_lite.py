@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 from small_models import small_encoder
 
 import clzoo
@@ -92,6 +92,40 @@ def test_everything_that_holds_an_image_gets_the_same_vector(graphs, encoder):
         np.testing.assert_array_equal(lite.embed(same), one)
     np.testing.assert_allclose(lite.embed([path, array, image]), np.stack([one] * 3), atol=1e-6)
     assert lite.embed(np.stack([array, array])).shape == (2, encoder.dim)
+
+
+def odd_images(folder):
+    """A turned photograph, alpha, 16 bits of grey, a wide color space, one transparent color: file by file."""
+    photograph = Image.open(PICTURES[0]).convert("RGB").resize((64, 48))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    alpha = photograph.copy()
+    alpha.putalpha(Image.linear_gradient("L").resize((64, 48)))
+    wide = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    red = int.from_bytes(wide[wide.index(b"rXYZ") + 4 :][:4], "big") + 8
+    wide[red : red + 4] = (50_000).to_bytes(4, "big")
+    photograph.save(folder / "turned.jpg", exif=exif)
+    alpha.save(folder / "alpha.png")
+    Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257).save(folder / "grey.png")
+    photograph.save(folder / "wide.jpg", icc_profile=bytes(wide))
+    photograph.quantize(8).save(folder / "palette.gif", transparency=0)
+    return sorted(folder.iterdir())
+
+
+def test_odd_images_are_the_same_as_files_bytes_and_pil_images_with_and_without_torch(graphs, encoder, tmp_path):
+    lite, vectors = clzoo.lite.load(graphs["outside"]), []
+    for path in odd_images(tmp_path):
+        loaded = Image.open(path)
+        loaded.load()
+        for image in (path, path.read_bytes(), Image.open(path), loaded):
+            vectors.append(encoder.embed(path))
+            np.testing.assert_allclose(encoder.embed(image), vectors[-1], atol=1e-6)
+            np.testing.assert_allclose(lite.embed(image), vectors[-1], atol=1e-4)
+    assert len(np.unique(np.round(vectors, 3), axis=0)) == 5  # and none of them is like another
+    for kind in (np.float32, np.int32):
+        for embed in (encoder.embed, lite.embed):
+            with pytest.raises(ClzooError, match="no agreed range"):
+                embed(Image.fromarray(np.ones((8, 8), kind)))
 
 
 def test_what_is_no_image_is_named(graphs, tmp_path):
