@@ -29,7 +29,7 @@ from clzoo.embed.manifest import MANIFEST
 from clzoo.evaluation.features import extract
 from clzoo.files import sha256_of, write_json
 from clzoo.overrides import apply_overrides
-from clzoo.page import head
+from clzoo.page import TEMPLATES, render
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe_files import load_recipe
 
@@ -292,7 +292,7 @@ def test_members_that_are_devices_pipes_or_links_are_named_and_not_followed(tmp_
 
 def test_every_page_forbids_scripts_and_requests_and_escapes_title_and_facts() -> None:
     hostile = "<script>alert(1)</script>"
-    page = head(hostile, [hostile], "")
+    page = render("base.html", title=hostile, facts=[hostile])
     assert "default-src 'none'" in page
     assert "script-src" not in page
     assert hostile not in page
@@ -300,9 +300,12 @@ def test_every_page_forbids_scripts_and_requests_and_escapes_title_and_facts() -
 
 
 def test_every_html_page_of_the_package_has_that_frame() -> None:
-    for path in PACKAGE.rglob("*.py"):
-        if path.name != "page.py":
-            assert "<html" not in path.read_text(encoding="utf-8").lower(), path
+    pages = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".html")]
+    assert [path.name for path in pages if "<html" in path.read_text(encoding="utf-8").lower()] == ["base.html"]
+    for path in TEMPLATES.glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert '{% extends "base.html" %}' in text or path.name in ("base.html", "parts.html"), path
+        assert "<script" not in text, path
 
 
 def test_the_trap_would_spring(trap: Trap) -> None:
