@@ -63,6 +63,21 @@ def test_every_test_that_the_document_names_exists() -> None:
         assert name in functions, f"{path}::{name}"
 
 
+# Terminal -------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_printed_through_one_place_that_spells_names_out() -> None:
+    printing = calls("click.echo", "click.secho", "echo", "print", "warnings.warn")
+    allowed = {"common.py", "__init__.py", "notices.py"}  # say(), the errors of main(), and notices of a Python session
+    assert {path.name for path, _ in printing} <= allowed
+    assert {path.name for path, _ in calls("Console", "rich.print")} <= {
+        "common.py",
+        "parallel.py",
+        "progress.py",
+        "classifier.py",
+    }
+
+
 # Images ---------------------------------------------------------------------------------------------------------------
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"

@@ -9,6 +9,7 @@ import click
 
 import clzoo
 from clzoo.errors import ClzooError
+from clzoo.wording import plain, plain_lines
 
 _COMMANDS = {
     "list": "The models of the zoo.",
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(args=arguments, prog_name="clzoo", standalone_mode=False)
     except click.ClickException as error:  # wrong usage
+        error.message = plain(error.message)  # type: ignore[misc]  # what show() prints, with usage around it
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -76,10 +78,9 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        what = (
-            ""
-            if isinstance(error, ClzooError)
-            else f"unexpected {type(error).__name__} (for a traceback add --debug): "
-        )
-        click.echo(f"error: {what}{error}", err=True)
+        if isinstance(error, ClzooError):  # plain by itself, with lines of details
+            click.echo(f"error: {error}", err=True)
+        else:
+            what = f"unexpected {type(error).__name__} (for a traceback add --debug)"
+            click.echo(plain_lines(f"error: {what}: {error}"), err=True)
         sys.exit(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from clzoo.cli.common import print_json, print_table, quiet_option
+from clzoo.cli.common import print_json, print_table, quiet_option, say
 
 
 @click.command(name="cached")
@@ -27,7 +27,7 @@ def command(name: str | None, as_json: bool, quiet: bool) -> None:
         if as_json:
             print_json({"removed": name, "bytes": freed})
         else:
-            click.echo(f"removed {name}: {freed / 1e6:,.1f} MB")
+            say(f"removed {name}: {freed / 1e6:,.1f} MB")
         return
     models = cache.cached()
     features = cache.features_size()
@@ -40,4 +40,4 @@ def command(name: str | None, as_json: bool, quiet: bool) -> None:
             rows.append([cache.FEATURES, f"{features / 1e6:,.1f} MB", "clzoo evaluate", place])
         print_table(("name", "size", "from", "folder"), rows)
     else:
-        click.echo(f"{cache.root()} holds nothing")
+        say(f"{cache.root()} holds nothing")

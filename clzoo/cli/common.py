@@ -1,4 +1,8 @@
-"""What the commands share: logging to the terminal, `--quiet`, and how results are printed."""
+"""What the commands share: logging to the terminal, `--quiet`, and how results are printed.
+
+Everything that a command prints goes through here: names of others are spelt out where they would steer the terminal
+(`clzoo.wording`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+from clzoo.wording import plain
 
 
 def quiet_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,12 +55,23 @@ class _TerminalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno == logging.WARNING else ""
-        click.echo(prefix + record.getMessage(), err=True)
+        say(prefix + record.getMessage(), err=True)
+
+
+def say(line: object = "", *, err: bool = False) -> None:
+    """One line on standard output, or on standard error."""
+    click.echo(plain(line), err=err)
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """One JSON document on standard output; what JSON need not escape and a terminal obeys is escaped too."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    click.echo(re.sub(r"[^\x20-\x7e\n]", lambda found: _in_json(found.group()), text))
+
+
+def _in_json(character: str) -> str:
+    # Such characters stand inside of strings only, where \\uXXXX is the same text for every reader.
+    return character if plain(character) == character else json.dumps(character)[1:-1]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -62,9 +79,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, pad_edge=False, show_header=any(columns))
+    table = Table(*map(plain, columns), box=None, pad_edge=False, show_header=any(columns))
     for row in rows:
-        table.add_row(*(("-" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(("-" if cell is None else plain(cell)) for cell in row))
     console = Console(soft_wrap=False, markup=False, emoji=False, highlight=False)  # file names are not markup
     if not console.is_terminal:
         console.width = 400  # never wrap or cut a name in a pipe

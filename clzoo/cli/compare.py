@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, print_table, quiet_option
+from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, print_table, quiet_option, say
 
 
 @click.command("compare")
@@ -35,4 +35,4 @@ def command(
     folder = comparison.write(out)
     columns, rows = comparison.accuracy_table()
     print_table(columns, rows)
-    click.echo(f"{folder / 'compare.html'} shows everything.")
+    say(f"{folder / 'compare.html'} shows everything.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option
+from clzoo.cli.common import print_json, quiet_option, say
 
 
 @click.command(name="convert")
@@ -45,4 +45,4 @@ def command(
         print_json({**report.to_json(), "out": str(out), "weights_sha256": config.weights_sha256})
         return
     for line in [*report.lines(), *assumptions(config), f"model:   {out}: clzoo.load({str(out.resolve())!r})"]:
-        click.echo(line)
+        say(line)

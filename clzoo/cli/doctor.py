@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option
+from clzoo.cli.common import print_json, quiet_option, say
 
 _MARKS = {"ok": "ok", "note": "note", "problem": "PROBLEM"}
 
@@ -29,10 +29,10 @@ def command(as_json: bool, quiet: bool) -> None:
         for finding in findings:
             if quiet and finding.level == "ok":
                 continue
-            click.echo(f"{_MARKS[finding.level]:8} {finding.topic:12} {finding.found}")
+            say(f"{_MARKS[finding.level]:8} {finding.topic:12} {finding.found}")
             if finding.advice:
-                click.echo(f"{'':21} -> {finding.advice}")
+                say(f"{'':21} -> {finding.advice}")
         if not quiet:
-            click.echo(f"{problems or 'no'} problem{'' if problems == 1 else 's'}")
+            say(f"{problems or 'no'} problem{'' if problems == 1 else 's'}")
     if problems:
         sys.exit(1)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 from clzoo.embed import DEFAULT_MODEL
 
 
@@ -130,6 +130,7 @@ def command(
     if as_json:
         print_json(counts)
     elif not quiet:
-        click.echo(str(summary))
+        for line in summary.lines():
+            say(line)
     if strict:
         summary.require_all()

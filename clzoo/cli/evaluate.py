@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, print_json, print_table, quiet_option
+from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, print_json, print_table, quiet_option, say
 
 
 @click.command("evaluate")
@@ -62,7 +62,7 @@ def command(
     shown = headlines(evaluation.results)
     rows = [[r["protocol"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
     print_table(("protocol", "metric", "value", ""), rows)
-    click.echo(f"{folder / 'report.html'} shows everything.")
+    say(f"{folder / 'report.html'} shows everything.")
 
 
 def _spread(row: dict[str, object]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 
 
 @click.command("export")
@@ -39,4 +39,5 @@ def command(
     if as_json:
         print_json(exported.to_json())
     else:
-        click.echo(str(exported))
+        for line in exported.lines():
+            say(line)

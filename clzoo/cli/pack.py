@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 
 
 @click.command("pack")
@@ -30,8 +30,8 @@ def command(source: str, size: int, out: Path, as_json: bool, quiet: bool) -> No
         print_json(packs)
     elif not quiet:
         for made in packs:
-            click.echo(_line(made))
-        click.echo(f"next: clzoo pretrain RECIPE --data {out}")
+            say(_line(made))
+        say(f"next: clzoo pretrain RECIPE --data {out}")
 
 
 def _line(made: dict[str, Any]) -> str:

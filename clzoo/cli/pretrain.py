@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option
+from clzoo.cli.common import max_pixels_option, quiet_option, say
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -65,19 +65,18 @@ def command(
     with processes(device) as own_device:
         finished = pretrain(loaded, data, out, device=own_device, max_minutes=max_minutes, init=init)
         if finished and rank() == 0:
-            click.echo(f"finished: {out}. Next: clzoo publish {out} NAME --data {data}")
+            say(f"finished: {out}. Next: clzoo publish {out} NAME --data {data}")
 
 
 def _print_plan(recipe: Recipe) -> None:
     from clzoo.pretrain.plan import plan
 
     p = plan(recipe)
-    click.echo(recipe.to_yaml())
-    click.echo(f"# backbone      {p.backbone_parameters:,} parameters")
-    click.echo(f"# trained       {p.trained_parameters:,} parameters, with the heads")
-    click.echo(f"# momentum      {p.momentum_parameters:,} parameters; queue {p.queue_entries:,} entries")
-    click.echo(
-        f"# state         {p.state_bytes / 2**20:,.0f} MiB: weights, gradients, optimiser; activations come on top"
-    )
-    click.echo(f"# views         {', '.join(str(shape) for shape in p.view_shapes)}: {p.view_bytes / 2**20:,.0f} MiB")
-    click.echo(f"# learning rate {recipe.learning_rate:g}")
+    for line in [*recipe.to_yaml().splitlines(), ""]:
+        say(line)
+    say(f"# backbone      {p.backbone_parameters:,} parameters")
+    say(f"# trained       {p.trained_parameters:,} parameters, with the heads")
+    say(f"# momentum      {p.momentum_parameters:,} parameters; queue {p.queue_entries:,} entries")
+    say(f"# state         {p.state_bytes / 2**20:,.0f} MiB: weights, gradients, optimiser; activations come on top")
+    say(f"# views         {', '.join(str(shape) for shape in p.view_shapes)}: {p.view_bytes / 2**20:,.0f} MiB")
+    say(f"# learning rate {recipe.learning_rate:g}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option
+from clzoo.cli.common import max_pixels_option, quiet_option, say
 
 
 @click.command("publish")
@@ -64,4 +64,4 @@ def command(
         dtype=dtype,
         overwrite=overwrite,
     )
-    click.echo(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")
+    say(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option
+from clzoo.cli.common import print_json, quiet_option, say
 
 
 @click.command()
@@ -48,4 +48,4 @@ def command(
     if as_json:
         print_json({"repo_id": repo_id, "url": url})
     else:
-        click.echo(url)
+        say(url)

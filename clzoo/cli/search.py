@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_option
+from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_option, say
 
 
 @click.command("search")
@@ -55,10 +55,10 @@ def command(
         )
     elif page is None:
         for image, hits in zip(images, results, strict=True):
-            click.echo(f"{image}")
+            say(f"{image}")
             rows = [(rank, f"{hit.score:.4f}", hit.path, hit.label) for rank, hit in enumerate(hits, start=1)]
             print_table(("rank", "score", "path", "label"), rows)
-            click.echo()
+            say()
     if page is not None:
         write_page(page, index, images, results)
-        click.echo(f"wrote {page}", err=as_json)
+        say(f"wrote {page}", err=as_json)

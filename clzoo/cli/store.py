@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, print_table, quiet_option
+from clzoo.cli.common import print_json, print_table, quiet_option, say
 
 
 @click.group("store")
@@ -42,7 +42,7 @@ def export(store: Path, format: str, out: Path | None, quiet: bool) -> None:
 
     opened = open_store(store)
     written = export_store(opened, out or Path(f"{store.resolve().name}.{format}"), format)
-    click.echo(f"wrote {written}: {len(opened)} rows")
+    say(f"wrote {written}: {len(opened)} rows")
 
 
 @command.command("compact")
@@ -69,7 +69,7 @@ def merge(out: Path, shares: tuple[Path, ...], allow_removals: bool, quiet: bool
 
     merged = merge_stores(out, shares, allow_removals=allow_removals)
     if not quiet:
-        click.echo(f"{out}: {len(merged)} vectors of {merged.manifest.model}, {merged.manifest.errors} failed")
+        say(f"{out}: {len(merged)} vectors of {merged.manifest.model}, {merged.manifest.errors} failed")
 
 
 @command.command("index")
@@ -91,13 +91,13 @@ def index(store: Path, factory: str | None, shard: str | None, merge: bool, quie
     from clzoo.index import build_part, merge_index, refresh_index
 
     if shard and factory:
-        click.echo(f"{build_part(store, parse_shard(shard), factory=factory)}")
+        say(f"{build_part(store, parse_shard(shard), factory=factory)}")
         return
     built = merge_index(store) if merge else refresh_index(store, factory=factory)
     if not quiet:
         recall = built.description["recall_at_10"]
         shown = "" if recall is None else f", recall@10 {recall:.3f}"
-        click.echo(f"{store}: {len(built)} vectors, {built.description['factory']}{shown}")
+        say(f"{store}: {len(built)} vectors, {built.description['factory']}{shown}")
 
 
 @command.command("copy")

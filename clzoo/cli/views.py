@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option
+from clzoo.cli.common import max_pixels_option, quiet_option, say
 
 
 @click.command("views")
@@ -26,4 +26,4 @@ def command(
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
     draw_views(load_recipe(find_recipe(recipe), overrides), data, out, sample=sample, epoch=epoch)
-    click.echo(str(out))
+    say(str(out))
