@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -127,17 +128,57 @@ def row(cells: list[str]) -> str:
 
 
 def draw(path: Path, study: dict[str, Any], runs: dict[str, Any]) -> None:
-    """Every seed of every run as a dot: k-NN filled, linear open."""
-    figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.27 * len(runs)))
-    for height, seeds in enumerate(runs.values()):
-        for metric, fill_color in ((KNN, "tab:blue"), (LINEAR, "none")):
-            found = list(values(seeds, metric).values())
-            axes.scatter(found, [height] * len(found), s=28, facecolor=fill_color, edgecolor="tab:blue", zorder=2)
-    axes.set_yticks(range(len(runs)), list(runs))
-    axes.invert_yaxis()
-    axes.set_xlabel(f"accuracy on {study['title']}, %: k-NN filled, linear open, a dot a seed")
+    """Every seed of every run as a dot, k-NN filled and linear open, over a line at each mean.
+
+    Runs of one method stand together, the best first, and the methods by their best run.
+    """
+    groups = grouped(study, runs)
+    names = [name for group in groups for name in group]
+    figure, axes = pyplot.subplots(figsize=(9, 1.1 + 0.3 * len(names) + 0.2 * len(groups)))
+    heights, height = [], 0.0
+    for number, group in enumerate(groups):
+        if number % 2 == 0:
+            axes.axhspan(height - 0.6, height + len(group) - 0.4, color="0.95", zorder=0)
+        heights += [height + place for place in range(len(group))]
+        height += len(group) + 0.2
+    for place, name in zip(heights, names, strict=True):
+        for metric, color, fill in ((KNN, "tab:blue", "tab:blue"), (LINEAR, "tab:orange", "white")):
+            found = list(values(runs[name], metric).values())
+            if found:
+                axes.vlines(statistics.mean(found), place - 0.36, place + 0.36, color=color, linewidth=1.2, zorder=2)
+            axes.scatter(found, [place] * len(found), s=26, facecolor=fill, edgecolor=color, zorder=3)
+    axes.set_yticks(heights, [label(study["runs"][name]) for name in names], fontsize=8.5)
+    axes.set_ylim(height - 0.5, -0.7)
+    axes.set_xlabel(f"accuracy on {study['title']}, %")
     axes.grid(axis="x", alpha=0.4)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    dots = [
+        axes.scatter([], [], s=26, facecolor=fill, edgecolor=color, label=label)
+        for label, color, fill in (("k-NN", "tab:blue", "tab:blue"), ("linear probe", "tab:orange", "white"))
+    ]
+    title = "a dot a seed, a line at the mean"
+    figure.legend(handles=dots, title=title, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False,
+                  bbox_transform=axes.transAxes)  # fmt: skip
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+
+
+def label(run: dict[str, Any]) -> str:
+    """What a run is, in words; behind the method's name where they do not begin with one."""
+    method = run["recipe"].rpartition("_")[0].replace("_", " ").capitalize()
+    return textwrap.fill(f"{method}: {run['is']}" if run["is"][0].islower() else run["is"], 60)
+
+
+def grouped(study: dict[str, Any], runs: dict[str, Any]) -> list[list[str]]:
+    """Names of the runs by method (the recipe without its data), each sorted by mean k-NN accuracy, best first."""
+
+    def accuracy(name: str) -> float:
+        return statistics.mean(values(runs[name], KNN).values() or [0.0])
+
+    groups: dict[str, list[str]] = {}
+    for name in sorted(runs, key=accuracy, reverse=True):
+        groups.setdefault(study["runs"][name]["recipe"].rpartition("_")[0], []).append(name)
+    return list(groups.values())
 
 
 if __name__ == "__main__":

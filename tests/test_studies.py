@@ -61,3 +61,20 @@ def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):
     assert table.difference(runs, "a - b", "b - c", table.KNN) == {"s1": 0.0}
     assert table.difference(runs, "a", "missing", table.KNN) == {}
     assert table.spread([1.0, 3.0], 1, sign=True) == "+2.0 ± 1.4"
+
+
+def test_the_picture_groups_the_runs_of_a_method_and_sorts_by_accuracy(table, tmp_path):
+    def seeds(value):
+        return {"0": {"results": [{"protocol": "knn:v1(k=20)", "metric": "top-1", "value": value}]}}
+
+    named = {"a": "simclr_cifar10", "b": "hydra_moco_cifar10", "c": "simclr_cifar10", "d": "hydra_cifar10"}
+    study = {
+        "title": "t",
+        "runs": {name: {"recipe": recipe, "is": f"in words {name}"} for name, recipe in named.items()},
+    }
+    runs = {"a": seeds(50.0), "b": seeds(60.0), "c": seeds(70.0), "d": seeds(55.0)}
+    assert table.grouped(study, runs) == [["c", "a"], ["b"], ["d"]]
+    assert table.label(study["runs"]["b"]) == "Hydra moco: in words b"
+    assert table.label({"recipe": "simclr_cifar10", "is": "SimCLR, T = 0.5"}) == "SimCLR, T = 0.5"
+    table.draw(tmp_path / "picture.png", study, runs)
+    assert (tmp_path / "picture.png").stat().st_size > 5000

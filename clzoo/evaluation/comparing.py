@@ -104,11 +104,11 @@ class Comparison:
             return []
         first, second = self.names
         rows = [
-            [d.protocol.partition("(")[0], d.first, d.second, f"{d.value:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}",
+            [d.protocol.partition("(")[0], f"{d.value:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}", d.first, d.second,
              d.only_first, d.only_second]
             for d in self.differences
         ]  # fmt: skip
-        columns = ("protocol", first, second, "difference", "95 % interval", "only the first", "only the second")
+        columns = ("protocol", "difference", "95 % interval", first, second, "only the first", "only the second")
         note = (
             f"Top-1 in percent, {first} minus {second} in points. Intervals: paired bootstrap over test images, "
             f"{DRAWS:,} draws, seed 0. The last columns count the images that only one of them gets right."
