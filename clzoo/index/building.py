@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shlex
 import time
@@ -29,6 +30,7 @@ FLAT_LIMIT = 200_000
 
 _TRAINING_BYTES = 1 << 30  # at most, of the sample that a trained index learns from
 _POINTS_PER_LIST = 40  # of that sample, where FAISS warns below 39; three times as many found no more (docs/index.md)
+_SAMPLED = 256  # rows by which a store is told from another
 _POINTS = 65_536  # at least: quantizers learn from the same sample
 
 
@@ -166,6 +168,22 @@ def _require_fit(index: Any, description: dict[str, Any], store: Store) -> None:
     if different := [key for key in expected if found[key] != expected[key]]:
         facts = ", ".join(f"{key} {found[key]}, of the store {expected[key]}" for key in different)
         raise ClzooError(f"the index in {store.path} is of another store ({facts}). Type: {_remedy(store)}")
+    if description.get("store_sample_sha256", ours := sample_sha256(store)) != ours:  # older ones do not say
+        raise ClzooError(
+            f"the index in {store.path} is of another store, of as many rows but other ids or vectors. "
+            f"Type: {_remedy(store)}"
+        )
+
+
+def sample_sha256(store: Store) -> str:
+    """SHA-256 of ids and vectors of up to 256 rows, evenly spaced, as stored.
+
+    Generations tell the states of one store; this tells stores whose generation and number of rows are equal.
+    """
+    rows = np.unique(np.linspace(0, len(store) - 1, min(len(store), _SAMPLED)).round().astype(np.int64))
+    digest = hashlib.sha256(store.ids[rows].astype("<i8").tobytes())
+    digest.update(store.raw_rows(rows).tobytes())
+    return digest.hexdigest()
 
 
 def refresh_index(store: Store | str | Path, *, factory: str | None = None) -> Index:
@@ -205,6 +223,7 @@ def describe(
         "weights_sha256": manifest.weights_sha256,
         "preprocessing": manifest.preprocessing,
         "store_generation": store.generation,
+        "store_sample_sha256": sample_sha256(store),
         "count": len(store),
         "dim": store.dim,
         "factory": factory,

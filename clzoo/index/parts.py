@@ -25,7 +25,17 @@ from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json
 from clzoo.index import vectors
-from clzoo.index.building import Index, check_content, describe, empty, filled, open_index, report, trained
+from clzoo.index.building import (
+    Index,
+    check_content,
+    describe,
+    empty,
+    filled,
+    open_index,
+    report,
+    sample_sha256,
+    trained,
+)
 from clzoo.index.pair import import_faiss, inner_index, map_index, write_index, write_pair
 from clzoo.index.recall import tuned_recall
 from clzoo.temporary import sweep
@@ -36,6 +46,7 @@ PARTS = "faiss.parts"
 """Folder inside the store's."""
 
 _TRAINED = "trained"
+_SAMPLE = "store_sample_sha256"
 _LOCK = ".lock"
 
 
@@ -159,9 +170,11 @@ def _trained_once(folder: Path, store: Store, factory: str, total: int) -> dict[
         found = _described(path)
         if not found:
             started = time.monotonic()
-            _write(path, trained(empty(factory, store.dim), factory, store), started, **build)
+            of_store = {_SAMPLE: sample_sha256(store)}
+            _write(path, trained(empty(factory, store.dim), factory, store), started, **build, **of_store)
             log.info("trained %s in %.1f s", factory, time.monotonic() - started)
             found = _described(path)
+    _require_store(found, store)
     different = [key for key in build if build[key] != found.get(key)]
     if different:
         shown = [", ".join(f"{key} {values.get(key)}" for key in different) for values in (found, build)]
@@ -215,6 +228,7 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
             f"{folder} was built for generation {build['store_generation']}, the store is at {store.generation}. "
             f"Delete {folder} and build all parts anew."
         )
+    _require_store(build, store)
     total = build["parts"]
     paths = [folder / f"part-{number}.index" for number in range(1, total + 1)]
     described = [_described(path) for path in paths]
@@ -231,6 +245,12 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
         if sha256_of(path) != part["sha256"]:
             raise ClzooError(f"{path} is damaged. Delete it, and type: {again} {number}/{total}")
     return build, paths, build["seconds"] + sum(part["seconds"] for part in described)
+
+
+def _require_store(build: dict[str, Any], store: Store) -> None:
+    if build["store_generation"] == store.generation and build.get(_SAMPLE) != sample_sha256(store):
+        folder = store.path / PARTS
+        raise ClzooError(f"{folder} was built for another store. Delete {folder} and build all parts anew.")
 
 
 def _write_merged(path: Path, template: Any, parts: Sequence[Any], store: Store) -> None:

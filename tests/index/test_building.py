@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_the_description_says_what_the_index_file_cannot(make_store):
     assert described["recall_queries"] == 300
     assert described["build_seconds"] >= 0
     assert sorted(path.name for path in store.path.glob("*faiss*")) == ["faiss.index", "faiss.json"]
+
+
+@pytest.mark.parametrize("other", ["vectors", "names"])
+def test_an_index_of_another_store_with_as_many_rows_and_generations_is_refused(make_store, tmp_path, other):
+    vectors = random_vectors(300)
+    one = make_store(vectors, folder=tmp_path / "one")
+    changed = {"vectors": {}, "names": {"paths": [f"b{n:04}.jpg" for n in range(300)]}}[other]
+    two = make_store(vectors if changed else random_vectors(300, seed=8), folder=tmp_path / "two", **changed)
+    same = make_store(vectors, folder=tmp_path / "same")
+    build_index(one)
+    for store in (two, same):
+        for name in ("faiss.index", "faiss.json"):
+            shutil.copy(one.path / name, store.path / name)
+    assert open_index(same).description["store_generation"] == two.generation == 1
+    with pytest.raises(ClzooError, match=r"of another store, of as many rows but other ids or vectors\. Type: clzoo"):
+        open_index(two)
 
 
 def test_a_store_that_is_not_normalised_is_normalised_while_building(make_store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +99,15 @@ def test_parts_of_another_build_are_refused(store, make_store):
         merge_index(newer)
     with pytest.raises(ClzooError, match="store_generation 1; this is store_generation 2"):
         build_part(newer, (2, 2), factory=FACTORY)
+
+
+def test_parts_of_another_store_are_refused(store, make_store, tmp_path):
+    build_part(store, (1, 2), factory=FACTORY)
+    other = make_store(np.random.default_rng(SEED + 1).normal(size=(len(store), store.dim)), folder=tmp_path / "other")
+    shutil.copytree(store.path / "faiss.parts", other.path / "faiss.parts")
+    for use in (lambda: build_part(other, (2, 2), factory=FACTORY), lambda: merge_index(other)):
+        with pytest.raises(ClzooError, match=r"faiss\.parts was built for another store\. Delete"):
+            use()
 
 
 def test_a_damaged_part_is_named(store):
