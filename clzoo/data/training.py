@@ -16,6 +16,7 @@ from PIL import Image
 from clzoo.data import content
 from clzoo.data.collection import EXPECTED_LABELS, ArrayImages, Collection, Images
 from clzoo.data.decoding import decode_into_memory
+from clzoo.data.images import DECODING
 from clzoo.data.imbalance import imbalanced_rows
 from clzoo.data.opening import open_source
 from clzoo.errors import ClzooError, UnreadableImageError
@@ -113,7 +114,8 @@ class TrainingSet:
             of_rows = hashlib.sha256(self.images.sha256.encode() + self.rows.astype("<i8").tobytes())
             digest = hashlib.sha256(of_rows.hexdigest().encode())
         else:
-            identity = {"identity": "content"}  # earlier versions hashed names and sizes, and said nothing
+            # Earlier versions hashed names and sizes, and said nothing. Other rules would decode other pixels.
+            identity = {"identity": "content", "decoding": DECODING}
             digest = content.identity(self.images, self.rows, content.digests(self.images, self.rows))
         if self.labels is not None:
             digest.update(self.labels.tobytes())

@@ -320,6 +320,9 @@ def test_a_streamed_run_is_not_continued_on_other_images_of_the_same_names_sizes
     with pytest.raises(ClzooError, match=r"was trained on other data.* Choose another --out"):
         require_same_data(run, found["other"].fingerprint(), "Choose another --out.")
     data = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**data, "decoding": data["decoding"] - 1}))
+    with pytest.raises(ClzooError, match="was trained on other data"):
+        require_same_data(run, found["one"].fingerprint(), "")
     del data["identity"]  # as an earlier version wrote it
     (run / "data.json").write_text(json.dumps(data))
     with pytest.raises(ClzooError, match="names and sizes of the images; whether these are the same images cannot be"):
