@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +15,10 @@ from clzoo.data.sources import Item, Listing, label_of
 from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
 from clzoo.embed.shards import Shard
 from clzoo.embed.store import ITEMS_SCHEMA, Store
-from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+
+if TYPE_CHECKING:
+    from clzoo.encoder import Encoder
 
 MOST_REMOVED = 10
 """A run that would drop more than one row in so many asks first. (Our choice.)"""

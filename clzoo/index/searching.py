@@ -13,7 +13,6 @@ from clzoo.data.sources import list_images
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index, open_index
-from clzoo.index.exact import search_on
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder, ImageLike
@@ -136,7 +135,12 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
 
 def _hits(index: Index, queries: np.ndarray, k: int, device: str) -> list[list[Hit]]:
     store = index.store
-    found = search_on(index, device, k)
+    if device == "cpu":
+        found = index.faiss.search
+    else:
+        from clzoo.index.exact import search_on  # which needs torch
+
+        found = search_on(index, device, k)
     results = []
     for start in range(0, len(queries), _QUERY_BATCH):
         scores, ids = found(queries[start : start + _QUERY_BATCH], k)
