@@ -81,6 +81,12 @@ def test_what_only_moves_vectors_imports_no_torch(store, tmp_path):
         assert not modules_of("store", *arguments) & (TORCH | {"pandas", "matplotlib", "scipy"}), arguments
 
 
+def test_searching_for_an_image_that_the_store_holds_imports_no_torch(store):
+    held = clzoo.open_store(store)
+    for query in (held.root / held.paths[0], held.paths[0], held.ids[0]):
+        assert not modules_of("search", store, query) & TORCH
+
+
 def test_faiss_is_not_imported_by_anything_but_the_index(store, tmp_path):
     assert "faiss" not in modules_after("import clzoo.encoder, clzoo.zoo, clzoo.embed, clzoo.pretrain.loop")
     assert "faiss" not in modules_of("store", "export", store, "--format", "npz", "--out", tmp_path / "rows.npz")

@@ -10,6 +10,7 @@ import click
 
 from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 from clzoo.embed import DEFAULT_MODEL
+from clzoo.errors import ClzooError
 
 
 @click.command("embed")
@@ -93,6 +94,14 @@ def command(
         raise click.UsageError(
             "--index is for the whole: merge the shares (clzoo store merge DIR DIR-shard-*), then --index."
         )
+    if index is not None:
+        from clzoo.index.choosing import has_faiss
+
+        if not has_faiss():
+            raise ClzooError(
+                "--index needs faiss, which is not installed; nothing was embedded. Type: pip install faiss-cpu, or "
+                "leave out --index: up to 100,000 images are searched exactly without it."
+            )
     from clzoo.embed import embed_folder
     from clzoo.embed.shards import parse_shard
 

@@ -13,6 +13,10 @@ from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_o
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("queries", metavar="QUERY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours per query.")
+@click.option("--exclude-self", is_flag=True, help="Leave out the stored image that a query is itself.")
+@click.option("--label", metavar="NAME", help="Find images of this label only.")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Find only those; of path, label, size or id.")
+@click.option("--threshold", type=float, metavar="SCORE", help="The least score of what is found.")
 @click.option("--model", metavar="NAME", help="The model of DIR, where it has moved; other weights are refused.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
@@ -24,6 +28,10 @@ def command(
     store: Path,
     queries: tuple[Path, ...],
     k: int,
+    exclude_self: bool,
+    label: str | None,
+    where: tuple[str, ...],
+    threshold: float | None,
     model: str | None,
     as_json: bool,
     page: Path | None,
@@ -31,33 +39,48 @@ def command(
     device: str,
     quiet: bool,
 ) -> None:
-    """Find the images of DIR nearest to each QUERY, an image or a folder of images.
+    """Find the images of DIR nearest to each QUERY: an image, a folder of images, or the path in DIR or the id of an
+    image that DIR holds.
 
-    DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity.
+    DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity. With --label or --where
+    the search is exact among the images that are left. Without faiss up to 100,000 images are searched exactly.
     """
     from clzoo.index import open_index, query_images, search, write_page
-    from clzoo.index.searching import load_encoder
+    from clzoo.index.searching import load_encoder, query_labels
 
     index = open_index(store, mmap=mmap)
-    images = [image for query in queries for image in query_images(query)]
+    images = [image for query in queries for image in query_images(query, index.store)]
     encoder = load_encoder(index, model) if model is not None else None
-    results = search(index, images, k, encoder=encoder, device=device)
+    conditions = (*where, *(() if label is None else (f"label={label}",)))
+    results = search(
+        index,
+        images,
+        k,
+        encoder=encoder,
+        device=device,
+        exclude_self=exclude_self,
+        where=conditions,
+        threshold=threshold,
+    )
+    labels = query_labels(index.store, images)
     if as_json:
         print_json(
             {
                 "model": index.description["model"],
                 "root": str(index.store.root),
                 "results": [
-                    {"query": str(image), "hits": [hit.as_json() for hit in hits]}
-                    for image, hits in zip(images, results, strict=True)
+                    {"query": str(image), "label": group, "hits": [hit.as_json() for hit in hits]}
+                    for image, group, hits in zip(images, labels, results, strict=True)
                 ],
             }
         )
     elif page is None:
-        for image, hits in zip(images, results, strict=True):
-            say(f"{image}")
+        for image, group, hits in zip(images, labels, results, strict=True):
+            say(image)
             rows = [(rank, f"{hit.score:.4f}", hit.path, hit.label) for rank, hit in enumerate(hits, start=1)]
             print_table(("rank", "score", "path", "label"), rows)
+            if group is not None:
+                say(f"label of the query: {group}, as {sum(hit.label == group for hit in hits)} of {len(hits)}")
             say()
     if page is not None:
         write_page(page, index, images, results)

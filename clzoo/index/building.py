@@ -19,6 +19,7 @@ import clzoo
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
+from clzoo.index.choosing import MOST_WITHOUT_FAISS, ExactSearch, has_faiss
 from clzoo.index.pair import import_faiss, inner_index, map_pair, read_description, read_pair, write_index, write_pair
 from clzoo.index.recall import GOOD, RECALL_AT, RECALL_QUERIES, tuned_recall
 from clzoo.index.vectors import normalized_batches, sample
@@ -137,7 +138,7 @@ def report(store: Store, description: dict[str, Any]) -> None:
 
 
 def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
-    """Read the index of a store.
+    """Read the index of a store. Without FAISS, a store of up to 100,000 rows is searched exactly in NumPy.
 
     Args:
         store: an open store, or its folder.
@@ -146,10 +147,14 @@ def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
             in it, not every byte.
 
     Raises:
-        ClzooError: faiss is missing; no index, a damaged one, or one of another generation than the store is at; with
-            `mmap`, a kind of index that cannot stay in its file.
+        ClzooError: faiss is missing and the store is larger; no index, a damaged one, or one of another generation than
+            the store is at; with `mmap`, a kind of index that cannot stay in its file.
     """
     store = store if isinstance(store, Store) else open_store(store)
+    if not has_faiss() and len(store) <= MOST_WITHOUT_FAISS:
+        log.info("search: exact, in NumPy among all %d rows (faiss is not installed)", len(store))
+        described = {"model": store.manifest.model, "factory": "exact", "recall_at_10": None}
+        return Index(ExactSearch(store), described, store)
     index, description = (map_pair if mmap else read_pair)(store.path, _remedy(store))
     if description["store_generation"] != store.generation:
         raise ClzooError(

@@ -19,6 +19,7 @@ from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import atomic_path
 from clzoo.index.building import Index
+from clzoo.index.choosing import own_row
 from clzoo.index.searching import Hit
 from clzoo.page import data_uri, stream
 
@@ -156,7 +157,7 @@ def _answers(store: Store, queries: Sequence[Path], results: Sequence[Sequence[H
     known = {label for label in store.labels if label is not None}
     answers = []
     for query, hits in zip(queries, results, strict=True):
-        own = _own_row(store, query, row_of)
+        own = own_row(store, query, row_of)
         folder = query.absolute().parent.name
         label = store.labels[own] if own is not None else folder if folder in known else None
         link = query.absolute().as_uri() if query.is_file() else None
@@ -171,14 +172,6 @@ def _neighbor(store: Store, hit: Hit, label: str | None, median: float) -> _Neig
     kind = "" if label is None or hit.label is None else "same" if hit.label == label else "other"
     share = 100 * min(max((hit.score - median) / max(1 - median, 1e-6), 0.0), 1.0)
     return _Neighbor(hit, _short_name(Path(hit.path)), _link(store, hit), share, kind)
-
-
-def _own_row(store: Store, query: Path, row_of: dict[str, int]) -> int | None:
-    """The row of the query itself, if it is one of the store's images."""
-    try:
-        return row_of.get(query.resolve().relative_to(store.root.resolve()).as_posix())
-    except ValueError:  # lies elsewhere
-        return None
 
 
 def _short_name(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from clzoo.data.sources import list_images
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index, open_index
+from clzoo.index.choosing import ExactSearch, is_unchanged, own_row, rows_where, stored_image
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder, ImageLike
@@ -25,7 +26,7 @@ class Hit:
     """One neighbour."""
 
     path: str  # relative to the store's root, as in `store.paths`
-    score: float  # cosine similarity as the index computes it
+    score: float  # cosine similarity as the index computes it; what rounding puts above 1 is 1
     id: int
     label: str | None
     row: int  # in the store: `store.image_bytes(row)` is its image
@@ -42,21 +43,30 @@ def search(
     *,
     encoder: Encoder | None = None,
     device: str = "cpu",
+    exclude_self: bool = False,
+    where: Sequence[str] = (),
+    threshold: float | None = None,
 ) -> list[list[Hit]]:
     """Find the k nearest images of each query.
 
     Args:
         index: an index, or a store (or its folder) that has one.
         query: one image or many, of any kind that `Encoder.embed` takes; a folder, for all images below it
-            (`query_images`); or vectors of the same model, float (D,) or (Q, D), normalised here.
+            (`query_images`); the path in the store, or the id, of a stored image; or vectors of the same model, float
+            (D,) or (Q, D), normalised here.
         k: how many neighbours at most.
         encoder: the model that made the store; by default it is loaded as the store names it.
         device: where to search: "cpu", or "cuda" for many queries, by FAISS where it can and else exactly in torch
             (`clzoo.index.exact`). Queries that are images are embedded where the encoder is.
+        exclude_self: leave out the stored image that a query is itself; queries must be paths.
+        where: conditions "column=value" that a hit must fulfil, on path, label, size or id; the search is exact then,
+            among the images that do.
+        threshold: the least score of a hit.
 
     Returns:
         One list per query, best first, equal scores by id; shorter than k where the index holds less. An image that
-        is itself in the index finds itself.
+        is itself in the index finds itself. Queries that the store holds unchanged are not embedded again, unless an
+        encoder is given: their stored vectors are taken, and no model is loaded where all are.
 
     Raises:
         ClzooError: an index that is missing, damaged or older than its store; a query of another model or dimension;
@@ -65,16 +75,63 @@ def search(
     if k < 1:
         raise ClzooError(f"k must be at least 1, found {k}.")
     index = index if isinstance(index, Index) else open_index(index)
-    vectors = _query_vectors(index, query, encoder)
+    paths = _paths(index.store, query)
+    if exclude_self and paths is None:
+        raise ClzooError("exclude_self needs queries that are paths; of vectors and pixels nobody knows the file.")
+    vectors = _query_vectors(index, query if paths is None else paths, encoder)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not (np.isfinite(norms).all() and (norms > 0).all()):
         worst = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))[0])
         raise ClzooError(f"query {worst} is a zero or non-finite vector, which is near to nothing.")
-    return _hits(index, np.ascontiguousarray(vectors / norms), min(k, len(index)), device)
+    most = min(k + exclude_self, len(index))
+    results = _hits(index, np.ascontiguousarray(vectors / norms), most, _search_of(index, where, device, most))
+    own = _own_rows(index.store, paths) if exclude_self and paths is not None else [None] * len(results)
+    return [
+        [hit for hit in hits if hit.row != row and (threshold is None or hit.score >= threshold)][:k]
+        for hits, row in zip(results, own, strict=True)
+    ]
 
 
-def query_images(query: str | Path) -> list[Path]:
+def query_labels(store: Store, queries: Sequence[Path]) -> list[str | None]:
+    """The label of each query: its own in the store, else its folder's name where the store has such a label."""
+    known = {label for label in store.labels if label is not None}
+    folders = (query.absolute().parent.name for query in queries)
+    return [
+        folder if row is None and folder in known else None if row is None else store.labels[row]
+        for row, folder in zip(_own_rows(store, queries), folders, strict=True)
+    ]
+
+
+def _search_of(index: Index, where: Sequence[str], device: str, k: int) -> Callable[..., Any]:
+    """What searches: exactly among some rows, FAISS, or a GPU."""
+    if where:
+        return ExactSearch(index.store, rows_where(index.store, where)).search
+    if device == "cpu":
+        search: Callable[..., Any] = index.faiss.search
+        return search
+    from clzoo.index.exact import search_on  # which needs torch
+
+    return search_on(index, device, k)
+
+
+def _own_rows(store: Store, queries: Sequence[Path]) -> list[int | None]:
+    row_of = {path: row for row, path in enumerate(store.paths)}
+    return [own_row(store, query, row_of) for query in queries]
+
+
+def _paths(store: Store, query: Any) -> list[Path] | None:
+    """The files that queries are; None for anything but paths."""
+    if isinstance(query, str | Path):
+        return query_images(query, store)
+    if isinstance(query, list | tuple) and query and all(isinstance(each, str | Path) for each in query):
+        return [Path(each) for each in query]
+    return None
+
+
+def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
     """The images that a path stands for: itself, or all below a folder, in path order.
+
+    With a store also one of its images, by its path there or its id.
 
     Raises:
         ClzooError: nothing there, a folder without images, or one with images that cannot be queried (named).
@@ -82,6 +139,8 @@ def query_images(query: str | Path) -> list[Path]:
     path = Path(query)
     if not path.is_dir():
         if not path.exists():
+            if store is not None and (stored := stored_image(store, str(query))) is not None:
+                return [stored]
             raise ClzooError(f"{path} does not exist; a query is an image or a folder of images.")
         return [path]
     listing = list_images(path)
@@ -105,10 +164,27 @@ def _query_vectors(index: Index, query: Any, encoder: Encoder | None) -> np.ndar
                 f"({index.store.dim},) or (Q, {index.store.dim})."
             )
         return vectors
-    images = query_images(query) if isinstance(query, str | Path) else query
+    if encoder is None and isinstance(query, list) and all(isinstance(each, Path) for each in query):
+        return _stored_or_embedded(index, query)
     encoder = encoder or load_encoder(index)
     index.store.check_model(encoder)
-    return np.atleast_2d(encoder.embed(images))
+    return np.atleast_2d(encoder.embed(query))
+
+
+def _stored_or_embedded(index: Index, queries: list[Path]) -> np.ndarray:
+    """Vectors of files: the store's own where it holds them unchanged, else embedded."""
+    store = index.store
+    own = [
+        row if row is not None and is_unchanged(store, row, query) else None
+        for row, query in zip(_own_rows(store, queries), queries, strict=True)
+    ]
+    vectors = np.empty((len(queries), store.dim), np.float32)
+    known = np.array([row is not None for row in own], bool)
+    vectors[known] = store.raw_rows(np.array([row for row in own if row is not None], np.int64))
+    if not known.all():
+        encoder = load_encoder(index)
+        vectors[~known] = encoder.embed([query for query, row in zip(queries, own, strict=True) if row is None])
+    return vectors
 
 
 def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
@@ -133,21 +209,15 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
     return encoder
 
 
-def _hits(index: Index, queries: np.ndarray, k: int, device: str) -> list[list[Hit]]:
+def _hits(index: Index, queries: np.ndarray, k: int, found: Callable[..., Any]) -> list[list[Hit]]:
     store = index.store
-    if device == "cpu":
-        found = index.faiss.search
-    else:
-        from clzoo.index.exact import search_on  # which needs torch
-
-        found = search_on(index, device, k)
     results = []
     for start in range(0, len(queries), _QUERY_BATCH):
         scores, ids = found(queries[start : start + _QUERY_BATCH], k)
         rows = index.rows_of(ids)
         for query_scores, query_ids, query_rows in zip(scores, ids, rows, strict=True):
             ranked = [i for i in np.lexsort((query_ids, -query_scores)) if query_ids[i] >= 0]  # -1: fewer than k found
-            results.append([_hit(store, int(query_rows[i]), float(query_scores[i])) for i in ranked])
+            results.append([_hit(store, int(query_rows[i]), min(float(query_scores[i]), 1.0)) for i in ranked])
     return results
 
 

@@ -148,7 +148,8 @@ def test_a_moved_model_is_told_anew_and_another_is_refused(pictures, encoder, tm
     place = encoder.save_pretrained(tmp_path / "here")
     store = tmp_path / "store-of-a-folder"
     main(["embed", str(pictures), "--model", str(place), "--out", str(store), "--index", "faiss", "--quiet"])
-    query = pictures / "reds" / "0.jpg"
+    query = tmp_path / "new.jpg"  # not in the store: those are found by the vectors that it holds
+    query.write_bytes((pictures / "reds" / "0.jpg").read_bytes())
     capsys.readouterr()
     assert run(store, query, "--json") == 0
     before = capsys.readouterr().out

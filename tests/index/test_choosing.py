@@ -1,0 +1,225 @@
+"""Searching among some rows, without the query itself, from a score on; without a model, and without FAISS."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+import clzoo
+from clzoo.cli import main
+from clzoo.embed.store import Store
+from clzoo.errors import ClzooError
+from clzoo.index import build_index, search
+from clzoo.index.choosing import COLUMNS, MOST_WITHOUT_FAISS, ExactSearch, rows_where
+from clzoo.index.vectors import normalized
+
+
+@pytest.fixture
+def store(pictures, model_folder, tmp_path) -> Store:
+    """The pictures, embedded with their labels and indexed by the commands themselves."""
+    clzoo.embed_folder(pictures, str(model_folder), tmp_path / "real", labels=True, progress=False)
+    build_index(tmp_path / "real")
+    return clzoo.open_store(tmp_path / "real")
+
+
+@pytest.fixture
+def without_faiss(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+
+
+@pytest.fixture
+def without_models(monkeypatch) -> None:
+    """Loading one fails."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("clzoo.zoo.load", refuse)
+    monkeypatch.setattr("clzoo.index.searching.load_encoder", refuse)
+
+
+def run(*arguments: object) -> int:
+    try:
+        main(["search", *map(str, arguments)])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def true_order(store: Store, row: int, rows: np.ndarray) -> list[str]:
+    """Paths of `rows` by their cosine with a row, in float64, equal ones by id."""
+    vectors = normalized(store.embeddings().copy(), store).astype(np.float64)
+    scores = (vectors @ vectors[row])[rows].round(7)
+    return [store.paths[rows[place]] for place in np.lexsort((store.ids[rows], -scores))]
+
+
+# Conditions -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_column_can_be_asked_for(store, column):
+    value = store.items[column][3].as_py()
+    rows = rows_where(store, [f"{column}={value}"])
+    assert 3 in rows
+    assert all(store.items[column][int(row)].as_py() == value for row in rows)
+
+
+def test_with_conditions_the_search_is_exact_among_what_fulfils_them(store):
+    query = store.root / store.paths[0]
+    rows = np.flatnonzero(np.array(store.labels) == "blues")
+    (hits,) = search(store, query, k=4, where=["label=blues"])
+    assert [hit.path for hit in hits] == true_order(store, 0, rows)[:4]
+    (all_hits,) = search(store, query, k=100, where=["label=blues"])
+    assert len(all_hits) == len(rows)
+    (one,) = search(store, query, where=["label=blues", f"path={store.paths[int(rows[2])]}"])
+    assert [hit.row for hit in one] == [int(rows[2])]
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("label", "expected COLUMN=VALUE"),
+        ("row=1", "a column of path, label, size, id"),
+        ("mtime_ns=1", "a column of path, label, size, id"),
+        ("label=red", r"has label=red. Labels are: reds"),
+        ("size=big", "has size=big"),
+    ],
+)
+def test_conditions_that_nothing_fulfils_are_refused(store, condition, message):
+    with pytest.raises(ClzooError, match=message):
+        search(store, store.root / store.paths[0], where=[condition])
+
+
+def test_a_threshold_leaves_out_what_is_less_alike(store):
+    query = store.root / store.paths[0]
+    (hits,) = search(store, query, k=12)
+    least = hits[4].score
+    (near,) = search(store, query, k=12, threshold=least)
+    assert near == [hit for hit in hits if hit.score >= least]
+    assert search(store, query, threshold=1.1) == [[]]
+
+
+# The query itself -----------------------------------------------------------------------------------------------------
+
+
+def test_the_query_itself_is_left_out_and_k_others_are_found(store, tmp_path):
+    paths = [store.root / path for path in store.paths]
+    for row, (with_self, without) in enumerate(
+        zip(search(store, paths, k=4), search(store, paths, k=3, exclude_self=True), strict=True)
+    ):
+        assert [hit.row for hit in without] == [hit.row for hit in with_self if hit.row != row][:3]
+    copy = tmp_path / "copy.jpg"
+    shutil.copy(paths[0], copy)  # a copy elsewhere is another image, also where it looks the same
+    assert 0 in [hit.row for hit in search(store, copy, k=3, exclude_self=True)[0]]
+    with pytest.raises(ClzooError, match="exclude_self needs queries that are paths"):
+        search(store, np.ones(store.dim, np.float32), exclude_self=True)
+
+
+def test_scores_never_exceed_one(make_store):
+    vectors = np.random.default_rng(0).normal(size=(300, 48)).astype(np.float32)
+    index = build_index(make_store(vectors))
+    scores = [hit.score for hits in search(index, vectors, k=3) for hit in hits]
+    assert max(scores) <= 1.0
+    assert min(hits[0].score for hits in search(index, vectors, k=1)) > 0.999
+
+
+# Without a model ------------------------------------------------------------------------------------------------------
+
+
+def test_images_that_the_store_holds_need_no_model(store, without_models):
+    path = store.paths[5]
+    expected = true_order(store, 5, np.arange(len(store)))[:3]
+    for query in (store.root / path, str(store.root / path), path, str(store.ids[5])):
+        assert [hit.path for hit in search(store, query, k=3)[0]] == expected
+
+
+def test_a_changed_image_is_embedded_again_and_a_deleted_one_is_known(store):
+    first, other = (store.root / path for path in (store.paths[0], store.paths[-1]))
+    assert search(store, first, k=1)[0][0].row == 0
+    shutil.copy(other, first)
+    scores = {hit.row: hit.score for hit in search(store, first, k=len(store))[0]}
+    assert scores[len(store) - 1] > 0.999  # what the file now shows
+    assert scores[0] < 0.999
+    first.unlink()
+    assert search(store, store.paths[0], k=1)[0][0].row == 0
+
+
+def test_the_command_takes_paths_and_ids_and_imports_no_torch(store, capsys):
+    import subprocess
+
+    program = (
+        "import sys\nfrom clzoo.cli import main\nmain(sys.argv[1:])\nassert not {'torch', 'timm'} & set(sys.modules)"
+    )
+    for query in (store.root / store.paths[2], store.paths[2], store.ids[2]):
+        command = [sys.executable, "-c", program, "search", str(store.path), str(query), "--json", "--exclude-self"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (result,) = json.loads(done.stdout)["results"]
+        assert result["query"] == str(store.root / store.paths[2])
+        assert result["label"] == store.labels[2]
+        assert store.paths[2] not in [hit["path"] for hit in result["hits"]]
+    assert run(store.path, "no such thing") == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_the_command_narrows_the_search_and_names_the_group(store, capsys):
+    query = store.root / store.paths[0]
+    group = store.labels[0]
+    assert run(store.path, query, "-k", 3, "--label", group, "--threshold", 0.1, "--exclude-self") == 0
+    output = capsys.readouterr().out
+    assert f"label of the query: {group}, as 3 of 3" in output
+    assert run(store.path, query, "--where", "label=none") == 1
+    assert "Labels are" in capsys.readouterr().err
+
+
+# Without FAISS --------------------------------------------------------------------------------------------------------
+
+
+def test_without_faiss_the_search_is_exact_and_says_so(store, without_faiss, capsys):
+    for row in (0, 7):
+        (hits,) = search(store, store.root / store.paths[row], k=5)
+        assert [hit.path for hit in hits] == true_order(store, row, np.arange(len(store)))[:5]
+    capsys.readouterr()
+    assert run(store.path, store.paths[0]) == 0
+    assert "exact, in NumPy among all 12 rows (faiss is not installed)" in capsys.readouterr().err
+
+
+def test_exact_search_is_that_of_float64_over_several_batches(make_store, monkeypatch):
+    monkeypatch.setattr("clzoo.index.choosing.BATCH", 64)
+    random = np.random.default_rng(1)
+    store = make_store(random.normal(size=(500, 16)).astype(np.float32))
+    vectors = normalized(store.embeddings().copy(), store)
+    for rows, k in ((None, 7), (np.arange(3, 500, 5), 20), (np.arange(4), 10)):
+        scores, ids = ExactSearch(store, rows).search(vectors[:9], k)
+        chosen = np.arange(len(store)) if rows is None else rows
+        exact = vectors[:9].astype(np.float64) @ vectors[chosen].astype(np.float64).T
+        for row in range(9):
+            best = np.lexsort((store.ids[chosen], -exact[row]))[:k]
+            assert ids[row][: len(best)].tolist() == store.ids[chosen][best].tolist()
+            np.testing.assert_allclose(scores[row][: len(best)], exact[row][best], atol=1e-6)
+            assert (ids[row][len(best) :] == -1).all()
+
+
+def test_equal_scores_are_in_the_order_of_ids(make_store):
+    store = make_store(np.ones((40, 8), np.float32))
+    _, ids = ExactSearch(store).search(np.full((1, 8), 8**-0.5, np.float32), 10)
+    assert ids[0].tolist() == sorted(store.ids.tolist())[:10]
+
+
+def test_a_large_store_still_needs_faiss(store, without_faiss, monkeypatch):
+    assert MOST_WITHOUT_FAISS == 100_000
+    monkeypatch.setattr("clzoo.index.building.MOST_WITHOUT_FAISS", 11)
+    with pytest.raises(ClzooError, match="faiss cannot be imported"):
+        search(store, store.root / store.paths[0])
+
+
+def test_embedding_with_an_index_is_refused_before_anything_is_embedded(pictures, without_faiss, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["embed", str(pictures), "--out", str(tmp_path / "new"), "--index", "faiss"])
+    assert stop.value.code == 1
+    assert "nothing was embedded" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
