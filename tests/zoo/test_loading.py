@@ -142,7 +142,8 @@ def test_an_unpinned_name_is_checked_against_the_hubs_hash_and_said_once(unpinne
     assert unpinned.sha256 in said[0]
     assert (encoder.config.source.revision, encoder.config.source.sha256) == (unpinned.commit, unpinned.sha256)
     (model,) = cache.cached(unpinned.cache)
-    assert (model.folder.name, model.provenance.pinned) == (f"{unpinned.config.name}@unpinned", False)
+    name, _, key = model.folder.name.rpartition("-")  # NAME@REVISION-HASH
+    assert (name, len(key), model.provenance.pinned) == (f"{unpinned.config.name}@unpinned", 32, False)
     caplog.clear()
     load(unpinned)
     assert "not pinned" not in caplog.text
