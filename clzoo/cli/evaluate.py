@@ -16,6 +16,7 @@ from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, pri
 @click.option(
     "--taxonomy", metavar="FILE", help="CSV class,parent for relations.  [default: one that fits the classes]"
 )
+@click.option("--controls", is_flag=True, help="Also measure the untrained network, and the raw pixels.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The report.  [default: NAME-evaluation]")
 @click.option("--json", "json_out", metavar="FILE", help="Write metrics.json there too; - prints it.")
 @max_pixels_option
@@ -29,6 +30,7 @@ def command(
     device: str,
     settings: tuple[str, ...],
     taxonomy: str | None,
+    controls: bool,
     out: Path | None,
     json_out: str | None,
     quiet: bool,
@@ -51,6 +53,7 @@ def command(
         title=title,
         taxonomy=taxonomy,
         settings=settings,
+        controls=controls,
         device=device,
     )
     folder = evaluation.write(out or Path(f"{Path(model).name}-evaluation"))
@@ -60,8 +63,8 @@ def command(
     if json_out is not None:
         write_json(Path(json_out), evaluation.metrics)
     shown = headlines(evaluation.results)
-    rows = [[r["protocol"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
-    print_table(("protocol", "metric", "value", ""), rows)
+    rows = [[r["of"], r["protocol"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
+    print_table(("features of", "protocol", "metric", "value", ""), rows)
     say(f"{folder / 'report.html'} shows everything.")
 
 

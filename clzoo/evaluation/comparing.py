@@ -24,7 +24,7 @@ from clzoo.evaluation.report_parts import Section, Table
 from clzoo.evaluation.report_sections import class_names
 from clzoo.evaluation.run import DataSource, Evaluation, evaluate, open_splits
 from clzoo.evaluation.subject import find_subject
-from clzoo.zoo.cards import headlines
+from clzoo.zoo.cards import THIS_MODEL, headlines
 
 NEIGHBORS = 10
 """Nearest neighbours of a test image that two encoders may share."""
@@ -60,7 +60,7 @@ class Comparison:
     def accuracy_table(self) -> tuple[list[str], list[list[object]]]:
         """Columns and rows: one row a number, one column a model; None where only others were measured by it."""
         values = [
-            {(r["protocol"], r["metric"]): r["value"] for r in headlines(evaluation.results)}
+            {(r["protocol"], r["metric"]): r["value"] for r in headlines(evaluation.results) if r["of"] == THIS_MODEL}
             for evaluation in self.evaluations
         ]
         keys = dict.fromkeys(key for measured in values for key in measured)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,14 +13,24 @@ from torch import nn
 
 from clzoo.config import ModelConfig
 from clzoo.data.classes import with_classes_of
+from clzoo.data.collection import Collection
 from clzoo.data.parallel import usable_cores
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
-from clzoo.errors import ClzooError
-from clzoo.evaluation.knn import knn_accuracy
+from clzoo.errors import UnreadableImageError
+from clzoo.evaluation.features import Features, extract
+from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn, knn_accuracy
+from clzoo.evaluation.linear import evaluate_linear
+from clzoo.evaluation.results import Result
 from clzoo.transform import normalize
 
+log = logging.getLogger("clzoo")
+
+UNTRAINED, PIXELS = "random initialisation", "raw pixels"
+"""Values of a result's "of" for the two controls."""
+
 BATCH = 500  # images per forward pass
+_MOST_BYTES = 8 << 30  # of pixels as float32
 
 
 def pixel_batches(encoder: Encoder, images: TrainingSet) -> Iterator[torch.Tensor]:
@@ -35,8 +46,8 @@ def pixel_batches(encoder: Encoder, images: TrainingSet) -> Iterator[torch.Tenso
 
 
 def encode_all(encoder: Encoder, images: TrainingSet) -> torch.Tensor:
-    """Features of a set, float32 (N, dim), not normalised."""
-    return torch.cat([encoder.encode(batch) for batch in pixel_batches(encoder, images)])
+    """Features of a set, float32 (N, dim), computed in float32 as `extract` does, not normalised."""
+    return torch.cat([encoder.encode(batch, dtype="fp32") for batch in pixel_batches(encoder, images)])
 
 
 def knn_labels(train: TrainingSet, test: TrainingSet) -> tuple[torch.Tensor, torch.Tensor]:
@@ -59,36 +70,88 @@ def model_knn(encoder: Encoder, train: TrainingSet, test: TrainingSet) -> float:
     return knn_accuracy(bank, labels, queries, truth)
 
 
-def random_knn(
-    config: ModelConfig, train: TrainingSet, test: TrainingSet, seeds: tuple[int, ...]
-) -> tuple[float, float]:
-    """Mean and standard deviation over seeds of the k-NN accuracy of the untrained network.
+def measure_controls(
+    encoder: Encoder,
+    train: Collection,
+    test: Collection,
+    protocols: Sequence[str],
+    *,
+    seeds: tuple[int, ...],
+    cache_dir: str | Path | None = None,
+) -> list[tuple[str, Result]]:
+    """What a number of the encoder is held against: the same network untrained, and the pixels, by the same protocols.
 
-    Its BatchNorm statistics come from one pass over `train`: with the initial ones features would hardly differ.
-    """
-    values = []
-    for seed in seeds:
-        torch.manual_seed(seed)
-        encoder = Encoder.untrained(config)
-        calibrate_batchnorm(encoder, pixel_batches(encoder, train))
-        values.append(model_knn(encoder, train, test))
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    Untrained networks are drawn by each seed and judged as the encoder is: through the same feature extraction, on its
+    device. Their BatchNorm statistics come from one pass over `train`: with the initial ones features would hardly
+    differ. The pixels are judged by k-NN alone, at the encoder's input size, minus the mean of `train` per channel
+    (else all cosines are near 1), and not at all where they take more than 8 GiB.
 
+    Args:
+        protocols: of them "knn", "knn:instdisc" and "linear" are measured.
 
-def pixel_knn(train: TrainingSet, test: TrainingSet) -> float:
-    """k-NN accuracy of the raw pixels, centred per channel by the train set's mean (else all cosines are near 1).
+    Returns:
+        (UNTRAINED or PIXELS, top-1 accuracy) pairs.
 
     Raises:
-        ClzooError: sets that are not held in memory.
+        ClzooError: what `extract` and the protocols raise.
     """
-    if train.pixels is None or test.pixels is None:
-        raise ClzooError(f"the k-NN of raw pixels is for sets that fit in memory; {train.origin} does not.")
-    labels, truth = knn_labels(train, test)
-    mean = train.pixels.mean(axis=(0, 1, 2), dtype=np.float64).astype(np.float32)
-    bank, queries = (
-        torch.from_numpy((pixels - mean).reshape(len(pixels), -1)) for pixels in (train.pixels, test.pixels)
-    )
-    return knn_accuracy(bank, labels, queries, truth)
+    knn = [found for name, found in (("knn", KNN_V1), ("knn:instdisc", KNN_INSTDISC)) if name in protocols]
+    values: dict[str, list[float]] = {}
+    for seed in seeds if knn or "linear" in protocols else ():
+        untrained = untrained_encoder(encoder.config, seed, train, encoder.device)
+        bank, queries = (extract(untrained, images, cache_dir=cache_dir) for images in (train, test))
+        outcomes = [evaluate_knn(bank, queries, protocols=knn, device=encoder.device)] if knn else []
+        if "linear" in protocols:
+            outcomes.append(evaluate_linear(bank, queries, seeds=(seed,), device=encoder.device))
+        for result in (result for outcome in outcomes for result in outcome.results if result.metric == "top-1"):
+            values.setdefault(result.protocol, []).append(result.value)
+    found = [(UNTRAINED, Result.over_seeds(name, "top-1", each, seeds)) for name, each in values.items()]
+    size = 12 * encoder.config.preprocessing.size**2 * (len(train.images) + len(test.images))  # bytes
+    if knn and size <= _MOST_BYTES:
+        splits = _pixels(encoder, train), _pixels(encoder, test)
+        mean = splits[0].x.view(len(splits[0]), -1, 3).mean(dim=(0, 1), dtype=torch.float64).float()
+        for split in splits:
+            split.x.view(len(split), -1, 3).sub_(mean)
+        outcome = evaluate_knn(*splits, protocols=knn, device=encoder.device)
+        found += [(PIXELS, result) for result in outcome.results if result.metric == "top-1"]
+    elif knn:
+        log.info("raw pixels are not measured: they would take %.1f GiB", size / 2**30)
+    return found
+
+
+def untrained_encoder(config: ModelConfig, seed: int, train: Collection, device: torch.device) -> Encoder:
+    """The config's network with random weights of a seed, the same on every device but for BatchNorm's statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        encoder = Encoder.untrained(config, device)
+    calibrate_batchnorm(encoder, (torch.from_numpy(pixels) for _, pixels in _read(encoder, train)))
+    return encoder
+
+
+def _pixels(encoder: Encoder, images: Collection) -> Features:
+    """The images as the encoder takes them, flattened, as features (N, 3 S^2)."""
+    read = list(_read(encoder, images))
+    rows = np.concatenate([rows for rows, _ in read])
+    x = torch.from_numpy(np.concatenate([pixels for _, pixels in read])).float().flatten(1)
+    assert images.labels is not None  # `extract` has refused a split without labels
+    return Features(x, torch.from_numpy(images.labels[rows]), images.classes, images.origin, {}, rows)
+
+
+def _read(encoder: Encoder, images: Collection) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows (B,) and pixels uint8 (B, S, S, 3) of those images that can be read."""
+
+    def pixels(row: int) -> np.ndarray | None:
+        try:
+            return encoder.pixels(images.images.read(row))
+        except UnreadableImageError:  # named when features were extracted
+            return None
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for first in range(0, len(images.images), BATCH):
+            rows = range(first, min(first + BATCH, len(images.images)))
+            read = [(row, found) for row, found in zip(rows, pool.map(pixels, rows), strict=True) if found is not None]
+            if read:
+                yield np.array([row for row, _ in read]), np.stack([found for _, found in read])
 
 
 @torch.no_grad()

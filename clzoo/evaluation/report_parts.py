@@ -12,6 +12,7 @@ from PIL import Image
 
 from clzoo.data.collection import Images
 from clzoo.errors import UnreadableImageError
+from clzoo.evaluation.controls import PIXELS, UNTRAINED
 from clzoo.evaluation.mistakes import chance, confused_pairs, wilson_interval
 from clzoo.page import data_uri
 from clzoo.zoo.cards import THIS_MODEL
@@ -23,8 +24,6 @@ _MOST_CLASSES = 40  # a line each; of more the worst and the best are shown
 _SHOWN = 15  # of either
 _SIDE = 96  # pixels of a thumbnail
 _PICTURES = 4  # of each direction of a confused pair
-CONTROLS = ("random initialisation", "raw pixels")
-"""Values of a result's "of" that a headline is held against, where they were measured."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def headlines_of(metrics: dict[str, Any], labels: np.ndarray | None) -> list[Hea
         controls = {r["of"]: r["value"] for r in rows if r["protocol"] == row["protocol"]}
         low, high = wilson_interval(row["value"], images)
         spread = f", ± {row['std']:.2f} over {len(row['seeds'])} seeds" if "std" in row else ""
-        others = [("chance", by_chance), *((name, controls.get(name)) for name in CONTROLS)]
+        others = [("chance", by_chance), *((name, controls.get(name)) for name in (UNTRAINED, PIXELS))]
         note = f"{low:.1f} to {high:.1f} (95 %), {images:,} test images{spread}"
         found.append(Headline(row["protocol"].partition("(")[0], row["value"], low, high, note, others))
     return found

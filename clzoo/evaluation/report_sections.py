@@ -58,10 +58,10 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows of metrics.json."""
     spread = [f"± {row['std']:.2f} over {len(row['seeds'])} seeds" if "std" in row else "" for row in rows]
     cells = [
-        [r["protocol"], r["dataset"], r["split"], r["metric"], float(r["value"]), s]
+        [r["of"], r["protocol"], r["dataset"], r["split"], r["metric"], float(r["value"]), s]
         for r, s in zip(rows, spread, strict=True)
     ]
-    return Table(("protocol", "data", "split", "metric", "value", ""), cells)
+    return Table(("features of", "protocol", "data", "split", "metric", "value", ""), cells)
 
 
 # One function a part --------------------------------------------------------------------------------------------------

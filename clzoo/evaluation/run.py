@@ -25,6 +25,7 @@ from clzoo.evaluation.class_titles import class_titles
 from clzoo.evaluation.classifier import evaluate_finetune, evaluate_linear_sgd
 from clzoo.evaluation.classifier_settings import Finetune, LinearSGD
 from clzoo.evaluation.collapse import evaluate_collapse
+from clzoo.evaluation.controls import measure_controls
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
 from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn
@@ -33,7 +34,7 @@ from clzoo.evaluation.lowshot import evaluate_lowshot
 from clzoo.evaluation.pairs import view_pairs
 from clzoo.evaluation.presets import linear_sgd_changes
 from clzoo.evaluation.relations import evaluate_relations
-from clzoo.evaluation.results import Outcome
+from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.subject import Subject, find_subject
 from clzoo.evaluation.transfer import evaluate_transfer
 from clzoo.hardware import describe_hardware, describe_versions
@@ -112,6 +113,7 @@ def evaluate(
     title: str | None = None,
     taxonomy: str | Path | None = None,
     settings: Sequence[str] = (),
+    controls: bool = False,
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> Evaluation:
@@ -127,6 +129,8 @@ def evaluate(
         taxonomy: file of `class,parent` for "relations", or a shipped one's name; default the shipped one that covers
             the classes.
         settings: overrides such as "linear_sgd.lr=10" or "finetune.epochs=5".
+        controls: also judge the same network untrained (by each seed) and the raw pixels by k-NN, and the first by
+            "linear", where these are asked for: results whose "of" is not the model.
         device: where to load a model that is given by name; probes run where the encoder is.
         cache_dir: of the features, instead of clzoo's cache.
 
@@ -159,7 +163,11 @@ def evaluate(
     for name in dict.fromkeys(name.partition(":")[0] if name.startswith("knn") else name for name in names):
         log.info("%s on %s", name, job.train_images.origin)
         outcomes[name] = _measure(name, names, job)
-    return _evaluation(job, outcomes, title or title_of(data), (time.monotonic() - started) / 60)
+    found = []
+    if controls:
+        log.info("the untrained network and the raw pixels on %s", train.origin)
+        found = measure_controls(subject.encoder, train, test, names, seeds=job.seeds, cache_dir=cache_dir)
+    return _evaluation(job, outcomes, found, title or title_of(data), (time.monotonic() - started) / 60)
 
 
 def parse_protocols(protocols: str | Sequence[str]) -> list[str]:
@@ -333,8 +341,11 @@ def _pretrained_on(job: _Job) -> tuple[str, np.ndarray] | None:
     return recipe.data.subset, kept
 
 
-def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: float) -> Evaluation:
+def _evaluation(
+    job: _Job, outcomes: dict[str, Outcome], controls: list[tuple[str, Result]], title: str, minutes: float
+) -> Evaluation:
     encoder = job.subject.encoder
+    results = [r.to_json(title, THIS_MODEL) for outcome in outcomes.values() for r in outcome.results]
     metrics = {
         "model": {
             "name": job.subject.title,
@@ -352,7 +363,7 @@ def _evaluation(job: _Job, outcomes: dict[str, Outcome], title: str, minutes: fl
         },
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "seeds": list(job.seeds),
-        "results": [r.to_json(title, THIS_MODEL) for outcome in outcomes.values() for r in outcome.results],
+        "results": [*results, *(result.to_json(title, of) for of, result in controls)],
         "details": {name: outcome.details for name, outcome in outcomes.items()},
         "minutes": round(minutes, 2),
         "hardware": describe_hardware(str(encoder.device)),

@@ -7,14 +7,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from clzoo.config import ModelConfig
 from clzoo.data.training import open_training_set
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.evaluation.controls import pixel_knn, random_knn
+from clzoo.evaluation.controls import measure_controls
 from clzoo.evaluation.knn import KNN_V1
-from clzoo.evaluation.run import evaluate
+from clzoo.evaluation.run import evaluate, open_splits
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
 from clzoo.pretrain.build import build_method, model_config
@@ -91,7 +90,7 @@ def publish(
         evaluation = evaluate(subject, data, protocols, seeds=seeds, title=title).metrics
     metrics = {
         "results": _with_hub_id(
-            [*evaluation["results"], *_controls(encoder.config, recipe, data, title)],
+            [*evaluation["results"], *_controls(encoder, evaluation, data, title)],
             recipe,
             evaluation["data"]["title"],
         ),
@@ -159,22 +158,10 @@ def _read_measured(path: Path, encoder: Encoder) -> dict[str, Any]:
     return evaluation
 
 
-def _controls(config: ModelConfig, recipe: Recipe, data: str | Path, title: str) -> list[dict[str, Any]]:
-    """k-NN of the untrained network and of the pixels, to be held against the model's."""
-    train = open_training_set(recipe.data.name, data, recipe.data.size, split="train")
-    test = open_training_set(recipe.data.name, data, recipe.data.size, split="test")
-    common = {"protocol": KNN_V1.id, "dataset": title, "split": "test", "metric": "top-1"}
+def _controls(encoder: Encoder, evaluation: dict[str, Any], data: str | Path, title: str) -> list[dict[str, Any]]:
+    """k-NN of the untrained network and of the pixels, to be held against the model's, unless they are measured."""
+    if any(row["of"] != THIS_MODEL and row["protocol"] == KNN_V1.id for row in evaluation["results"]):
+        return []
     log.info("measuring %s of three untrained networks, and of raw pixels", KNN_V1.id)
-    random_mean, random_std = random_knn(config, train, test, CONTROL_SEEDS)
-    rows = [
-        {
-            **common,
-            "of": "random initialisation",
-            "value": round(random_mean, 2),
-            "std": round(random_std, 2),
-            "seeds": list(CONTROL_SEEDS),
-        },
-    ]
-    if train.pixels is not None and test.pixels is not None:
-        rows.append({**common, "of": "raw pixels", "value": round(pixel_knn(train, test), 2)})
-    return rows
+    found = measure_controls(encoder, *open_splits(data), ["knn"], seeds=CONTROL_SEEDS)
+    return [result.to_json(title, of) for of, result in found]
