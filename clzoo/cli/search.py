@@ -18,6 +18,7 @@ from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_o
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Find only those; of path, label, size or id.")
 @click.option("--threshold", type=float, metavar="SCORE", help="The least score of what is found.")
 @click.option("--model", metavar="NAME", help="The model of DIR, where it has moved; other weights are refused.")
+@click.option("--images", metavar="PLACE", help="Where the images of the store lie now, if they have moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
 @click.option("--mmap", is_flag=True, help="Leave a large index in its file instead of reading and checking all of it.")
@@ -33,6 +34,7 @@ def command(
     where: tuple[str, ...],
     threshold: float | None,
     model: str | None,
+    images: str | None,
     as_json: bool,
     page: Path | None,
     mmap: bool,
@@ -45,16 +47,17 @@ def command(
     DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity. With --label or --where
     the search is exact among the images that are left. Without faiss up to 100,000 images are searched exactly.
     """
+    from clzoo.embed import open_store
     from clzoo.index import open_index, query_images, search, write_page
     from clzoo.index.searching import load_encoder, query_labels
 
-    index = open_index(store, mmap=mmap)
-    images = [image for query in queries for image in query_images(query, index.store)]
+    index = open_index(open_store(store, images=images), mmap=mmap)
+    wanted = [image for query in queries for image in query_images(query, index.store)]
     encoder = load_encoder(index, model) if model is not None else None
     conditions = (*where, *(() if label is None else (f"label={label}",)))
     results = search(
         index,
-        images,
+        wanted,
         k,
         encoder=encoder,
         device=device,
@@ -62,7 +65,7 @@ def command(
         where=conditions,
         threshold=threshold,
     )
-    labels = query_labels(index.store, images)
+    labels = query_labels(index.store, wanted)
     if as_json:
         print_json(
             {
@@ -70,12 +73,12 @@ def command(
                 "root": str(index.store.root),
                 "results": [
                     {"query": str(image), "label": group, "hits": [hit.as_json() for hit in hits]}
-                    for image, group, hits in zip(images, labels, results, strict=True)
+                    for image, group, hits in zip(wanted, labels, results, strict=True)
                 ],
             }
         )
     elif page is None:
-        for image, group, hits in zip(images, labels, results, strict=True):
+        for image, group, hits in zip(wanted, labels, results, strict=True):
             say(image)
             rows = [(rank, f"{hit.score:.4f}", hit.path, hit.label) for rank, hit in enumerate(hits, start=1)]
             print_table(("rank", "score", "path", "label"), rows)
@@ -83,5 +86,5 @@ def command(
                 say(f"label of the query: {group}, as {sum(hit.label == group for hit in hits)} of {len(hits)}")
             say()
     if page is not None:
-        write_page(page, index, images, results)
+        write_page(page, index, wanted, results)
         say(f"wrote {page}", err=as_json)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +38,22 @@ ERRORS = "errors.parquet"
 GENERATION_KEY = b"clzoo.generation"  # in the Parquet metadata of errors.parquet
 
 
-def open_store(path: str | Path) -> Store:
+def open_store(path: str | Path, *, images: str | Path | None = None) -> Store:
     """Open the newest generation of a store, as one consistent snapshot.
 
     A writer may swap generations meanwhile: the snapshot keeps what it has opened, and never mixes two generations.
 
+    Args:
+        images: where the images lie now, if they have moved since they were embedded. The files stay as they are.
+
     Raises:
-        ClzooError: not a store, one of a newer clzoo, or damaged files (named).
+        ClzooError: not a store, one of a newer clzoo, or damaged files (named); `images` is no folder.
     """
     folder = Path(path)
     while True:
         manifest = Manifest.load_from(folder)
+        if images is not None:
+            manifest = replace(manifest, root=_place_of(images))
         try:
             return Store(folder, manifest)
         except FileNotFoundError as error:
@@ -57,6 +63,16 @@ def open_store(path: str | Path) -> Store:
                     f"{error.filename or error} is missing though the manifest of {folder} names it. "
                     f"Restore it, or delete {folder} and embed again."
                 ) from error
+
+
+def _place_of(images: str | Path) -> str:
+    from clzoo.data.remote import is_remote
+
+    if is_remote(images):
+        return str(images)
+    if not Path(images).is_dir():
+        raise ClzooError(f"{images} is no folder. Name the one that the paths of the store start from: --images DIR")
+    return str(Path(images).resolve())
 
 
 class Store:

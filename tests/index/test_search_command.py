@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -162,3 +163,21 @@ def test_a_moved_model_is_told_anew_and_another_is_refused(pictures, encoder, tm
     assert capsys.readouterr().out == before
     assert run(store, query, "--model", "supcon-resnet10_w32-tiny") == 1
     assert "was made by" in capsys.readouterr().err
+
+
+def test_moved_images_are_told_anew(pictures, encoder, tmp_path, capsys):
+    place = tmp_path / "first"
+    shutil.copytree(pictures, place)
+    store, page = tmp_path / "moved-store", tmp_path / "found.html"
+    model = encoder.save_pretrained(tmp_path / "model")
+    main(["embed", str(place), "--model", str(model), "--out", str(store), "--index", "faiss", "--quiet"])
+    moved = place.rename(tmp_path / "elsewhere")
+    query = moved / "reds" / "0.jpg"
+    assert run(store, query, "--model", model, "--html", page) == 0
+    without = page.read_text().count("data:image/jpeg")
+    assert run(store, query, "--model", model, "--html", page, "--images", moved) == 0
+    assert page.read_text().count("data:image/jpeg") > without
+    assert str(tmp_path / "first") in (store / "manifest.json").read_text()  # the store itself stays as it is
+    capsys.readouterr()
+    assert run(store, query, "--images", tmp_path / "nowhere") == 1
+    assert "--images DIR" in capsys.readouterr().err
