@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,11 @@ from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.relations import read_filter
-from clzoo.files import read_json
 from clzoo.methods.hydra import FeatureFilter
+from clzoo.zoo.loading import is_run
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
-
-log = logging.getLogger("clzoo")
 
 
 @dataclass(frozen=True)
@@ -66,24 +63,17 @@ def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") ->
         return model
     if isinstance(model, Encoder):
         return Subject(model, model.config.name)
-    if (Path(model) / "state.json").is_file():
+    if is_run(model):
         return _of_run(Path(model), device)
     return _of_entry(model, device)
 
 
 def _of_run(run: Path, device: str) -> Subject:
-    from clzoo.pretrain.publish import encoder_of, load_method
-    from clzoo.pretrain.recipe_files import load_recipe
     from clzoo.pretrain.run_folder import read_data
+    from clzoo.pretrain.trained import load_run
 
-    recipe = load_recipe(run / "recipe.yaml")
-    state = read_json(run / "state.json")
+    encoder, recipe, method = load_run(run, device)
     data, classes = read_data(run)
-    if not state["finished"]:
-        log.warning("%s stopped at step %d of %d; its newest checkpoint is judged", run, state["step"], state["steps"])
-    method = load_method(run, recipe, data["classes"] or None)
-    name = f"{recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}"
-    encoder = encoder_of(method, recipe, name, device)
     return with_heads(encoder, str(run), recipe, method, images=data["images"], classes=classes)
 
 

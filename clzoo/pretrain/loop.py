@@ -174,7 +174,7 @@ def _queries(data: str | Path, recipe: Recipe, train: TrainingSet) -> TrainingSe
 def _online_knn(method: Any, recipe: Recipe, train: TrainingSet, test: TrainingSet) -> float:
     """k-NN accuracy of the backbone as it is, in percent; leaves no trace in the method."""
     from clzoo.evaluation.controls import model_knn
-    from clzoo.pretrain.publish import encoder_of
+    from clzoo.pretrain.trained import encoder_of
 
     was_training = method.training
     accuracy = model_knn(encoder_of(method, recipe, "online", str(next(method.parameters()).device)), train, test)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
 
 from clzoo.data.training import open_training_set
-from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import measure_controls
@@ -16,12 +14,11 @@ from clzoo.evaluation.knn import KNN_V1
 from clzoo.evaluation.run import evaluate, open_splits
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
-from clzoo.pretrain.build import build_method, model_config
-from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
+from clzoo.pretrain.trained import encoder_of, load_method
 from clzoo.zoo.cards import THIS_MODEL, hub_id_of
 from clzoo.zoo.saving import round_weights, save_entry
 from clzoo.zoo.swapping import settle
@@ -102,22 +99,6 @@ def publish(
         save_pretraining_state(method, folder, classes)
 
     return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype, add=add_state)
-
-
-def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:
-    """The method of a run's newest checkpoint."""
-    state = load_checkpoint(run)
-    if state is None:
-        raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
-    method = build_method(recipe, classes)
-    method.load_state_dict(state["method"])
-    return method
-
-
-def encoder_of(method: Any, recipe: Recipe, name: str, device: str = "auto") -> Encoder:
-    """A method's backbone with the preprocessing that its recipe implies."""
-    config = dataclasses.replace(model_config(recipe), name=name)
-    return Encoder(method.backbone, config, resolve_device(device))
 
 
 def _training(recipe: Recipe, state: dict[str, Any], title: str) -> dict[str, Any]:

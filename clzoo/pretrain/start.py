@@ -13,10 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from clzoo.data.classes import places_by_name, some
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, parse_json
+from clzoo.pretrain.run_folder import read_data
 from clzoo.zoo.entries import PRETRAINING_STATE
-from clzoo.zoo.loading import locate, pretraining_state, read_encoder
+from clzoo.zoo.loading import is_run, locate, pretraining_state, read_encoder
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
 _TABLE = "filter.label_embedding.weight"  # (C, width): a row of each class
@@ -25,7 +27,7 @@ log = logging.getLogger("clzoo")
 
 
 def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) -> None:
-    """Load an encoder into `method.backbone`, strictly, and what its entry kept of the pretraining into the rest.
+    """Load an encoder into `method.backbone`, strictly, and what its entry or run kept into the rest.
 
     Heads, queue and momentum encoder come from the entry's `pretrain.safetensors` where it lies beside the weights and
     fits this method tensor by tensor; else they start fresh (a momentum backbone then starts as the backbone), and it
@@ -38,8 +40,7 @@ def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) ->
         ClzooError: the encoder's architecture is not the recipe's; or the entry's pretrain.safetensors is not the one
             that its config records.
     """
-    found_files = locate(name_or_path)
-    encoder = read_encoder(found_files, torch.device("cpu"))
+    encoder, state, names = _run(name_or_path) if is_run(name_or_path) else _entry(name_or_path)
     found, expected = encoder.module.state_dict(), method.backbone.state_dict()
     differing = [
         k for k in {*found, *expected} if k not in found or k not in expected or found[k].shape != expected[k].shape
@@ -51,9 +52,8 @@ def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) ->
             "Choose the recipe's backbone to match: --set backbone.architecture=..."
         )
     method.backbone.load_state_dict(found)
-    path = pretraining_state(found_files)
-    rest = {k: v for k, v in method.state_dict().items() if not k.startswith("backbone.")}
-    kept = _with_gates_by_name(load_file(path), class_names(path), classes) if path else {}
+    rest = _beside_backbone(method)
+    kept = _with_gates_by_name(state, names, classes)
     if kept.keys() == rest.keys() and all(kept[k].shape == rest[k].shape for k in rest):
         method.load_state_dict({**kept, **{f"backbone.{k}": v for k, v in found.items()}})
         log.info("started from %s with its heads and all other state of the pretraining", name_or_path)
@@ -65,6 +65,27 @@ def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) ->
         name_or_path,
         " and queue" if hasattr(method, "queue") else "",
     )
+
+
+def _run(folder: str) -> tuple[Encoder, dict[str, torch.Tensor], tuple[str, ...] | None]:
+    """Encoder, all other state and class names of a run's newest checkpoint."""
+    from clzoo.pretrain.trained import load_run
+
+    run = Path(folder).expanduser()
+    encoder, _, method = load_run(run, "cpu")
+    return encoder, _beside_backbone(method), read_data(run)[1]
+
+
+def _entry(name_or_path: str) -> tuple[Encoder, dict[str, torch.Tensor], tuple[str, ...] | None]:
+    """The same of an entry; no state and no names where it kept none."""
+    files = locate(name_or_path)
+    encoder = read_encoder(files, torch.device("cpu"))
+    path = pretraining_state(files)
+    return (encoder, load_file(path), class_names(path)) if path else (encoder, {}, None)
+
+
+def _beside_backbone(method: Any) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in method.state_dict().items() if not k.startswith("backbone.")}
 
 
 def _with_gates_by_name(
@@ -89,7 +110,7 @@ def save_pretraining_state(method: Any, folder: Path, classes: Sequence[str] | N
         classes: names of the classes of the images, in the order of their numbers; None without labels.
     """
     metadata = {"format": "pt"} | ({} if classes is None else {_NAMES: json.dumps(list(classes))})
-    rest = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items() if not k.startswith("backbone.")}
+    rest = {k: v.detach().cpu().contiguous() for k, v in _beside_backbone(method).items()}
     with atomic_path(folder / PRETRAINING_STATE) as temporary:
         save_file(rest, temporary, metadata=metadata)
     return folder / PRETRAINING_STATE

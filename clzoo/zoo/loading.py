@@ -53,8 +53,9 @@ def load(
 
     Args:
         name_or_path: a name of `clzoo list`; "hf-hub:ORG/REPO"; a local folder that holds config.json and
-            model.safetensors; or a .safetensors file with its config.json beside it. A path is what has a separator
-            or a suffix: a plain word is always a zoo name ("./word" is the folder).
+            model.safetensors; a run folder of `clzoo pretrain`, of which the newest checkpoint is taken; or a
+            .safetensors file with its config.json beside it. A path is what has a separator or a suffix: a plain word
+            is always a zoo name ("./word" is the folder).
         device: "auto" takes a GPU where there is one, and logs which device it took.
         revision: branch, tag or commit on the Hub; None is the entry's pinned one, or main. Of a zoo model, a branch
             stays at the commit that it had at the first load (`clzoo cached --rm NAME` forgets it).
@@ -70,12 +71,25 @@ def load(
             unexpected tensors, wrong shapes, no network, unusable device. Random weights are never returned.
     """
     usable = resolve_device(device)  # before a long download
-    encoder = read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
+    if is_run(name_or_path) and revision is None:
+        from clzoo.pretrain.trained import load_run
+
+        encoder = load_run(Path(name_or_path).expanduser(), usable)[0]
+    else:
+        encoder = read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
     if backend == "torch":
         return encoder
     from clzoo.export.backend import with_backend
 
     return with_backend(encoder, backend, cache_dir=cache_dir)
+
+
+def is_run(name_or_path: str | Path) -> bool:
+    """Whether this names a run folder: a path, as in `load`, that holds a recipe and the state of its training."""
+    if not (isinstance(name_or_path, Path) or _is_path(str(name_or_path))):
+        return False
+    folder = Path(name_or_path).expanduser()
+    return (folder / "recipe.yaml").is_file() and (folder / "state.json").is_file()
 
 
 def locate(

@@ -12,8 +12,8 @@ from clzoo.methods import METHODS, Batch
 from clzoo.pretrain.build import build_backbone, build_method, model_config
 from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.optim import create_optimizer
-from clzoo.pretrain.publish import encoder_of
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
+from clzoo.pretrain.trained import encoder_of
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
 
