@@ -63,7 +63,7 @@ def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") ->
         return model
     if isinstance(model, Encoder):
         return Subject(model, model.config.name)
-    if is_run(model):
+    if is_run(Path(model)):  # a plain word too: ./mine may be typed as mine here
         return _of_run(Path(model), device)
     return _of_entry(model, device)
 
