@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 import yaml
+from scipy.stats import t as student_t
 
 from clzoo.files import read_json, write_text
 
@@ -33,6 +34,13 @@ COLUMNS = (  # heading, (protocol, metric), digits
     ("uniformity", ("collapse:v1", "backbone uniformity"), 2),
 )
 
+RANKS = ("effective rank", "effective rank of covariance", "numerical rank")
+
+# The rule of docs/study_protocol.md.
+ENOUGH = 3  # seeds
+AT_LEAST = 1.0  # points by which an effect must be there to be called shown
+NOT_LOWER = -2.0  # points: what may be lost by something that is to be "not lower"
+
 Values = dict[str, float]  # of a metric by seed
 
 
@@ -44,6 +52,8 @@ def main() -> None:
     kept = path.with_suffix("")
     runs = {name: found["seeds"] for name in study["runs"] if (found := read_json_or_none(kept / f"{name}.json"))}
     fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
+    if "ranks" in study:
+        fill(RESULTS, f"{kept.name} ranks", table_of_ranks(study, runs))
     if study["comparisons"]:  # a study that only chooses settings has none
         fill(RESULTS, f"{kept.name} comparisons", table_of_comparisons(study, runs))
         draw(RESULTS.with_name(f"results_{kept.name}.png"), study, runs)
@@ -79,17 +89,47 @@ def table_of_runs(study: dict[str, Any], runs: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table_of_ranks(study: dict[str, Any], runs: dict[str, Any]) -> str:
+    """How many dimensions the runs that the study names use, of the projections and of the backbone's features."""
+    lines = [row(["run", "seeds", *(f"{part}: {rank}" for part in ("projections", "features") for rank in RANKS)])]
+    lines.append(row(["---"] * (2 + 2 * len(RANKS))))
+    for name in study["ranks"]:
+        metrics = [("collapse:v1", f"{part} {rank}") for part in ("projector", "backbone") for rank in RANKS]
+        measured = [spread(list(values(runs[name], metric).values()), 1) for metric in metrics]
+        lines.append(row([f"{study['runs'][name]['is']} (`{name}`)", ", ".join(runs[name]), *measured]))
+    return "\n".join(lines) + "\n"
+
+
 def table_of_comparisons(study: dict[str, Any], runs: dict[str, Any]) -> str:
-    """One row a comparison: differences seed by seed, in points of accuracy."""
-    lines = [row(["effect", "difference", "seeds", "k-NN", "linear"]), row(["---"] * 5)]
+    """One row a comparison: differences seed by seed, in points of accuracy, and what the linear probe's say."""
+    headings = ["effect", "difference", "seeds", "k-NN", "linear", "95 % interval of linear", "verdict"]
+    lines = [row(headings), row(["---"] * len(headings))]
     for comparison in study["comparisons"]:
         of, against = comparison["of"], comparison["against"]
         found = [difference(runs, of, against, metric) for metric in (KNN, LINEAR)]
         seeds = ", ".join(found[0]) or "-"
         cells = [spread(list(points.values()), 2, sign=True) for points in found]
         sides = " - ".join(f"({side})" if " - " in side else side for side in (of, against))
-        lines.append(row([comparison["effect"], f"`{sides}`", seeds, *cells]))
+        judged = verdict(list(found[1].values()), comparison.get("counts", "higher"))
+        lines.append(row([comparison["effect"], f"`{sides}`", seeds, *cells, *judged]))
     return "\n".join(lines) + "\n"
+
+
+def verdict(points: list[float], counts: str) -> tuple[str, str]:
+    """The 95 % interval of the mean difference by Student's t, and what docs/study_protocol.md calls it.
+
+    Args:
+        counts: "higher", or "not lower" than by NOT_LOWER points.
+    """
+    if len(points) < ENOUGH:
+        return "-", f"none ({len(points)} of {ENOUGH} seeds)"
+    mean = statistics.mean(points)
+    half = float(student_t.ppf(0.975, len(points) - 1)) * statistics.stdev(points) / len(points) ** 0.5
+    interval = f"[{mean - half:+.2f}, {mean + half:+.2f}]"
+    floor, least = {"higher": (0.0, AT_LEAST), "not lower": (NOT_LOWER, NOT_LOWER)}[counts]
+    if mean - half > floor and mean >= least:
+        return interval, f"shown: {counts}"
+    return interval, f"refuted: {counts}" if mean + half < floor else "no evidence"
 
 
 def difference(runs: dict[str, Any], of: str, against: str, metric: tuple[str, str]) -> Values:

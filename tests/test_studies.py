@@ -47,6 +47,8 @@ def test_the_tables_of_the_results_are_those_of_the_kept_files(table, study):
     results = table.RESULTS.read_text()
     told = f"run `python studies/table.py studies/{study.name}`"
     assert table.table_of_runs(content, runs) in results, told
+    if "ranks" in content:
+        assert table.table_of_ranks(content, runs) in results, told
     if content["comparisons"]:
         assert table.table_of_comparisons(content, runs) in results, told
 
@@ -61,6 +63,29 @@ def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):
     assert table.difference(runs, "a - b", "b - c", table.KNN) == {"s1": 0.0}
     assert table.difference(runs, "a", "missing", table.KNN) == {}
     assert table.spread([1.0, 3.0], 1, sign=True) == "+2.0 ± 1.4"
+
+
+@pytest.mark.parametrize(
+    ("points", "counts", "called"),
+    [
+        ([4.0, 4.4, 4.2], "higher", "shown: higher"),
+        ([0.6, 0.7, 0.65], "higher", "no evidence"),  # surely above 0, yet less than a point
+        ([9.0, 1.0, 5.0], "higher", "no evidence"),  # many points, yet scattered
+        ([-3.0, -3.2, -2.9], "higher", "refuted: higher"),
+        ([-0.5, -0.6, -0.4], "not lower", "shown: not lower"),
+        ([-3.0, -3.2, -2.9], "not lower", "refuted: not lower"),
+        ([-2.5, -1.0, -2.0], "not lower", "no evidence"),
+        ([30.0, 31.0], "higher", "none (2 of 3 seeds)"),
+    ],
+)
+def test_the_verdict_is_the_rule_of_the_protocol(table, points, counts, called):
+    assert table.verdict(points, counts)[1] == called
+
+
+def test_the_interval_is_the_one_that_the_protocol_states(table):
+    points = [1.0, 2.0, 4.5]  # standard deviation 1.803
+    assert table.verdict(points, "higher") == ("[-1.98, +6.98]", "no evidence")  # 2.5 ± 2.484 * 1.803
+    assert table.verdict([4.0, 4.4, 4.2], "higher")[0] == "[+3.70, +4.70]"
 
 
 def test_the_picture_groups_the_runs_of_a_method_and_sorts_by_accuracy(table, tmp_path):
