@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
+# One worker a core, eight at most (each holds about 1 GB); `make test WORKERS=0` runs the tests in this process.
+WORKERS ?= logical
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
 .PHONY: demo test test-all test-gpu lint install
 
 install: $(READY)
@@ -23,10 +27,10 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu"
 
 test-all: lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not gpu"
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

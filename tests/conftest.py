@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `from hub_server import ...`
+# Before torch is imported, here and in every process that a test starts: workers side by side do not fight for cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hub_server import TOKEN, HubServer
 from warm_python import WarmPython
