@@ -17,7 +17,7 @@ from clzoo.errors import ClzooError, UnreadableImageError
 if TYPE_CHECKING:
     import torch
 
-_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 def resize_and_crop(image: Image.Image, p: Preprocessing) -> np.ndarray:
@@ -80,7 +80,7 @@ def _resample(values: torch.Tensor, size: tuple[int, int], p: Preprocessing) -> 
 
 def _resize(image: Image.Image, p: Preprocessing) -> Image.Image:
     target = _target(image.size, p)
-    return image if image.size == target else image.resize(target, _FILTERS[p.interpolation])
+    return image if image.size == target else image.resize(target, FILTERS[p.interpolation])
 
 
 def _target(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:

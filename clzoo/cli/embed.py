@@ -15,7 +15,10 @@ from clzoo.errors import ClzooError
 
 @click.command("embed")
 @click.argument("source", metavar="SRC")
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Zoo name, hf-hub:ORG/REPO, folder or file.")
+@click.option(
+    "--model", default=DEFAULT_MODEL, show_default=True, help="Zoo name, timm:NAME, hf-hub:ORG/REPO, folder or file."
+)
+@click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Input side.  [default: the model's own]")
 @click.option("--out", metavar="DIR", help="The store.  [default: SRC-embeddings]")
 @click.option("--index", type=click.Choice(["faiss"]), help="Index the store too, so that it can be searched.")
 @click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
@@ -60,6 +63,7 @@ from clzoo.errors import ClzooError
 def command(
     source: str,
     model: str,
+    size: int | None,
     out: str | None,
     index: str | None,
     factory: str | None,
@@ -108,6 +112,7 @@ def command(
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be decoded is reported by us
     options: dict[str, Any] = {
         "device": device,
+        "size": size,
         "batch_size": batch_size,
         "workers": workers,
         "dtype": dtype,

@@ -26,7 +26,7 @@ from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 def command(
     name: str, target: str, out: Path, preprocess: bool, dtype: str, int8: Path | None, as_json: bool, quiet: bool
 ) -> None:
-    """Export NAME: a zoo name, hf-hub:ORG/REPO, a folder, a .safetensors file or a run.
+    """Export NAME: a zoo name, timm:NAME, hf-hub:ORG/REPO, a folder, a .safetensors file or a run.
 
     Ends with a comparison of the written file, run by ONNX Runtime, with torch. If they differ, no file is left and the
     exit code is 1.

@@ -13,7 +13,7 @@ from clzoo.errors import ClzooError
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @quiet_option
 def command(name: str, as_json: bool, quiet: bool) -> None:
-    """Check the hashes and the probe of NAME: a zoo name, hf-hub:ORG/REPO, a folder or a .safetensors file.
+    """Check the hashes and the probe of NAME: a zoo name, timm:NAME, hf-hub:ORG/REPO, a folder or a .safetensors file.
 
     Exits with 1 if something differs, or if no probe is recorded to compare with.
     """

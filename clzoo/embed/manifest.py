@@ -112,10 +112,11 @@ class Manifest:
                 f"anew, delete {folder} or give another --out."
             )
         if different:
+            size = f" --size {self.preprocessing['size']}" if "size" in different else ""
             raise ClzooError(
                 f"{folder} was made by {self.model} ({_show(ours, different)}); this is "
                 f"{encoder.config.name} ({_show(theirs, different)}). Use the model that made it, "
-                f"--model {self.load}; or give another --out to embed anew."
+                f"--model {self.load}{size}; or give another --out to embed anew."
             )
         if self.dim != encoder.dim:
             raise ClzooError(

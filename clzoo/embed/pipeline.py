@@ -109,6 +109,7 @@ def embed_folder(
     out: str | Path | None = None,
     *,
     device: str = "auto",
+    size: int | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
     dtype: str = "auto",
@@ -131,6 +132,7 @@ def embed_folder(
         encoder: an Encoder, or what `clzoo.load` takes.
         out: folder of the store; default `<name of the source>-embeddings` in the current folder.
         device: where to load an encoder that is given by name.
+        size: side of its input in pixels, as in `clzoo.load`; the manifest says it, and searching takes it from there.
         batch_size: images in one forward pass; default 256 on a GPU, on a CPU 16 to 256 by the images' size.
         workers: threads that decode, and on a CPU run the model; default one per core.
         dtype: compute type "auto", "fp32", "bf16" or "fp16", as in `Encoder.encode`.
@@ -168,6 +170,7 @@ def embed_folder(
         out,
         check=check,
         device=device,
+        size=size,
         batch_size=batch_size,
         workers=workers,
         dtype=dtype,
@@ -195,6 +198,7 @@ def embed_share(
     *,
     check: Callable[[int, int], None],
     device: str,
+    size: int | None,
     batch_size: int | None,
     workers: int | None,
     dtype: str,
@@ -237,7 +241,7 @@ def embed_share(
         raise ClzooError(f"decode must be one of {', '.join(DECODERS)}, found {decode!r}.")
     if decode == "gpu" and engine == "ray":
         raise ClzooError("decode 'gpu' is for --engine local. Leave out one of them.")
-    encoder, load = _loaded(encoder, device if engine == "local" else "cpu", backend)
+    encoder, load = _loaded(encoder, device if engine == "local" else "cpu", backend, size)
     if decode == "gpu":
         nvjpeg(encoder.device)  # what it cannot do is said before anything is written
     compute = encoder.compute_dtype(dtype)
@@ -315,13 +319,15 @@ def default_out(source: str | Path) -> Path:
     return Path(f"{name}-embeddings")
 
 
-def _loaded(encoder: Encoder | str | Path, device: str, backend: str) -> tuple[Encoder, str]:
+def _loaded(encoder: Encoder | str | Path, device: str, backend: str, size: int | None) -> tuple[Encoder, str]:
     """The encoder, and what `clzoo.load` takes to get it again from any folder."""
     if isinstance(encoder, Encoder):
+        if size not in (None, encoder.config.preprocessing.size):
+            raise ClzooError(f"size {size} is for a model that is given by name: clzoo.load(NAME, size={size})")
         return encoder, encoder.config.name
     from clzoo.zoo import load
 
-    loaded = load(encoder, device=device, backend=backend)
+    loaded = load(encoder, device=device, backend=backend, size=size)
     is_zoo_name = str(encoder) == loaded.config.name
     local = Path(encoder).exists() and not is_zoo_name
     return loaded, str(Path(encoder).resolve()) if local else str(encoder)

@@ -51,12 +51,14 @@ class _Share(NamedTuple):
 class Embedder:
     """Lives in a worker process: the encoder, loaded once, and `encode_items` on what it is given."""
 
-    def __init__(self, load: str, weights_sha256: str, settings: Settings, device: str, max_pixels: int) -> None:
+    def __init__(
+        self, load: str, size: int, weights_sha256: str, settings: Settings, device: str, max_pixels: int
+    ) -> None:
         from clzoo.zoo import load as load_encoder
 
         set_max_pixels(max_pixels)
 
-        self._encoder = load_encoder(load, device=device)
+        self._encoder = load_encoder(load, device=device, size=size)
         if self._encoder.weights_sha256 != weights_sha256:
             raise ClzooError(f"{load} has other weights on {platform.node()} than where the run was started.")
         self._settings = settings
@@ -130,7 +132,14 @@ def _encoded(
     blocks = [_table(items, positions[start : start + rows]) for start in range(0, len(positions), rows)]
     results = ray.data.from_arrow(blocks).map_batches(
         Embedder,
-        fn_constructor_args=(load, encoder.weights_sha256, settings, "cuda" if share.gpus else "cpu", max_pixels()),
+        fn_constructor_args=(
+            load,
+            encoder.config.preprocessing.size,
+            encoder.weights_sha256,
+            settings,
+            "cuda" if share.gpus else "cpu",
+            max_pixels(),
+        ),
         batch_size=None,  # a whole block
         compute=ray.data.ActorPoolStrategy(size=share.workers),
         num_cpus=share.cpus,

@@ -197,7 +197,7 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
 
     manifest = index.store.manifest
     try:
-        encoder = load(model or manifest.load)
+        encoder = load(model or manifest.load, size=manifest.preprocessing["size"])
     except ClzooError as error:
         if model is not None:
             raise

@@ -1,6 +1,7 @@
 """What was converted on this machine: one folder per model, moved into place whole.
 
-    <root>/models/<key>/                model.safetensors, provenance.json, pretrain.safetensors where there is one
+    <root>/models/<key>/                model.safetensors, provenance.json, pretrain.safetensors where there is one,
+                                        config.json of a model that is no zoo entry (clzoo.zoo.timm_models)
     <root>/onnx/<key>.onnx              graphs of the backend "onnx" (clzoo.export.backend)
     <root>/features/<key>/              features of evaluated data sets (clzoo.evaluation.features)
     <root>/content/<key>.npy            hashes of their images (clzoo.data.content)
@@ -23,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clzoo.config import ModelConfig
+from clzoo.config import ModelConfig, Source
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, filled_folder, read_json, sha256_of, write_json
 from clzoo.temporary import TEMPORARY, sweep, temporary_folder
@@ -51,6 +52,7 @@ class Provenance:
     pinned: bool  # whether the zoo entry records that hash; otherwise it is what the Hub stated
     weights_sha256: str  # clzoo.proof, of the converted tensors
     pretrain_sha256: str | None = None  # of the file pretrain.safetensors beside them; None: there is none
+    pinned_here: str | None = None  # day on which this machine pinned it, where no zoo entry does
 
 
 @dataclass(frozen=True)
@@ -87,49 +89,52 @@ def hub_cache(cache_dir: str | Path | None = None) -> Path | None:
     return root(cache_dir) / "hub" if cache_dir or os.environ.get("CLZOO_CACHE") else None
 
 
-def key(config: ModelConfig, revision: str | None) -> str:
+def key(name: str, source: Source, revision: str | None) -> str:
     """Name of a model's folder in the cache: NAME@REVISION-HASH, "unpinned" where the entry pins none.
 
     The hash is of all that says which content is meant: repository, file and the whole revision. What stands before it
     is for people, and may be cut.
     """
-    source = config.source
-    assert source is not None
     wanted = revision or source.revision or "unpinned"
     identity = json.dumps([source.repo, source.file, wanted, source.layout])
-    shown = re.sub(r"[^A-Za-z0-9._-]", "-", wanted[:_SHOWN])
-    return f"{config.name}@{shown}-{hashlib.sha256(identity.encode()).hexdigest()[:_HASH]}"
+    shown = _as_file_name(wanted[:_SHOWN])
+    return f"{_as_file_name(name)}@{shown}-{hashlib.sha256(identity.encode()).hexdigest()[:_HASH]}"
 
 
-def find(config: ModelConfig, revision: str | None, cache_dir: str | Path | None) -> CachedModel | None:
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)
+
+
+def find(name: str, source: Source, revision: str | None, cache_dir: str | Path | None) -> CachedModel | None:
     """The converted model, if the cache holds it.
 
     Raises:
         ClzooError: its provenance is damaged, or it was converted from another published file than the entry records.
     """
-    folder = root(cache_dir) / MODELS / key(config, revision)
+    folder = root(cache_dir) / MODELS / key(name, source, revision)
     if not folder.is_dir():
         return None
     model = _read(folder)
-    source = config.source
-    at_pin = source is not None and revision in (None, source.revision)
-    if source is not None and at_pin and source.sha256 not in (None, model.provenance.sha256):
+    if revision in (None, source.revision) and source.sha256 not in (None, model.provenance.sha256):
         raise ClzooError(
             f"{folder} was converted from a file with SHA-256 {model.provenance.sha256}, the zoo entry records "
-            f"{source.sha256}. {remove_command(config.name, cache_dir)}"
+            f"{source.sha256}. {remove_command(name, cache_dir)}"
         )
     return model
 
 
 def keep(
-    config: ModelConfig,
+    name: str,
+    source: Source,
     revision: str | None,
     cache_dir: str | Path | None,
     provenance: Provenance,
     tensors: Mapping[str, torch.Tensor],
     aside: Mapping[str, torch.Tensor],
+    config: ModelConfig | None = None,
 ) -> CachedModel:
-    """Write a converted model into the cache; if another process was faster, take its.
+    """Write a converted model into the cache, and its config if no entry holds it; if another process was faster, take
+    its.
 
     The folder is filled under a temporary name and renamed when everything in it is on disk, so that a process killed
     at any instant leaves nothing under the final name.
@@ -137,16 +142,18 @@ def keep(
     from safetensors.torch import save_file
 
     models = root(cache_dir) / MODELS
-    final = models / key(config, revision)
+    final = models / key(name, source, revision)
     try:
         sweep(models)
         with filled_folder(final) as temporary:
-            for name, content in (("model.safetensors", tensors), ("pretrain.safetensors", aside)):
+            for file, content in (("model.safetensors", tensors), ("pretrain.safetensors", aside)):
                 if content:
-                    with atomic_path(temporary / name) as path:
+                    with atomic_path(temporary / file) as path:
                         save_file(dict(content), path, metadata={"format": "pt"})
             aside_file = temporary / "pretrain.safetensors"
             hashed = replace(provenance, pretrain_sha256=sha256_of(aside_file) if aside_file.is_file() else None)
+            if config is not None:
+                config.save(temporary)
             write_json(temporary / "provenance.json", asdict(hashed))
     except OSError as error:
         raise ClzooError(f"{models} cannot be written: {error}. Free the place, or set CLZOO_CACHE.") from error
@@ -168,7 +175,8 @@ def remove(name: str, cache_dir: str | Path | None = None) -> int:
     """
     models = root(cache_dir) / MODELS
     folders = sorted(models.iterdir()) if models.is_dir() else []
-    chosen = [folder for folder in folders if name in (folder.name, folder.name.split("@")[0]) and _is_model(folder)]
+    known = (name, _as_file_name(name))
+    chosen = [f for f in folders if (f.name in known or f.name.split("@")[0] in known) and _is_model(f)]
     if not chosen:
         held = ", ".join(folder.name for folder in folders if not folder.name.startswith(TEMPORARY)) or "nothing"
         raise ClzooError(f"{models} holds no {name}; it holds {held}. Type: clzoo cached")
@@ -183,7 +191,7 @@ def remove(name: str, cache_dir: str | Path | None = None) -> int:
 def _is_model(folder: Path) -> bool:
     """Whether a folder holds files of a converted model and nothing else: what `keep` makes."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return bool(names) and names <= {"model.safetensors", "pretrain.safetensors", "provenance.json"}
+    return bool(names) and names <= {"model.safetensors", "pretrain.safetensors", "provenance.json", "config.json"}
 
 
 def features_size(cache_dir: str | Path | None = None) -> int:

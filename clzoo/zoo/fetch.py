@@ -106,6 +106,15 @@ def fetch_file(repo: str, file: str, revision: str | None, *, hub_cache: Path | 
     return Path(path)
 
 
+def has_file(repo: str, file: str, revision: str) -> bool:
+    """Whether the Hub has a file in a repository; False too where that cannot be found out."""
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, file, revision=revision), library_name="clzoo")
+    except _FAILURES:
+        return False
+    return True
+
+
 def commit_of(path: Path, file: str) -> str:
     """The commit that a path in the Hugging Face cache belongs to: .../snapshots/COMMIT/FILE."""
     return path.parents[len(Path(file).parts) - 1].name

@@ -26,7 +26,7 @@ from clzoo.zoo.weights import build_encoder, read_safetensors
 
 log = logging.getLogger("clzoo")
 
-_HUB_PREFIX = "hf-hub:"
+_HUB_PREFIX, _TIMM_PREFIX = "hf-hub:", "timm:"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Located:
     origin: str  # "bundled", "cache", "hf-hub" or "local"
     next_step: str  # what to type if the file is damaged
     pretrain_sha256: str | None = None  # of pretrain.safetensors beside the weights; None: there is none
+    pinned_here: str | None = None  # day on which this machine pinned the weights, where nobody else did
 
 
 def load(
@@ -48,11 +49,13 @@ def load(
     cache_dir: str | Path | None = None,
     offline: bool = False,
     backend: str = "torch",
+    size: int | None = None,
 ) -> Encoder:
     """Load a pretrained encoder.
 
     Args:
-        name_or_path: a name of `clzoo list`; "hf-hub:ORG/REPO"; a local folder that holds config.json and
+        name_or_path: a name of `clzoo list`; "hf-hub:ORG/REPO", a repository of clzoo's or in timm's format;
+            "timm:NAME.TAG", any model of timm with weights; a local folder that holds config.json and
             model.safetensors; a run folder of `clzoo pretrain`, of which the newest checkpoint is taken; or a
             .safetensors file with its config.json beside it. A path is what has a separator or a suffix: a plain word
             is always a zoo name ("./word" is the folder).
@@ -62,6 +65,7 @@ def load(
         cache_dir: for downloads and converted weights, instead of the default places (clzoo.zoo.cache).
         offline: use no network; HF_HUB_OFFLINE=1 does the same.
         backend: "torch", "onnx", or "auto" for the faster of them; see `clzoo.export.backend.with_backend`.
+        size: side of the input in pixels, instead of the model's own; see `clzoo.zoo.resizing.at_size`.
 
     Returns:
         The encoder in eval mode, float32, its weights checked against every recorded hash.
@@ -77,6 +81,10 @@ def load(
         encoder = load_run(Path(name_or_path).expanduser(), usable)[0]
     else:
         encoder = read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
+    if size is not None:
+        from clzoo.zoo.resizing import at_size
+
+        encoder = at_size(encoder, size)
     if backend == "torch":
         return encoder
     from clzoo.export.backend import with_backend
@@ -97,6 +105,8 @@ def locate(
 ) -> Located:
     """Find a model's files on this machine, fetching and converting them if need be; arguments as in `load`."""
     text = str(name_or_path)
+    if text.startswith(_TIMM_PREFIX):
+        return _in_timm(text.removeprefix(_TIMM_PREFIX), revision, cache_dir, offline)
     if text.startswith(_HUB_PREFIX):
         return _on_hub(text.removeprefix(_HUB_PREFIX), revision, cache_dir, offline)
     if isinstance(name_or_path, Path) or _is_path(text):
@@ -177,7 +187,7 @@ def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offli
         raise ClzooError(
             f"{name} is a recipe, and nobody has published weights of it. Train it: {training_command(config)}"
         )
-    model = cache.find(config, revision, cache_dir) or _fetch_and_convert(
+    model = cache.find(name, config.source, revision, cache_dir) or _fetch_and_convert(
         config, config.source, revision, cache_dir, offline
     )
     config = _as_converted(config, config.source, model.provenance)
@@ -234,20 +244,45 @@ def _fetch_and_convert(
         pinned=published.pinned,
         weights_sha256=weights_sha256(converted.tensors),
     )
-    model = cache.keep(config, revision, cache_dir, provenance, converted.tensors, converted.aside)
+    model = cache.keep(config.name, source, revision, cache_dir, provenance, converted.tensors, converted.aside)
     log.info("%s: converted into %s", config.name, model.folder)
     return model
 
 
 def _on_hub(repo: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
+    from clzoo.zoo.timm_models import is_timm_config, pin, pinned_model
+
     hub_cache = cache.hub_cache(cache_dir)
+    name = f"{_HUB_PREFIX}{repo}"
+    if pinned := pinned_model(name, repo, revision, cache_dir):
+        return _pinned_here(*pinned, cache_dir)
     path = fetch_file(repo, "config.json", revision, hub_cache=hub_cache, offline=offline)
-    config = ModelConfig.from_json(read_json(path, LONGEST_CONFIG), where=f"{_HUB_PREFIX}{repo}, config.json")
+    raw = read_json(path, LONGEST_CONFIG)
+    if is_timm_config(raw):
+        return _pinned_here(*pin(name, repo, revision, cache_dir, offline), cache_dir)
+    config = ModelConfig.from_json(raw, where=f"{name}, config.json")
     # The commit of the config, so that a push between the two requests cannot mix two models.
     weights = fetch_file(repo, WEIGHTS, commit_of(path, "config.json"), hub_cache=hub_cache, offline=offline)
     into = f" --cache-dir {hub_cache}" if hub_cache else ""
     again = f"Type: hf cache rm model/{repo}{into}; then the same command again."
     return Located(config, weights, _recorded(config), "hf-hub", again, config.pretrain_sha256)
+
+
+def _in_timm(name: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
+    from clzoo.zoo.timm_models import full_name, pin, pinned_model
+
+    full, repo = full_name(name)
+    called = f"{_TIMM_PREFIX}{full}"
+    if full != name:
+        log.info("%s is timm's name for %s", name, full)
+    pinned = pinned_model(called, repo, revision, cache_dir) or pin(called, repo, revision, cache_dir, offline)
+    return _pinned_here(*pinned, cache_dir)
+
+
+def _pinned_here(config: ModelConfig, model: cache.CachedModel, cache_dir: str | Path | None) -> Located:
+    again = cache.remove_command(config.name, cache_dir)
+    day = model.provenance.pinned_here
+    return Located(config, model.weights, model.provenance.weights_sha256, "cache", again, pinned_here=day)
 
 
 def _local(path: Path) -> Located:

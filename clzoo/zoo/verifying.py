@@ -23,6 +23,7 @@ class Verification:
     recorded_in_entry: bool  # False: the hash is this machine's own, from the first conversion
     probe: list[float]  # found
     recorded_probe: list[float] | None
+    pinned_here: str | None = None  # day on which this machine recorded hash and probe, where no zoo entry does
 
     @property
     def largest_difference(self) -> float | None:
@@ -57,6 +58,8 @@ class Verification:
     def facts(self) -> list[tuple[str, object]]:
         """As (label, value) pairs."""
         hash_from = "as recorded in its config" if self.recorded_in_entry else "as recorded here when it was converted"
+        if self.pinned_here:
+            hash_from = f"pinned here on {self.pinned_here}, not by the zoo"
         difference = self.largest_difference
         return [
             ("name", self.name),
@@ -100,4 +103,5 @@ def verify(
         recorded_in_entry=found.config.weights_sha256 is not None,
         probe=encoder.probe(),
         recorded_probe=None if recorded is None else list(recorded),
+        pinned_here=found.pinned_here,
     )
