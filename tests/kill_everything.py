@@ -50,7 +50,7 @@ from clzoo.evaluation import evaluate  # noqa: E402
 from clzoo.index import open_index  # noqa: E402
 from clzoo.pretrain.checkpoint import load_checkpoint  # noqa: E402
 from clzoo.pretrain.loop import pretrain  # noqa: E402
-from clzoo.pretrain.publish import publish  # noqa: E402
+from clzoo.publish import publish  # noqa: E402
 from clzoo.zoo import cache  # noqa: E402
 from clzoo.zoo.pushing import _checked_entry  # noqa: E402
 

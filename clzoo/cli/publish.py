@@ -49,7 +49,7 @@ def command(
     quiet: bool,
 ) -> None:
     """Make a hub entry NAME of a finished run: weights, recipe, what was measured beside controls, and a card."""
-    from clzoo.pretrain.publish import publish
+    from clzoo.publish import publish
 
     folder = publish(
         run,

@@ -9,8 +9,8 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.transfer import evaluate_transfer
-from clzoo.pretrain.publish import _with_hub_id
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+from clzoo.publish import _with_hub_id
 
 CPU = torch.device("cpu")
 

@@ -17,8 +17,8 @@ from clzoo.evaluation import evaluate
 from clzoo.evaluation.subject import find_subject
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.loop import pretrain
-from clzoo.pretrain.publish import publish
 from clzoo.pretrain.start import start_from
+from clzoo.publish import publish
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,9 @@ from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.monitors import monitor
-from clzoo.pretrain.publish import publish
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import claim, read_data, require_same_data, train_alone
+from clzoo.publish import publish
 
 RECIPES = [f"{method}_cifar10" for method in METHODS]
 

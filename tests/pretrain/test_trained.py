@@ -12,8 +12,8 @@ import clzoo
 from clzoo.cli import main
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.loop import pretrain
-from clzoo.pretrain.publish import publish
 from clzoo.pretrain.start import start_from
+from clzoo.publish import publish
 
 
 @pytest.fixture(scope="module")
