@@ -1,4 +1,4 @@
-"""FAISS indexes over embedding stores: build, open, search. Nothing else in clzoo imports faiss. See docs/index.md."""
+"""FAISS indexes over embedding stores: build, open, search. Nothing else in clzoo imports faiss. See docs/search.md."""
 
 from clzoo.index.building import Index, build_index, open_index, refresh_index
 from clzoo.index.html import write_page

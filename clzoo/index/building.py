@@ -27,10 +27,10 @@ from clzoo.index.vectors import normalized_batches, sample
 log = logging.getLogger("clzoo")
 
 FLAT_LIMIT = 200_000
-"""Up to this many vectors the index is Flat (exact); above it SQfp16, as exact at half the size (docs/index.md)."""
+"""Up to this many vectors the index is Flat (exact); above it SQfp16, as exact at half the size (docs/search.md)."""
 
 _TRAINING_BYTES = 1 << 30  # at most, of the sample that a trained index learns from
-_POINTS_PER_LIST = 40  # of that sample, where FAISS warns below 39; three times as many found no more (docs/index.md)
+_POINTS_PER_LIST = 40  # of that sample, where FAISS warns below 39; three times as many found no more (docs/search.md)
 _SAMPLED = 256  # rows by which a store is told from another
 _POINTS = 65_536  # at least: quantizers learn from the same sample
 
