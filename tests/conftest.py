@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `from hub_server import ..
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hub_server import TOKEN, HubServer
-from warm_python import WarmPython
+from warm_python import Child, WarmPython
 
 
 class Hub(HubServer):
@@ -42,6 +42,10 @@ class Hub(HubServer):
     ) -> subprocess.CompletedProcess[str]:
         """Run `python -c CODE ...` or `python -m MODULE ...` to its end; `extra` are environment variables."""
         return self._warm.run(arguments, self.environment(token, **extra), timeout)
+
+    def start(self, *arguments: str) -> Child:
+        """The same in the background."""
+        return self._warm.start(arguments, self.environment(), timeout=240)
 
 
 @pytest.fixture(scope="session", autouse=True)

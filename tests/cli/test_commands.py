@@ -1,19 +1,23 @@
 """What holds for every command alike."""
 
+import os
 import subprocess
-import sys
 
 import pytest
 
 from clzoo.cli import _COMMANDS
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "clzoo", *arguments], capture_output=True, text=True)
+@pytest.fixture
+def run(warm_python):
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        return warm_python.run(("-m", "clzoo", *arguments), os.environ, timeout=300)
+
+    return run
 
 
 @pytest.mark.parametrize("name", list(_COMMANDS))
-def test_every_command_of_the_list_exists_and_explains_itself(name):
+def test_every_command_of_the_list_exists_and_explains_itself(name, run):
     result = run(name, "--help")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"Usage: clzoo {name}")
@@ -30,18 +34,18 @@ def test_every_command_of_the_list_exists_and_explains_itself(name):
         (["pretrain", "no_such_recipe"], 1),
     ],
 )
-def test_exit_codes_tell_done_from_bad_input_from_wrong_usage(arguments, code):
+def test_exit_codes_tell_done_from_bad_input_from_wrong_usage(arguments, code, run):
     result = run(*arguments)
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_traceback_is_shown_only_with_debug():
+def test_a_traceback_is_shown_only_with_debug(run):
     assert "Traceback" not in run("pretrain", "no_such_recipe").stderr
     assert "Traceback" in run("pretrain", "no_such_recipe", "--debug").stderr
 
 
-def test_missing_data_is_an_error_with_the_exact_command():
+def test_missing_data_is_an_error_with_the_exact_command(run):
     result = run("pretrain", "cacr_cifar10")
     assert result.returncode == 1
     assert "clzoo pretrain cacr_cifar10 --data DIR" in result.stderr

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from warm_python import WarmPython
 
 from clzoo import open_store
 from clzoo.cli import main
@@ -112,17 +113,17 @@ def test_no_bar_is_drawn_where_there_is_no_terminal(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are POSIX")
-def test_on_a_terminal_the_bar_shows_speed_waiting_and_eta(here: Path, model_folder: Path) -> None:
+def test_on_a_terminal_the_bar_shows_speed_waiting_and_eta(
+    here: Path, model_folder: Path, warm_python: WarmPython
+) -> None:
     import pty
-    import subprocess
-    import sys
 
     leader, follower = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    command = [sys.executable, "-m", "clzoo", "embed", "images", "--model", str(model_folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=follower, env=environment)
-    os.close(follower)
-    shown = b""
+    command = ("-m", "clzoo", "embed", "images", "--model", str(model_folder))
+    process = warm_python.start(command, environment, timeout=300, stderr=os.ttyname(follower))
+    shown = _read(leader)
+    os.close(follower)  # now that the other process has it open
     while chunk := _read(leader):
         shown += chunk
     os.close(leader)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import assert_same_rows, by_path, files_of, make_image, make_images
+from warm_python import WarmPython
 
 from clzoo import Encoder, embed_folder, open_store
 from clzoo.embed.manifest import MANIFEST
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and for
 _VICTIMS = """
 import os, signal, sys, threading, time
 from small_models import small_encoder
+from warm_python import WarmPython
 from clzoo.embed import run
 from clzoo.embed.pipeline import embed_folder
 
@@ -60,31 +62,32 @@ for line in sys.stdin:
 class Victims:
     """Runs `embed_folder` in processes that can be killed, without importing torch each time."""
 
-    def __init__(self) -> None:
-        code = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}){_VICTIMS}"]
-        self.process = subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, warm: WarmPython, folder: Path) -> None:
+        pipes = [folder / "told", folder / "said"]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}){_VICTIMS}"
+        self.process = warm.start(("-c", code), os.environ, timeout=600, stdin=pipes[0], stdout=pipes[1])
+        self._told, self._said = os.fdopen(os.open(pipes[0], os.O_RDWR), "w"), pipes[1].open()
         assert self._line() == "ready"
 
     def embed(self, source: Path, out: Path, when: str) -> bool:
         """Whether the run came to its end."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{source} {out} {when}\n")
-        self.process.stdin.flush()
+        self._told.write(f"{source} {out} {when}\n")
+        self._told.flush()
         code = int(self._line())
         assert code in (0, -9)
         return code == 0
 
     def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self._said.readline().strip()
 
 
 @pytest.fixture(scope="module")
-def victims() -> Iterator[Victims]:
-    victims = Victims()
+def victims(warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victims]:
+    victims = Victims(warm_python, tmp_path_factory.mktemp("pipes"))
     yield victims
     victims.process.kill()
-    victims.process.communicate()
 
 
 def changed(images: Path) -> Path:

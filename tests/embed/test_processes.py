@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from filelock import FileLock
 from picture_folders import make_shard
 from pictures import files_of, make_image, make_images
 from test_sharding import assert_equal_stores
+from warm_python import WarmPython
 
 from clzoo import Encoder, embed_folder, open_store
 from clzoo.embed.shards import Shard
 from clzoo.embed.writer import LOCK
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Gloo and SIGKILL")
+
+Ranks = Callable[..., subprocess.CompletedProcess[str]]
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
@@ -37,7 +41,21 @@ def torchrun(source: Path | str, model: Path, out: Path, *options: str, processe
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = torchrun(*arguments)  # type: ignore[arg-type]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def ranks(warm_python: WarmPython) -> Ranks:
+    """As `run`, without the launcher: what the two processes printed, one after the other."""
+
+    def run(source: Path | str, model: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        arguments = ("-m", "clzoo", "embed", str(source), "--model", str(model), "--out", str(out), *options)
+        both = warm_python.ranks(2, arguments, ENVIRONMENT, timeout=300)
+        code = max(abs(done.returncode) for done in both)
+        texts = ("".join(getattr(done, name) for done in both) for name in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(list(arguments), code, *texts)
+
+    return run
 
 
 def shares(out: Path) -> list[Path]:
@@ -45,11 +63,11 @@ def shares(out: Path) -> list[Path]:
 
 
 def test_two_processes_leave_the_store_of_one_and_update_it(
-    images: Path, encoder: Encoder, model_folder: Path, tmp_path: Path
+    images: Path, encoder: Encoder, model_folder: Path, tmp_path: Path, ranks: Ranks
 ) -> None:
     (images / "broken.jpg").touch()
     out = tmp_path / "store"
-    done = run(images, model_folder, out, "--labels", "--json")
+    done = ranks(images, model_folder, out, "--labels", "--json")
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)  # of one process alone
     assert (counts["rows"], counts["embedded"], counts["failed"], counts["store"]) == (24, 24, 1, str(out))
@@ -61,7 +79,7 @@ def test_two_processes_leave_the_store_of_one_and_update_it(
 
     make_image(images / "cats" / "000.jpg", np.random.default_rng(5))
     (images / "dogs" / "001.png").unlink()
-    again = run(images, model_folder, out, "--json", "--quiet")
+    again = ranks(images, model_folder, out, "--json", "--quiet")
     assert again.returncode == 0, again.stderr
     updated = json.loads(again.stdout)
     assert (updated["embedded"], updated["unchanged"], updated["dropped"]) == (1, 22, 1)
@@ -69,16 +87,16 @@ def test_two_processes_leave_the_store_of_one_and_update_it(
     embed_folder(images, str(model_folder), tmp_path / "single", progress=False)
     assert_equal_stores(open_store(out), open_store(tmp_path / "single"))
 
-    third = json.loads(run(images, model_folder, out, "--json", "--quiet").stdout)
+    third = json.loads(ranks(images, model_folder, out, "--json", "--quiet").stdout)
     assert (third["embedded"], third["generation"]) == (0, updated["generation"])  # an index stays valid
 
 
 def test_two_processes_read_shards_behind_a_url(
-    images: Path, encoder: Encoder, model_folder: Path, tmp_path: Path
+    images: Path, encoder: Encoder, model_folder: Path, tmp_path: Path, ranks: Ranks
 ) -> None:
     members = {path.relative_to(images).as_posix(): path.read_bytes() for path in sorted(images.rglob("*.*"))}
     url = make_shard(tmp_path / "shards" / "a.tar", members).parent.as_uri()
-    done = run(url, model_folder, tmp_path / "store")
+    done = ranks(url, model_folder, tmp_path / "store")
     assert done.returncode == 0, done.stderr
     embed_folder(url, str(model_folder), tmp_path / "single", progress=False)
     assert len(open_store(tmp_path / "store")) == 24

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from filelock import FileLock
 from pictures import by_path, files_of, make_image, make_images
 from small_models import small_encoder
+from warm_python import WarmPython
 
 from clzoo import ClzooError, Encoder, embed_folder, open_store
 from clzoo.cli import main
@@ -273,34 +273,36 @@ for line in sys.stdin:
 class Victims:
     """Runs shares and merges in processes that can be killed, without importing torch each time."""
 
-    def __init__(self) -> None:
-        code = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}){_VICTIMS}"]
-        self.process = subprocess.Popen(code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, warm: WarmPython, folder: Path) -> None:
+        pipes = [folder / "told", folder / "said"]
+        for pipe in pipes:
+            os.mkfifo(pipe)
+        code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}){_VICTIMS}"
+        self.process = warm.start(("-c", code), os.environ, timeout=600, stdin=pipes[0], stdout=pipes[1])
+        self._told, self._said = os.fdopen(os.open(pipes[0], os.O_RDWR), "w"), pipes[1].open()
         assert self._line() == "ready"
 
     def finishes(self, *line: object) -> bool:
-        assert self.process.stdin is not None
-        self.process.stdin.write(" ".join(map(str, line)) + "\n")
-        self.process.stdin.flush()
+        self._told.write(" ".join(map(str, line)) + "\n")
+        self._told.flush()
         code = int(self._line())
         assert code in (0, -9)
         return code == 0
 
     def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self._said.readline().strip()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and fork are POSIX")
 def test_killed_shares_are_run_again_and_a_merge_killed_at_any_step_is_whole_or_absent(
-    encoder: Encoder, tmp_path: Path
+    encoder: Encoder, tmp_path: Path, warm_python: WarmPython
 ) -> None:
     images = make_images(tmp_path / "images", 40)
     (images / "broken.jpg").touch()
     single = embed_folder(images, encoder, tmp_path / "single", progress=False).store
     rng = random.Random(seed := random.SystemRandom().randrange(1000))
     print("seed", seed)
-    victims = Victims()
+    victims = Victims(warm_python, tmp_path)
     try:
         out, folders = tmp_path / "store", []
         for share in ("1/2", "2/2"):
@@ -336,7 +338,6 @@ def test_killed_shares_are_run_again_and_a_merge_killed_at_any_step_is_whole_or_
                 os.utime(images / victim, ns=(status.st_atime_ns, status.st_mtime_ns))
     finally:
         victims.process.kill()
-        victims.process.communicate()
 
 
 # The command ----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,6 @@
 """Two processes with half the batch each against one with the whole."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,20 +10,11 @@ from two_processes import loss_and_gradients, without_batchnorm
 
 
 @pytest.fixture(scope="module")
-def of_two_processes(tmp_path_factory):
+def of_two_processes(tmp_path_factory, warm_python):
     out = tmp_path_factory.mktemp("gloo")
     script = Path(__file__).with_name("two_processes.py")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-        str(out),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
+    for result in warm_python.ranks(2, (str(script), str(out)), os.environ, timeout=300):
+        assert result.returncode == 0, result.stderr
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 

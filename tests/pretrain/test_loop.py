@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_recipes import small_recipe
+from warm_python import Child
 
 from clzoo.data.training import open_training_set
 from clzoo.embed import DEFAULT_MODEL
@@ -151,40 +152,41 @@ def test_accumulated_gradients_move_the_weights_once_in_so_many_steps(pictures, 
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
 
 
-def start(
-    pictures, run, *overrides, name="cacr_cifar10", processes=1, restarts=0, device="cpu", **options
-) -> subprocess.Popen:
-    """The command line on a small recipe written out as a file."""
+def command(pictures, run, *overrides, name="cacr_cifar10", device="cpu") -> list[str]:
+    """The command line, without Python, on a small recipe written out as a file."""
     recipe = run.parent / f"{run.name}.yaml"
     recipe.write_text(small_recipe(name, *overrides).to_yaml())
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    return ["pretrain", str(recipe), "--data", str(pictures), "--out", str(run), "--device", device]
+
+
+@pytest.fixture
+def start(warm_python):
+    """Starts the command in a process of its own, after `first` was executed there."""
+
+    def start(*arguments, first="", **options) -> Child:
+        code = f"{first}\nimport sys\nfrom clzoo.cli import main\nmain(sys.argv[1:])"
+        return warm_python.start(("-c", code, *command(*arguments, **options)), os.environ, timeout=500)
+
+    return start
+
+
+def torchrun(*arguments, processes=2, restarts=0, **options) -> subprocess.Popen:
+    """The same under torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     launcher += [f"--max-restarts={restarts}"] if restarts else []
-    command = [
-        sys.executable,
-        *launcher,
-        "-m",
-        "clzoo",
-        "pretrain",
-        str(recipe),
-        "--data",
-        str(pictures),
-        "--out",
-        str(run),
-    ]
-    return subprocess.Popen(
-        [*command, "--device", device], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
-    )
+    whole = [sys.executable, *launcher, "-m", "clzoo", *command(*arguments, **options)]
+    return subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_checkpoint(run, process) -> None:
     while not list(run.glob("checkpoint-*.json")):
-        assert process.poll() is None, process.stderr.read()
+        assert process.poll() is None
         time.sleep(0.02)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_killed_process_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(name, pictures, tmp_path):
+def test_a_killed_process_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(name, pictures, tmp_path, start):
     seed = random.randrange(10**6)
     print("seed", seed)
     delays = random.Random(seed)
@@ -196,21 +198,22 @@ def test_a_killed_process_goes_on_and_ends_with_the_weights_of_an_uninterrupted_
         time.sleep(delays.uniform(0, 1.5))
         process.kill()
         process.wait()
-    last = start(pictures, run, "schedule.epochs=12", name=name)
-    assert last.wait() == 0, last.stderr.read()
+    last = start(pictures, run, "schedule.epochs=12", name=name).finish()
+    assert last.returncode == 0, last.stderr
     assert same(weights_of(tmp_path / "whole"), weights_of(run))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
-def test_sigterm_leaves_a_checkpoint_and_exits_with_0(pictures, tmp_path):
+def test_sigterm_leaves_a_checkpoint_and_exits_with_0(pictures, tmp_path, start):
     process = start(pictures, tmp_path / "run", "schedule.epochs=500")
     wait_for_checkpoint(tmp_path / "run", process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
-    assert "run the same command again" in process.stderr.read()
+    process.kill(signal.SIGTERM)
+    done = process.finish()
+    assert done.returncode == 0
+    assert "run the same command again" in done.stderr
 
 
-def test_a_second_process_is_refused_in_a_run_folder_until_the_first_is_gone(pictures, tmp_path):
+def test_a_second_process_is_refused_in_a_run_folder_until_the_first_is_gone(pictures, tmp_path, start):
     run = tmp_path / "run"
     first = start(pictures, run, "schedule.epochs=500")
     wait_for_checkpoint(run, first)
@@ -226,11 +229,11 @@ def test_a_second_process_is_refused_in_a_run_folder_until_the_first_is_gone(pic
 
 @pytest.mark.slow
 def test_two_processes_train_a_method_with_shuffled_batchnorm_and_resume(pictures, tmp_path):
-    process = start(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10", processes=2)
+    process = torchrun(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10")
     assert process.wait() == 0, process.stderr.read()
     state = load_checkpoint(tmp_path / "run")
     assert state["step"] == 24
-    again = start(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10", processes=2)
+    again = torchrun(pictures, tmp_path / "run", "schedule.epochs=3", name="mocov2_cifar10")
     assert again.wait() == 0, again.stderr.read()
 
 
@@ -240,7 +243,7 @@ def test_a_killed_worker_is_restarted_and_the_run_resumes(pictures, tmp_path):
     overrides = ("schedule.epochs=40", "monitor.every_steps=0")
     run = tmp_path / "run"
     # More than one: now and then Gloo meets an address of the dead worker, and torchrun has to start them once more.
-    process = start(pictures, run, *overrides, name="mocov2_cifar10", processes=2, restarts=4)
+    process = torchrun(pictures, run, *overrides, name="mocov2_cifar10", restarts=4)
     wait_for_checkpoint(run, process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
@@ -250,7 +253,7 @@ def test_a_killed_worker_is_restarted_and_the_run_resumes(pictures, tmp_path):
 
 @pytest.mark.slow
 def test_synchronised_batchnorm_on_several_cpu_processes_is_an_error_that_says_so(pictures, tmp_path):
-    process = start(pictures, tmp_path / "run", name="simclr_cifar10", processes=2)
+    process = torchrun(pictures, tmp_path / "run", name="simclr_cifar10")
     assert process.wait() != 0
     assert "synchronises BatchNorm" in process.stderr.read()
 
@@ -268,19 +271,18 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(pi
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the limit is a POSIX one")
-def test_a_full_disk_stops_the_run_with_a_reason_and_keeps_the_checkpoint_before(pictures, tmp_path):
-    import resource
-
+def test_a_full_disk_stops_the_run_with_a_reason_and_keeps_the_checkpoint_before(pictures, tmp_path, start):
     assert not pretrain(small_recipe("cacr_cifar10"), pictures, tmp_path / "run", device="cpu", max_minutes=0)
     before = weights_of(tmp_path / "run")
 
-    def no_large_files() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # bytes; a checkpoint has more
-
-    process = start(pictures, tmp_path / "run", preexec_fn=no_large_files)
+    no_large_files = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # bytes; a checkpoint has more
+"""
+    process = start(pictures, tmp_path / "run", first=no_large_files)
     assert process.wait() == 1
-    error = process.stderr.read()
+    error = process.finish().stderr
     assert "cannot be written" in error
     assert "Traceback" not in error
     assert same(weights_of(tmp_path / "run"), before)
@@ -501,6 +503,6 @@ def test_a_recipe_trains_on_a_gpu_in_bf16_and_resumes(name, pictures, tmp_path):
 def test_batchnorm_is_synchronised_or_shuffled_over_two_gpus(name, pictures, tmp_path):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    process = start(pictures, tmp_path / "run", name=name, processes=2, device="cuda")
+    process = torchrun(pictures, tmp_path / "run", name=name, device="cuda")
     assert process.wait() == 0, process.stderr.read()
     assert load_checkpoint(tmp_path / "run")["step"] == 8

@@ -3,14 +3,13 @@
 import dataclasses
 import hashlib
 import os
-import subprocess
-import sys
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
 from fake_checkpoints import SHIPPED, FakeZoo, published_file, shrunk
+from warm_python import Child
 
 import clzoo
 from clzoo.errors import ClzooError
@@ -27,11 +26,15 @@ def load(zoo, **options):
     return clzoo.load(zoo.config.name, "cpu", cache_dir=zoo.cache, offline=True, **options)
 
 
-def run(code: str, *arguments: object, **popen) -> subprocess.Popen:
-    """A fresh Python process that runs `code`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, text=True, **popen)
+@pytest.fixture
+def start(warm_python):
+    """Starts a fresh Python process that runs some code."""
+
+    def start(code: str, *arguments: object) -> Child:
+        command = ("-c", textwrap.dedent(code), *map(str, arguments))
+        return warm_python.start(command, {**os.environ, "OMP_NUM_THREADS": "1"}, timeout=500)
+
+    return start
 
 
 # Loads once in a forked child for each audited event of the file system (open, rename, mkdir, remove, ...), and kills
@@ -89,12 +92,12 @@ _KILL_AT_EVERY_EVENT = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_killed_at_any_file_system_event_leaves_a_whole_model_or_none(zoo):
-    expected = weights_sha256(zoo.backbone)
-    process = run(_KILL_AT_EVERY_EVENT, zoo.hub, zoo.cache, zoo.config.name, expected, stdout=subprocess.PIPE)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    events, left_temporary, finished_before_death = map(int, output.split())
+def test_a_process_killed_at_any_file_system_event_leaves_a_whole_model_or_none(start, tmp_path):
+    config = dataclasses.replace(shrunk(SHIPPED["hydra-vit_base-in1k"]), model_args={"depth": 1})
+    zoo = FakeZoo(tmp_path, config)
+    done = start(_KILL_AT_EVERY_EVENT, zoo.hub, zoo.cache, config.name, weights_sha256(zoo.backbone)).finish()
+    assert done.returncode == 0, done.stderr
+    events, left_temporary, finished_before_death = map(int, done.stdout.split())
     assert events > 20
     assert left_temporary > 5  # the kills did hit the middle of the writing
     assert 0 < finished_before_death < events
@@ -116,22 +119,20 @@ _LOAD_WHEN_TOLD = """
 
 
 @pytest.mark.slow
-def test_two_processes_loading_the_same_name_at_once_both_succeed(zoo, tmp_path):
+def test_two_processes_loading_the_same_name_at_once_both_succeed(zoo, start, tmp_path):
     for attempt in range(10):
         place = tmp_path / f"cache-{attempt}"
         place.mkdir()
         (place / "hub").symlink_to(zoo.cache / "hub")
     flags = [tmp_path / "ready-0", tmp_path / "ready-1"]
-    processes = [
-        run(_LOAD_WHEN_TOLD, zoo.hub, zoo.cache, zoo.config.name, ready, tmp_path / "go", stdout=subprocess.PIPE)
-        for ready in flags
-    ]
+    processes = [start(_LOAD_WHEN_TOLD, zoo.hub, zoo.cache, zoo.config.name, ready, tmp_path / "go") for ready in flags]
     deadline = time.monotonic() + 200
     while not all(flag.exists() for flag in flags) and time.monotonic() < deadline:
         time.sleep(0.005)
     (tmp_path / "go").touch()
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    done = [process.finish() for process in processes]
+    assert [process.returncode for process in done] == [0, 0]
+    outputs = [process.stdout for process in done]
     assert outputs[0].split() == outputs[1].split() == [weights_sha256(zoo.backbone)] * 10
     for attempt in range(10):
         assert [path.name for path in (tmp_path / f"cache-{attempt}" / "models").iterdir()] == [

@@ -5,10 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ import pytest
 from fake_checkpoints import SHIPPED, published_file, shrunk
 from hub_server import TOKEN
 from small_models import METRICS, small_encoder
+from warm_python import Child
 
 from clzoo.config import ModelConfig
 from clzoo.zoo.saving import save_entry
@@ -59,17 +57,9 @@ def load_one(hub, name: str, zoo: Path | str = "", **environment: Any) -> dict[s
     return outcome
 
 
-def start_load(hub, name: str, zoo: Path | str = "") -> subprocess.Popen[str]:
+def start_load(hub, name: str, zoo: Path | str = "") -> Child:
     """The same in the background."""
-    command = [sys.executable, "-c", LOAD_ALL, str(zoo), json.dumps([{"name_or_path": name}])]
-    return subprocess.Popen(
-        command,
-        env=hub.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return hub.start("-c", LOAD_ALL, str(zoo), json.dumps([{"name_or_path": name}]))
 
 
 @pytest.fixture
@@ -171,8 +161,8 @@ def test_a_process_killed_in_the_middle_of_a_download_leaves_nothing_that_loads(
     hub.stall_after[WEIGHTS] = 100_000
     child = start_load(hub, f"hf-hub:{REPO}")
     assert hub.stalled.wait(60)
-    os.kill(child.pid, signal.SIGKILL)
-    child.communicate()
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     (offline,), _ = load_all(hub, {"name_or_path": f"hf-hub:{REPO}", "offline": True})
     assert f"{WEIGHTS} of {REPO}" in offline["error"]
     hub.stall_after.clear()
@@ -253,9 +243,9 @@ def test_processes_that_load_the_same_name_at_once_all_succeed(hub, tmp_path):
     children = [start_load(hub, PINNED, tmp_path / "zoo") for _ in range(3)]
     outcomes = []
     for child in children:
-        out, err = child.communicate(timeout=240)
-        assert child.returncode == 0, err
-        outcomes.append(json.loads(out))
+        done = child.finish()
+        assert done.returncode == 0, done.stderr
+        outcomes.append(json.loads(done.stdout))
     assert all(set(outcome) == {"weights", "vector"} for outcome in outcomes), outcomes
     assert outcomes[0] == outcomes[1] == outcomes[2]
     models = tmp_path / "cache" / "clzoo" / "models"
@@ -267,8 +257,8 @@ def test_a_process_killed_while_it_fetches_a_published_file_leaves_a_cache_that_
     hub.stall_after[config.source.file] = 100_000
     child = start_load(hub, PINNED, tmp_path / "zoo")
     assert hub.stalled.wait(60)
-    os.kill(child.pid, signal.SIGKILL)
-    child.communicate()
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     hub.stall_after.clear()
     assert "error" not in load_one(
         hub, PINNED, tmp_path / "zoo"
