@@ -19,6 +19,12 @@ from clzoo.wording import shown
 SCHEMA = 1
 """Version of the `clzoo` block; a reader refuses a higher one."""
 
+HUB_PREFIX = "hf-hub:"
+"""Before ORG/NAME: a model or a data set of the Hugging Face Hub."""
+
+TIMM_PREFIX = "timm:"
+"""Before NAME.TAG: a model of timm with its weights on the Hub."""
+
 LONGEST_CONFIG = 1 << 20
 """Bytes of a config.json."""
 

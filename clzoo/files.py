@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from clzoo.errors import ClzooError
+
+log = logging.getLogger("clzoo")
 
 LONGEST_JSON = 64 << 20
 """Bytes of a JSON file, unless its reader says less: the largest are manifests and metrics of many classes."""
@@ -39,11 +42,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(lock_file: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock, without waiting. The operating system gives it back when the process ends, however it ends.
+def held(lock_file: Path, refusal: str | None, waiting: str = "") -> Iterator[None]:
+    """Hold a lock. The operating system gives it back when the process ends, however it ends.
+
+    Args:
+        refusal: what to say if another process holds it; None waits for it, and `waiting` is logged.
 
     Raises:
-        ClzooError: another process holds it; `refusal` is the text.
+        ClzooError: `refusal`.
     """
     from filelock import FileLock, Timeout  # `clzoo.lite` reads files where it is not installed
 
@@ -51,7 +57,10 @@ def held(lock_file: Path, refusal: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ClzooError(refusal) from None
+        if refusal is not None:
+            raise ClzooError(refusal) from None
+        log.info("%s", waiting)
+        lock.acquire()
     try:
         yield
     finally:
@@ -176,10 +185,13 @@ def parse_json(content: bytes | str, where: str, remedy: str) -> Any:
     raise ClzooError(f"{where} is nested more than {_DEEPEST} levels deep. {remedy}")
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+def sha256_of(file: Path | BinaryIO) -> str:
+    """Hexadecimal SHA-256 of all bytes of a file, named or open."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return sha256_of(opened)
+    file.seek(0)
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()

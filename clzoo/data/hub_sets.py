@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from clzoo.config import HUB_PREFIX
 from clzoo.data.collection import Collection
 from clzoo.data.content import Stamp, stamp_of
 from clzoo.data.images import decode_image
@@ -23,7 +24,6 @@ from clzoo.errors import ClzooError, UnreadableImageError
 
 log = logging.getLogger("clzoo")
 
-PREFIX = "hf-hub:"
 """How a Hub data set is named: hf-hub:ORG/NAME."""
 
 _LABELS = ("label", "fine_label")  # columns that are taken first where several hold classes
@@ -119,7 +119,7 @@ def _open_part(name: str, part: str) -> Collection:
     import datasets
 
     with _errors_of(name):
-        dataset = datasets.load_dataset(name.removeprefix(PREFIX), split=part)
+        dataset = datasets.load_dataset(name.removeprefix(HUB_PREFIX), split=part)
     images, column = _image_column(dataset, name)
     labels, classes, found = _class_column(dataset, name)
     if labels is None:
@@ -135,7 +135,7 @@ def _published_splits(name: str) -> list[str]:
     except ImportError as error:
         raise ClzooError(f'{name} needs the package datasets. Type: pip install "clzoo[data]"') from error
     with _errors_of(name):
-        return list(datasets.get_dataset_split_names(name.removeprefix(PREFIX)))
+        return list(datasets.get_dataset_split_names(name.removeprefix(HUB_PREFIX)))
 
 
 @contextmanager

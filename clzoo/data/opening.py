@@ -7,9 +7,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from clzoo.config import HUB_PREFIX
 from clzoo.data.collection import Collection, FileImages
 from clzoo.data.folders import open_folder
-from clzoo.data.hub_sets import PREFIX, hub_splits, open_hub_set
+from clzoo.data.hub_sets import hub_splits, open_hub_set
 from clzoo.data.packed import find_packs, open_pack
 from clzoo.data.sources import in_words, taken
 from clzoo.data.splits import KIND, first_labelled, shard_word, splits_of_folder
@@ -39,7 +40,7 @@ def open_source(source: str | Path, split: str, *, name: str | None = None, down
 
 def _open(source: str | Path, split: str, name: str | None, download: bool) -> Collection:
     part = "train" if split == "pretrain" else split
-    if str(source).startswith(PREFIX):
+    if str(source).startswith(HUB_PREFIX):
         return open_hub_set(str(source), part)
     folder = Path(source)
     if packs := find_packs(folder, part):
@@ -70,7 +71,7 @@ def open_labelled(source: str | Path, split: str) -> Collection:
     So both `data`, which holds `train` and `test`, and `data/test` name a test split.
     """
     folder = Path(source)
-    is_folder = not str(source).startswith(PREFIX) and not find_packs(folder, split)
+    is_folder = not str(source).startswith(HUB_PREFIX) and not find_packs(folder, split)
     if folder.is_file():
         word = shard_word(f"{folder.name}/")
         split = "train" if word is None else KIND[word]
@@ -85,7 +86,7 @@ def splits_of(source: str | Path) -> list[str]:
     Raises:
         ClzooError: it is packed already, or a data set of arrays so small that packing gains nothing.
     """
-    if str(source).startswith(PREFIX):
+    if str(source).startswith(HUB_PREFIX):
         return hub_splits(str(source))
     folder = Path(source)
     if find_packs(folder, "train") or find_packs(folder, "test"):

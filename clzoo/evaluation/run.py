@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from clzoo.config import HUB_PREFIX
 from clzoo.data.classes import places_by_name, with_classes_of
 from clzoo.data.collection import Collection, Images
 from clzoo.data.imbalance import check_subset, class_sizes
@@ -202,8 +203,8 @@ def open_splits(data: DataSource) -> tuple[Collection, Collection]:
 def title_of(data: DataSource) -> str:
     """What to call data that were not given a title: the name of their folder."""
     source = str(data["train"] if isinstance(data, Mapping) else data)
-    if source.startswith("hf-hub:"):
-        return source.removeprefix("hf-hub:")
+    if source.startswith(HUB_PREFIX):
+        return source.removeprefix(HUB_PREFIX)
     path = Path(source).resolve()
     return path.parent.name if path.name == "train" else path.name
 

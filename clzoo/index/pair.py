@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, fsync_folder, read_json, write_json
+from clzoo.files import atomic_path, fsync_folder, read_json, sha256_of, write_json
 
 SCHEMA = 1
 """Version of `faiss.json`; a reader refuses a higher one."""
@@ -64,7 +64,7 @@ def write_pair(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[st
         with atomic_path(folder / INDEX_FILE) as temporary:
             description = write(temporary)
             with temporary.open("rb") as file:
-                digests = {"sha256": file_sha256(file), "sample_sha256": _sample_sha256(file)}
+                digests = {"sha256": sha256_of(file), "sample_sha256": _sample_sha256(file)}
             file_facts = {"file": INDEX_FILE, "size": temporary.stat().st_size, **digests}
             description = {"schema": SCHEMA, "index": file_facts, **description}
             write_json(folder / _NEXT_DESCRIPTION, description)
@@ -97,7 +97,7 @@ def read_pair(folder: Path, remedy: str) -> tuple[Any, dict[str, Any]]:
     while True:
         with _opened(folder, remedy) as file:
             try:
-                description = _fitting_description(folder, file_sha256(file), remedy)
+                description = _fitting_description(folder, sha256_of(file), remedy)
             except ClzooError:
                 if _is_at(file, folder / INDEX_FILE):
                     raise
@@ -169,7 +169,7 @@ def _clear_up(folder: Path) -> None:
 def _next_fits(folder: Path) -> bool:
     try:
         with (folder / INDEX_FILE).open("rb") as file:
-            return bool(_read_checked(folder / _NEXT_DESCRIPTION)["index"]["sha256"] == file_sha256(file))
+            return bool(_read_checked(folder / _NEXT_DESCRIPTION)["index"]["sha256"] == sha256_of(file))
     except (FileNotFoundError, ClzooError):  # killed before there was an index; or damaged since
         return False
 
@@ -225,7 +225,7 @@ def _sampled_description(folder: Path, file: BinaryIO, remedy: str) -> dict[str,
             if found != expected:
                 raise _damaged(folder, found, expected, remedy)
             return description
-    return _fitting_description(folder, file_sha256(file), remedy)
+    return _fitting_description(folder, sha256_of(file), remedy)
 
 
 def _damaged(folder: Path, found: str, expected: str, remedy: str) -> ClzooError:
@@ -265,15 +265,6 @@ def _read_checked(path: Path) -> dict[str, Any]:
             f"{path}: schema is {schema}, this clzoo reads up to {SCHEMA}. Type: pip install --upgrade clzoo"
         )
     return description
-
-
-def file_sha256(file: BinaryIO) -> str:
-    """SHA-256 of all bytes of an open file."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _sample_sha256(file: BinaryIO) -> str:

@@ -11,19 +11,18 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from clzoo.embed.shards import Shard
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, read_json, sha256_of, write_json
+from clzoo.files import atomic_path, held, read_json, sha256_of, write_json
 from clzoo.index import vectors
 from clzoo.index.building import (
     Index,
@@ -166,7 +165,7 @@ def _trained_once(folder: Path, store: Store, factory: str, total: int) -> dict[
     """The description of the trained, empty index that all parts start from; trains it where nobody has."""
     path = folder / f"{_TRAINED}.index"
     build = {"store_generation": store.generation, "factory": factory, "parts": total}
-    with _alone(folder, factory):
+    with held(folder / _LOCK, None, f"waiting for another process that trains {factory}"):
         found = _described(path)
         if not found:
             started = time.monotonic()
@@ -183,21 +182,6 @@ def _trained_once(folder: Path, store: Store, factory: str, total: int) -> dict[
             f"Finish that one, or delete {folder} and build all parts anew."
         )
     return found
-
-
-@contextmanager
-def _alone(folder: Path, factory: str) -> Iterator[None]:
-    """One process at a time; the others wait."""
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that trains %s", factory)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _write(path: Path, index: Any, started: float, **facts: Any) -> None:

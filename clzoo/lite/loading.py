@@ -6,15 +6,13 @@ import os
 from pathlib import Path
 
 from clzoo import assets
-from clzoo.config import ModelConfig
+from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.lite.encoder import LiteEncoder
 from clzoo.zoo.entries import entry
 
 GRAPH = "model.onnx"
 """Name of the graph in a hub entry."""
-
-_HUB_PREFIX = "hf-hub:"
 
 
 def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = None) -> LiteEncoder:
@@ -32,8 +30,8 @@ def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = N
             weights; a file that is damaged or not clzoo's; a device that ONNX Runtime cannot use.
     """
     text = str(path_or_name)
-    if text.startswith(_HUB_PREFIX):
-        return _of_entry(_downloaded(text.removeprefix(_HUB_PREFIX), revision), device)
+    if text.startswith(HUB_PREFIX):
+        return _of_entry(_downloaded(text.removeprefix(HUB_PREFIX), revision), device)
     if revision is not None:
         raise ClzooError(f"revision {revision!r} was given with {text}; only repositories of the Hub have revisions.")
     if text.endswith(".onnx"):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from clzoo.config import SMALL_ALEXNET, ModelConfig
+from clzoo.config import HUB_PREFIX, SMALL_ALEXNET, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import write_text
 from clzoo.page import render
@@ -231,7 +231,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
 
 
 def _timm_address(address: str) -> str:
-    if address.startswith("hf-hub:"):
+    if address.startswith(HUB_PREFIX):
         return address
     return f"local-dir:{address}" if "/" in address else f"local-dir:hub/{address}"
 

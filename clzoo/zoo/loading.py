@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from clzoo import assets
-from clzoo.config import LONGEST_CONFIG, ModelConfig, Source
+from clzoo.config import HUB_PREFIX, LONGEST_CONFIG, TIMM_PREFIX, ModelConfig, Source
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -25,8 +25,6 @@ from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import build_encoder, read_safetensors
 
 log = logging.getLogger("clzoo")
-
-_HUB_PREFIX, _TIMM_PREFIX = "hf-hub:", "timm:"
 
 
 @dataclass(frozen=True)
@@ -105,10 +103,10 @@ def locate(
 ) -> Located:
     """Find a model's files on this machine, fetching and converting them if need be; arguments as in `load`."""
     text = str(name_or_path)
-    if text.startswith(_TIMM_PREFIX):
-        return _in_timm(text.removeprefix(_TIMM_PREFIX), revision, cache_dir, offline)
-    if text.startswith(_HUB_PREFIX):
-        return _on_hub(text.removeprefix(_HUB_PREFIX), revision, cache_dir, offline)
+    if text.startswith(TIMM_PREFIX):
+        return _in_timm(text.removeprefix(TIMM_PREFIX), revision, cache_dir, offline)
+    if text.startswith(HUB_PREFIX):
+        return _on_hub(text.removeprefix(HUB_PREFIX), revision, cache_dir, offline)
     if isinstance(name_or_path, Path) or _is_path(text):
         if revision is not None:
             raise ClzooError(f"revision {revision!r} was given with the local path {text}; files have no revisions.")
@@ -253,7 +251,7 @@ def _on_hub(repo: str, revision: str | None, cache_dir: str | Path | None, offli
     from clzoo.zoo.timm_models import is_timm_config, pin, pinned_model
 
     hub_cache = cache.hub_cache(cache_dir)
-    name = f"{_HUB_PREFIX}{repo}"
+    name = f"{HUB_PREFIX}{repo}"
     if pinned := pinned_model(name, repo, revision, cache_dir):
         return _pinned_here(*pinned, cache_dir)
     path = fetch_file(repo, "config.json", revision, hub_cache=hub_cache, offline=offline)
@@ -272,7 +270,7 @@ def _in_timm(name: str, revision: str | None, cache_dir: str | Path | None, offl
     from clzoo.zoo.timm_models import full_name, pin, pinned_model
 
     full, repo = full_name(name)
-    called = f"{_TIMM_PREFIX}{full}"
+    called = f"{TIMM_PREFIX}{full}"
     if full != name:
         log.info("%s is timm's name for %s", name, full)
     pinned = pinned_model(called, repo, revision, cache_dir) or pin(called, repo, revision, cache_dir, offline)
@@ -292,7 +290,7 @@ def _local(path: Path) -> Located:
     else:
         folder, weights = path.parent, path
         if not path.exists():
-            repo = f" If it is a repository of the Hub, type {_HUB_PREFIX}{path}" if len(path.parts) == 2 else ""
+            repo = f" If it is a repository of the Hub, type {HUB_PREFIX}{path}" if len(path.parts) == 2 else ""
             raise ClzooError(f"{path} does not exist; expected a folder or a .safetensors file.{repo}")
         if path.suffix != ".safetensors" or not (folder / "config.json").is_file():
             lacks = "has no config.json beside it" if path.suffix == ".safetensors" else "is not a .safetensors file"

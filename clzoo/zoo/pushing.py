@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
 )
 
 import clzoo
-from clzoo.config import ModelConfig
+from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.lite import load as load_lite
@@ -104,7 +104,7 @@ def push(
             create_pr=create_pr,
         )
     url = str(commit.pr_url or commit.commit_url)
-    log.info("pushed %s to %s; load it with clzoo.load(%r)", config.name, url, f"hf-hub:{repo_id}")
+    log.info("pushed %s to %s; load it with clzoo.load(%r)", config.name, url, f"{HUB_PREFIX}{repo_id}")
     return url
 
 
@@ -154,7 +154,7 @@ def _operations(
     for name in (*_REQUIRED, *_OPTIONAL):
         path = folder / name
         if name == "README.md" and is_generated(path.read_text(encoding="utf-8", errors="replace")):
-            card = render_card(config, metrics, address=f"hf-hub:{repo_id}")
+            card = render_card(config, metrics, address=f"{HUB_PREFIX}{repo_id}")
             operations.append(CommitOperationAdd(name, card.encode()))
         elif path.is_file():
             operations.append(CommitOperationAdd(name, path))
