@@ -44,7 +44,7 @@ from clzoo.embed import compact_store, merge_stores  # noqa: E402
 from clzoo.embed import run as run_module  # noqa: E402
 from clzoo.embed.copying import copy_store  # noqa: E402
 from clzoo.embed.manifest import MANIFEST  # noqa: E402
-from clzoo.embed.shards import Shard  # noqa: E402
+from clzoo.embed.shares import Share  # noqa: E402
 from clzoo.errors import ClzooError  # noqa: E402
 from clzoo.evaluation import evaluate  # noqa: E402
 from clzoo.index import open_index  # noqa: E402
@@ -181,7 +181,7 @@ def prepare(root: Path) -> list[Victim]:
         embed(root / "more", root / "segments")
         assert len(open_store(root / "segments").manifest.segments) > 1
         for number in (1, 2):
-            embed(images, root / "shares", shard=Shard(number, 2))
+            embed(images, root / "shares", share=Share(number, 2))
         for number, recipe in enumerate(recipes):
             pretrain(recipe, labelled, root / f"run-{number}", device="cpu")
             found = evaluate(root / f"run-{number}", labelled, "knn", device="cpu").metrics
@@ -202,7 +202,7 @@ def prepare(root: Path) -> list[Victim]:
     # An update is of another source under the manifest's name: the old one is named as gone.
     manifest = json.loads((root / "updated" / MANIFEST).read_text())
     (root / "updated" / MANIFEST).write_text(json.dumps({**manifest, "source": str(root / "gone")}))
-    shares = [Shard(number, 2).folder(root / "shares") for number in (1, 2)]
+    shares = [Share(number, 2).folder(root / "shares") for number in (1, 2)]
     remote = (root / "remote").as_uri()
     return [
         Victim("embed", None, lambda place: embed(images, place), rows_of),

@@ -50,6 +50,11 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def share_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add `--share I/N`, also by its old name `--shard`."""
+    return click.option("--share", "--shard", "share", metavar="I/N", help=f"{help} (--shard is its old name.)")
+
+
 class _TerminalHandler(logging.Handler):
     """Writes where standard error is at that moment (tests and progress bars replace it)."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say, share_option
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.errors import ClzooError
 
@@ -37,7 +36,7 @@ from clzoo.errors import ClzooError
 @click.option(
     "--labels/--no-labels", default=None, help="Keep the first sub-folder as label.  [default: as the store has it]"
 )
-@click.option("--shard", metavar="I/N", help="Embed share I of N, into DIR-shard-I-of-N; see clzoo store merge.")
+@share_option("Embed share I of N, into DIR-shard-I-of-N; see clzoo store merge.")
 @click.option("--engine", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who computes.")
 @click.option(
     "--backend",
@@ -74,7 +73,7 @@ def command(
     store_dtype: str,
     normalize: bool,
     labels: bool | None,
-    shard: str | None,
+    share: str | None,
     engine: str,
     backend: str,
     decode: str,
@@ -94,7 +93,7 @@ def command(
     """
     if factory is not None and index is None:
         raise click.UsageError("--factory needs --index faiss.")
-    if shard is not None and index is not None:
+    if share is not None and index is not None:
         raise click.UsageError(
             "--index is for the whole: merge the shares (clzoo store merge DIR DIR-shard-*), then --index."
         )
@@ -107,7 +106,7 @@ def command(
                 "leave out --index: up to 100,000 images are searched exactly without it."
             )
     from clzoo.embed import embed_folder
-    from clzoo.embed.shards import parse_shard
+    from clzoo.embed.shares import is_first_process, parse_share
 
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be decoded is reported by us
     options: dict[str, Any] = {
@@ -125,17 +124,9 @@ def command(
         "progress": not quiet,
         "allow_removals": allow_removals,
     }
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # torchrun
-        from clzoo.embed.processes import embed_with_processes
-
-        if shard is not None or engine != "local":
-            raise click.UsageError("torchrun shares out the work already; leave out --shard and --engine.")
-        together = embed_with_processes(source, model, out, **options)
-        if together is None:
-            return
-        summary = together
-    else:
-        summary = embed_folder(source, model, out, shard=None if shard is None else parse_shard(shard), **options)
+    summary = embed_folder(source, model, out, share=None if share is None else parse_share(share), **options)
+    if not is_first_process():
+        return
     counts = summary.to_json()
     if index is not None:
         from clzoo.index import refresh_index

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, print_table, quiet_option, say
+from clzoo.cli.common import print_json, print_table, quiet_option, say, share_option
 
 
 @click.group("store")
@@ -61,7 +61,7 @@ def compact(store: Path, quiet: bool) -> None:
 @click.option("--allow-removals", is_flag=True, help="Even if DIR loses over a tenth of its rows.")
 @quiet_option
 def merge(out: Path, shares: tuple[Path, ...], allow_removals: bool, quiet: bool) -> None:
-    """Join the stores that `clzoo embed --shard` made of one source into DIR, row for row as one run makes it.
+    """Join the stores that `clzoo embed --share` made of one source into DIR, row for row as one run makes it.
 
     All shares must be there and finished; they stay as they are.
     """
@@ -75,23 +75,23 @@ def merge(out: Path, shares: tuple[Path, ...], allow_removals: bool, quiet: bool
 @command.command("index")
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
-@click.option("--shard", metavar="I/N", help="Build part I of N only (1/4 to 4/4), of an inverted file.")
+@share_option("Build part I of N only (1/4 to 4/4), of an inverted file.")
 @click.option("--merge", is_flag=True, help="Join the parts, when all are there.")
 @quiet_option
-def index(store: Path, factory: str | None, shard: str | None, merge: bool, quiet: bool) -> None:
+def index(store: Path, factory: str | None, share: str | None, merge: bool, quiet: bool) -> None:
     """Build the FAISS index of a store, if there is none or an old one; whole, or in parts and then --merge.
 
     Parts need less memory, can be built on several machines at once, and are skipped when they are there already.
     """
-    if merge and (shard or factory):
+    if merge and (share or factory):
         raise click.UsageError("--merge goes alone: the parts say which index they are of.")
-    if shard and not factory:
-        raise click.UsageError("--shard needs --factory, of an inverted file: --factory IVF4096,SQfp16")
-    from clzoo.embed.shards import parse_shard
+    if share and not factory:
+        raise click.UsageError("--share needs --factory, of an inverted file: --factory IVF4096,SQfp16")
+    from clzoo.embed.shares import parse_share
     from clzoo.index import build_part, merge_index, refresh_index
 
-    if shard and factory:
-        say(f"{build_part(store, parse_shard(shard), factory=factory)}")
+    if share and factory:
+        say(f"{build_part(store, parse_share(share), factory=factory)}")
         return
     built = merge_index(store) if merge else refresh_index(store, factory=factory)
     if not quiet:

@@ -1,4 +1,4 @@
-"""One store out of the shares that `--shard` runs made: row for row the store of a single run."""
+"""One store out of the shares that `--share` runs made: row for row the store of a single run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
 from clzoo.errors import ClzooError
@@ -84,25 +84,25 @@ def _checked(folders: list[Path]) -> list[Store]:
         store = open_store(folder)
         shard = store.manifest.shard
         if shard is None:
-            raise ClzooError(f"{folder} is a whole store, not a share of one. Merge what `clzoo embed --shard` made.")
+            raise ClzooError(f"{folder} is a whole store, not a share of one. Merge what `clzoo embed --share` made.")
         source = store.manifest.source
-        again = f"clzoo embed {source} --shard {Shard(*shard)} with the options of before"
+        again = f"clzoo embed {source} --share {Share(*shard)} with the options of before"
         if not store.complete:
-            raise ClzooError(f"{folder}, share {Shard(*shard)}, is not finished. Type: {again}; then merge.")
+            raise ClzooError(f"{folder}, share {Share(*shard)}, is not finished. Type: {again}; then merge.")
         count = count or shard[1]
         if shard[1] != count:
             raise ClzooError(
                 f"{folder} is a share of {shard[1]}, {folders[0]} one of {count}. Merge shares of one run."
             )
         if shard[0] in stores:
-            raise ClzooError(f"{folder} and {stores[shard[0]].path} are both share {Shard(*shard)}. Name one of them.")
+            raise ClzooError(f"{folder} and {stores[shard[0]].path} are both share {Share(*shard)}. Name one of them.")
         stores[shard[0]] = store
     first = next(iter(stores.values()))
     missing = [number for number in range(1, count + 1) if number not in stores]
     if missing:
         raise ClzooError(
-            f"share {Shard(missing[0], count)} is missing ({len(missing)} of {count} are). Name its store too; or make "
-            f"it: clzoo embed {first.manifest.source} --shard {Shard(missing[0], count)}"
+            f"share {Share(missing[0], count)} is missing ({len(missing)} of {count} are). Name its store too; or make "
+            f"it: clzoo embed {first.manifest.source} --share {Share(missing[0], count)}"
         )
     for store in stores.values():
         _check_same(store, first)

@@ -21,7 +21,7 @@ from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.embed.plan import check_removals, fresh_manifest
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.run import Run
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share, launched_processes
 from clzoo.embed.store import ERRORS
 from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
 from clzoo.embed.writer import check_folder, store_lock
@@ -118,7 +118,7 @@ def embed_folder(
     labels: bool | None = None,
     strict: bool = False,
     allow_removals: bool = False,
-    shard: Shard | None = None,
+    share: Share | None = None,
     engine: str = "local",
     backend: str = "torch",
     decode: str = "cpu",
@@ -142,7 +142,8 @@ def embed_folder(
         strict: raise if an image failed, after all others were embedded and stored.
         allow_removals: let the store lose more than a tenth of its rows, because their files are gone. Rows where the
             source could not be reached are kept in any case.
-        shard: embed this share of the source alone, into the folder `shard.folder(out)`; `merge_stores` joins them.
+        share: embed this share of the source alone, into the folder `share.folder(out)`; `merge_stores` joins them.
+            Where torchrun started this process, all of them call `embed_folder` alike, and each takes its share.
         engine: "local", or "ray" for the workers of a Ray cluster (`clzoo.embed.ray_engine`); then the encoder is given
             by name, and `device` is that of the workers.
         backend: "torch", "onnx" or "auto", as in `clzoo.load`; of an encoder that is given by name. With "auto" the
@@ -152,39 +153,42 @@ def embed_folder(
         progress: show a bar where standard error is a terminal.
 
     Returns:
-        Counts and times. Images that failed are in `errors.parquet` with their reasons.
+        Counts and times, of all processes together. Images that failed are in `errors.parquet` with their reasons.
 
     Raises:
         ClzooError: missing or empty source; a store of another model, preprocessing or kind; a store that another
             process is writing; more than a tenth of its rows to be dropped; no image at all that could be embedded;
             with `strict`, failed images.
     """
+    options: dict[str, Any] = {
+        "device": device,
+        "size": size,
+        "batch_size": batch_size,
+        "workers": workers,
+        "dtype": dtype,
+        "store_dtype": store_dtype,
+        "normalize": normalize,
+        "labels": labels,
+        "engine": engine,
+        "backend": backend,
+        "decode": decode,
+        "progress": progress,
+    }
 
     def check(dropped: int, rows: int) -> None:
         place = local_out(out, source)
-        check_removals(shard.folder(place) if shard else place, dropped, rows, allowed=allow_removals)
+        check_removals(share.folder(place) if share else place, dropped, rows, allowed=allow_removals)
 
-    summary, failures = embed_share(
-        source,
-        encoder,
-        out,
-        check=check,
-        device=device,
-        size=size,
-        batch_size=batch_size,
-        workers=workers,
-        dtype=dtype,
-        store_dtype=store_dtype,
-        normalize=normalize,
-        labels=labels,
-        shard=shard,
-        engine=engine,
-        backend=backend,
-        decode=decode,
-        progress=progress,
-    )
-    report(summary, failures)
-    if shard is None or summary.failed > 1:  # a small share may by chance hold nothing but the one broken image
+    if launched_processes() > 1:
+        if share is not None or engine != "local":
+            raise ClzooError("torchrun shares out the work already; leave out --share and --engine.")
+        from clzoo.embed.processes import embed_with_processes
+
+        summary = embed_with_processes(source, encoder, out, allow_removals=allow_removals, **options)
+    else:
+        summary, failures = embed_share(source, encoder, out, check=check, share=share, **options)
+        report(summary, failures)
+    if share is None or summary.failed > 1:  # a small share may by chance hold nothing but the one broken image
         summary.require_some()
     if strict:
         summary.require_all()
@@ -205,7 +209,7 @@ def embed_share(
     store_dtype: str,
     normalize: bool,
     labels: bool | None,
-    shard: Shard | None,
+    share: Share | None,
     engine: str,
     backend: str,
     decode: str,
@@ -229,8 +233,8 @@ def embed_share(
         listing = list_images(source)
         origin, root = str(Path(source).resolve()), str(listing.root)
     log.info("%s: %s", origin, taken(listing.items, listing.ignored, len(listing.failures)))
-    if shard is not None:
-        folder, listing = shard.folder(folder), shard.of(listing)
+    if share is not None:
+        folder, listing = share.folder(folder), share.of(listing)
     if engine not in ENGINES:
         raise ClzooError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}.")
     if engine == "ray" and isinstance(encoder, Encoder):
@@ -255,7 +259,7 @@ def embed_share(
         store_dtype=store_dtype,
         normalize=normalize,
         compute=compute if decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
-        shard=shard,
+        share=share,
     )
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from clzoo.data.remote import is_remote
 from clzoo.data.sources import Item, Listing, label_of
 from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share
 from clzoo.embed.store import ITEMS_SCHEMA, Store
 from clzoo.errors import ClzooError
 
@@ -115,7 +115,7 @@ def fresh_manifest(
     store_dtype: str,
     normalize: bool,
     compute: str,
-    shard: Shard | None = None,
+    share: Share | None = None,
 ) -> Manifest:
     """The manifest of a store that holds nothing yet; `source` and `root` are absolute paths or URLs."""
     return Manifest(
@@ -136,7 +136,7 @@ def fresh_manifest(
         errors_generation=0,
         segments=(),
         source=source,
-        shard=shard,
+        shard=share,
     )
 
 
@@ -158,7 +158,7 @@ def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder
         raise ClzooError(f"{folder} holds {kind} vectors. Add {flag} to continue it, or give another --out.")
     if old.shard != new.shard:
         kinds = [
-            f"share {Shard(*shard)} of its source" if shard else "a whole source" for shard in (old.shard, new.shard)
+            f"share {Share(*shard)} of its source" if shard else "a whole source" for shard in (old.shard, new.shard)
         ]
         raise ClzooError(f"{folder} holds {kinds[0]}, this run is of {kinds[1]}. Give another --out.")
     # A source that was moved keeps its relative paths; one that still lies there is another collection.

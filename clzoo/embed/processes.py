@@ -1,6 +1,6 @@
-"""`torchrun -m clzoo embed`: every process embeds a share, the first one joins them; the result is that of one process.
+"""`embed_folder` under torchrun: every process embeds a share, the first joins them; the store is that of one process.
 
-The shares lie beside the store while the run is under way (`Shard.folder`) and are deleted once they are joined. A run
+The shares lie beside the store while the run is under way (`Share.folder`) and are deleted once they are joined. A run
 that updates a store first gives each share the rows that the store has of it, so only new and changed images are
 embedded. A kill leaves the store of before and unfinished shares, and the same command continues those.
 """
@@ -28,9 +28,10 @@ from clzoo.embed.manifest import MANIFEST, Segment
 from clzoo.embed.merging import write_merged
 from clzoo.embed.pipeline import Summary, embed_share, local_out, report
 from clzoo.embed.plan import check_removals
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share
 from clzoo.embed.store import open_store
 from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, delete_store, store_lock
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
@@ -40,16 +41,23 @@ _CHUNK = 16 << 20  # bytes of vectors in memory at a time
 
 
 def embed_with_processes(
-    source: str | Path, encoder: str | Path, out: str | Path | None, *, allow_removals: bool = False, **options: Any
-) -> Summary | None:
+    source: str | Path,
+    encoder: Encoder | str | Path,
+    out: str | Path | None,
+    *,
+    allow_removals: bool = False,
+    **options: Any,
+) -> Summary:
     """`embed_folder` in every process that torchrun started; they share a file system.
+
+    A process group that the caller has opened already is left as it is.
 
     Args:
         allow_removals: as of `embed_folder`; counted over all shares.
-        options: all others of `embed_share`, but the shard.
+        options: all others of `embed_share`, but the share.
 
     Returns:
-        The summary of the whole in the process of rank 0; None in the others.
+        The summary of the whole, in every process.
 
     Raises:
         ClzooError: as `embed_folder`; torchrun then ends the other processes.
@@ -57,48 +65,62 @@ def embed_with_processes(
     folder = local_out(out, source)
     check_folder(folder)
     options["device"] = _own_device(options["device"])
-    with _process_group(), ExitStack() as stack:
+    with _process_group() as group, ExitStack() as stack:
         rank, total = dist.get_rank(), dist.get_world_size()
         first = rank == 0
         if not first:
-            log.setLevel(logging.ERROR)  # the first process says it for all
+            stack.enter_context(_quiet())  # the first process says it for all
             options["progress"] = False
         else:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(store_lock(folder))
             _say_what_is_left(folder, total)
-        dist.barrier()
-        share = Shard(rank + 1, total)
+        dist.barrier(group)
+        share = Share(rank + 1, total)
         _give_rows(folder, share)
 
         def check(dropped: int, rows: int) -> None:
             counts = torch.tensor([dropped, rows])
-            dist.all_reduce(counts)
+            dist.all_reduce(counts, group=group)
             check_removals(folder, *counts.tolist(), allowed=allow_removals)
 
-        part, _ = embed_share(source, encoder, folder, shard=share, check=check, **options)
+        part, _ = embed_share(source, encoder, folder, share=share, check=check, **options)
         parts: list[Any] | None = [None] * total if first else None
-        dist.gather_object(part, parts)  # also: waits until all are done
-        if not first:
-            return None
-        assert parts is not None
-        merged = write_merged(folder, [open_store(summary.store) for summary in parts], allow_removals=True)
-        for summary in parts:
-            delete_store(summary.store)
-    whole = _whole(parts, folder, merged.generation)
-    report(whole, known_errors(merged))
-    whole.require_some()
-    return whole
+        dist.gather_object(part, parts, group=group)  # also: waits until all are done
+        whole: list[Summary | None] = [None]
+        if parts is not None:
+            merged = write_merged(folder, [open_store(summary.store) for summary in parts], allow_removals=True)
+            for joined in parts:
+                delete_store(joined.store)
+            whole[0] = summary = _whole(parts, folder, merged.generation)
+            report(summary, known_errors(merged))
+        dist.broadcast_object_list(whole, group=group)  # where this comes, the store is whole
+    assert whole[0] is not None
+    return whole[0]
 
 
 @contextmanager
-def _process_group() -> Iterator[None]:
+def _process_group() -> Iterator[Any]:
+    """A group of all processes; None: the one that is open now."""
     # Gloo on GPUs too: the processes exchange a few numbers, and wait.
+    if dist.is_initialized():
+        yield dist.new_group(backend="gloo", timeout=_PATIENCE)
+        return
     dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield None
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    level = log.level
+    log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        log.setLevel(level)
 
 
 def _own_device(device: str) -> str:
@@ -116,14 +138,14 @@ def _say_what_is_left(folder: Path, total: int) -> None:
             log.warning("%s is of a run with another number of processes: not used, may be deleted", path)
 
 
-def _give_rows(folder: Path, share: Shard) -> None:
+def _give_rows(folder: Path, share: Share) -> None:
     """Begin a share's store with the rows that the whole store has of it; one that is there already is continued."""
     target = share.folder(folder)
     if not (folder / MANIFEST).is_file() or (target / MANIFEST).is_file():
         return
     whole = open_store(folder)
     if whole.manifest.shard is not None:
-        raise ClzooError(f"{folder} holds share {Shard(*whole.manifest.shard)} of its source. Give another --out.")
+        raise ClzooError(f"{folder} holds share {Share(*whole.manifest.shard)} of its source. Give another --out.")
     check_folder(target)
     target.mkdir(exist_ok=True)
     mine = np.flatnonzero(whole.ids % share.total == share.number - 1)

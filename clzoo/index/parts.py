@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
@@ -49,15 +49,15 @@ _SAMPLE = "store_sample_sha256"
 _LOCK = ".lock"
 
 
-def build_part(store: Store | str | Path, shard: tuple[int, int], *, factory: str) -> Path:
-    """Build part `shard[0]` (from 1) of `shard[1]` of an inverted-file index. A part that is there is left as it is.
+def build_part(store: Store | str | Path, share: tuple[int, int], *, factory: str) -> Path:
+    """Build part `share[0]` (from 1) of `share[1]` of an inverted-file index. A part that is there is left as it is.
 
     Parts may be built in any order, one after the other or at once, by machines that share the store's folder.
     Memory: the part, a training sample of 1 GiB in the first process, and 16,384 rows.
 
     Args:
         store: an open store, or its folder.
-        shard: the number of the part, and how many there are.
+        share: the number of the part, and how many there are.
         factory: as for `build_index`, of an inverted file: "IVF4096,SQfp16".
 
     Returns:
@@ -69,7 +69,7 @@ def build_part(store: Store | str | Path, shard: tuple[int, int], *, factory: st
     """
     store = store if isinstance(store, Store) else open_store(store)
     check_content(store)
-    number, total = shard
+    number, total = share
     if not 1 <= number <= total:
         raise ClzooError(f"part {number} of {total} does not exist: numbers go from 1 to {total}.")
     folder = store.path / PARTS
@@ -82,7 +82,7 @@ def build_part(store: Store | str | Path, shard: tuple[int, int], *, factory: st
             log.info("%s is there already", path)
             return path
         started = time.monotonic()
-        start, stop = _rows(len(store), Shard(number, total))
+        start, stop = _rows(len(store), Share(number, total))
         index = filled(import_faiss().read_index(str(folder / f"{_TRAINED}.index")), factory, store, start, stop)
         _write(path, index, started, trained_sha256=template["sha256"])
     except OSError as error:
@@ -149,15 +149,15 @@ def _check_kind(index: Any, factory: str) -> None:
         "a graph cannot be merged" if isinstance(inner, faiss.IndexHNSW) else "only plain inverted files can be merged"
     )
     raise ClzooError(
-        f"factory {factory!r} cannot be built in parts: {why}. Build it whole (without --shard), "
+        f"factory {factory!r} cannot be built in parts: {why}. Build it whole (without --share), "
         "or take an inverted file such as IVF4096,SQfp16."
     )
 
 
-def _rows(count: int, shard: Shard) -> tuple[int, int]:
+def _rows(count: int, share: Share) -> tuple[int, int]:
     """First row of a part, and the one after its last: whole batches, so that FAISS computes as for a whole build."""
     batches = -(-count // vectors.BATCH)
-    start, stop = (batches * number // shard.total * vectors.BATCH for number in (shard.number - 1, shard.number))
+    start, stop = (batches * number // share.total * vectors.BATCH for number in (share.number - 1, share.number))
     return start, min(stop, count)
 
 
@@ -205,7 +205,7 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     if not build:
         raise ClzooError(
             f"{store.path} holds no parts of an index. Type: clzoo store index {store.path} --factory IVF4096,SQfp16 "
-            "--shard 1/4, and so on to 4/4"
+            "--share 1/4, and so on to 4/4"
         )
     if build["store_generation"] != store.generation:
         raise ClzooError(
@@ -216,7 +216,7 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     total = build["parts"]
     paths = [folder / f"part-{number}.index" for number in range(1, total + 1)]
     described = [_described(path) for path in paths]
-    again = f"clzoo store index {store.path} --factory {build['factory']} --shard"
+    again = f"clzoo store index {store.path} --factory {build['factory']} --share"
     missing = [
         number for number, part in enumerate(described, 1) if part.get("trained_sha256") != build["sha256"]
     ]  # or made from another training
@@ -267,7 +267,7 @@ def _head(template: Any, count: int) -> bytes:
     if not content.endswith(tail):
         raise ClzooError(
             f"faiss {import_faiss().__version__} writes {type(inner).__name__} in a way that clzoo cannot merge. "
-            "Build the index whole, without --shard."
+            "Build the index whole, without --share."
         )
     return content[: -len(tail)]
 

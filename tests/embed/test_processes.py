@@ -21,8 +21,8 @@ from pictures import files_of, make_image, make_images
 from test_sharding import assert_equal_stores
 from warm_python import WarmPython
 
-from clzoo import Encoder, embed_folder, open_store
-from clzoo.embed.shards import Shard
+from clzoo import ClzooError, Encoder, embed_folder, open_store
+from clzoo.embed.shares import Share
 from clzoo.embed.writer import LOCK
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Gloo and SIGKILL")
@@ -112,6 +112,34 @@ def test_what_one_process_began_two_continue(images: Path, model_folder: Path, t
     assert (counts["embedded"], counts["unchanged"]) == (1, 24)
 
 
+def test_a_script_of_the_users_shares_out_the_work_too_and_every_process_has_the_whole(
+    images: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, clzoo, torch.distributed as dist\n"
+        "if sys.argv[4] == 'open': dist.init_process_group('gloo')\n"
+        "done = clzoo.embed_folder(sys.argv[1], sys.argv[2], sys.argv[3], progress=False)\n"
+        "rows = len(clzoo.open_store(sys.argv[3]))\n"
+        "print(f\"{os.environ['RANK']}: {rows} {done.rows} {done.embedded} {dist.is_initialized()}\\n\", end='')\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    embed_folder(images, str(model_folder), tmp_path / "single", progress=False)
+    for group, embedded in (("closed", 24), ("open", 0)):
+        arguments = [str(images), str(model_folder), str(tmp_path / "store"), group]
+        done = subprocess.run([*launcher, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert sorted(done.stdout.splitlines()) == [f"{n}: 24 24 {embedded} {group == 'open'}" for n in (0, 1)]
+    assert shares(tmp_path / "store") == []
+    assert_equal_stores(open_store(tmp_path / "store"), open_store(tmp_path / "single"))
+
+
+def test_a_share_of_a_share_is_refused(images: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ClzooError, match="torchrun shares out the work already; leave out --share"):
+        embed_folder(images, encoder, share=Share(1, 2))
+
+
 @pytest.mark.slow
 def test_an_error_of_the_input_ends_all_processes_and_leaves_no_store(
     images: Path, model_folder: Path, tmp_path: Path
@@ -161,8 +189,8 @@ def test_an_unfinished_share_is_continued_and_one_of_another_number_is_named(
     images: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "store"
-    for shard in (Shard(1, 2), Shard(1, 3)):
-        embed_folder(images, str(model_folder), out, shard=shard, progress=False)
+    for share in (Share(1, 2), Share(1, 3)):
+        embed_folder(images, str(model_folder), out, share=share, progress=False)
     done = run(images, model_folder, out, "--json")
     assert done.returncode == 0, done.stderr
     assert "store-shard-1-of-3 is of a run with another number of processes" in done.stderr

@@ -28,7 +28,7 @@ from clzoo.embed.copying import copy_store
 from clzoo.embed.manifest import MANIFEST
 from clzoo.embed.pipeline import default_out
 from clzoo.embed.processes import embed_with_processes
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share
 from clzoo.embed.store import ERRORS
 
 
@@ -100,7 +100,7 @@ def test_shards_behind_a_url_give_the_store_of_local_shards_in_shares_too(
     url = "memory://shards" if kind == "memory" else f"{web.url}/shards/"
     embed(shards, encoder, tmp_path / "local", labels=True)
     embed(url, encoder, tmp_path / "remote", labels=True)
-    shares = [embed(url, encoder, tmp_path / "parts", labels=True, shard=Shard(n, 3)).store for n in (1, 2, 3)]
+    shares = [embed(url, encoder, tmp_path / "parts", labels=True, share=Share(n, 3)).store for n in (1, 2, 3)]
     local, store = open_store(tmp_path / "local"), open_store(tmp_path / "remote")
     assert (store.paths, store.labels) == (local.paths, local.labels)
     assert len(store) == 24

@@ -1,4 +1,4 @@
-"""--shard I/N and clzoo store merge: the shares together are the store of a single run, whatever was killed."""
+"""--share I/N and clzoo store merge: the shares together are the store of a single run, whatever was killed."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from clzoo.cli import main
 from clzoo.data.sources import list_images
 from clzoo.embed import Store, compact, merge_stores
 from clzoo.embed.manifest import MANIFEST
-from clzoo.embed.shards import Shard, parse_shard
+from clzoo.embed.shares import Share, parse_share
 from clzoo.embed.writer import LOCK
 
 
 def embed_shares(source: Path, encoder: Encoder, out: Path, total: int, **options: object) -> list[Path]:
     """All shares, in an order that is not theirs."""
-    shares = [Shard(number, total) for number in range(total, 0, -1)]
+    shares = [Share(number, total) for number in range(total, 0, -1)]
     return [
-        embed_folder(source, encoder, out, shard=shard, progress=False, **options).store  # type: ignore[arg-type]
-        for shard in shares
+        embed_folder(source, encoder, out, share=share, progress=False, **options).store  # type: ignore[arg-type]
+        for share in shares
     ]
 
 
@@ -81,7 +81,7 @@ def test_shares_are_disjoint_and_stable_when_files_are_added(tmp_path: Path) -> 
 
     def shares() -> list[set[str]]:
         listing = list_images(images)
-        return [{item.path for item in Shard(number, 4).of(listing).items} for number in (1, 2, 3, 4)]
+        return [{item.path for item in Share(number, 4).of(listing).items} for number in (1, 2, 3, 4)]
 
     before = shares()
     assert sum(map(len, before)) == len(set.union(*before)) == 200
@@ -95,7 +95,7 @@ def test_shares_are_disjoint_and_stable_when_files_are_added(tmp_path: Path) -> 
 
 def test_a_share_has_its_own_ids_and_failures(mixed: Path) -> None:
     listing = list_images(mixed)
-    shares = [Shard(number, 3).of(listing) for number in (1, 2, 3)]
+    shares = [Share(number, 3).of(listing) for number in (1, 2, 3)]
     for number, share in enumerate(shares):
         assert (share.ids % 3 == number).all()
         assert len(share.ids) == len(share.items)
@@ -106,12 +106,12 @@ def test_a_share_has_its_own_ids_and_failures(mixed: Path) -> None:
 @pytest.mark.parametrize("text", ["0/4", "5/4", "-1/4", "1/0", "1", "a/b", "1/4/2", "", "1/ 4", "\u0661/\u0664"])
 def test_a_share_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ClzooError, match="expected I/N"):
-        parse_shard(text)
+        parse_share(text)
 
 
 def test_the_first_share_is_1_and_the_last_n() -> None:
-    assert parse_shard("1/4") == Shard(1, 4)
-    assert str(parse_shard("4/4")) == "4/4"
+    assert parse_share("1/4") == Share(1, 4)
+    assert str(parse_share("4/4")) == "4/4"
 
 
 # Merging --------------------------------------------------------------------------------------------------------------
@@ -156,14 +156,14 @@ def test_what_does_not_make_a_whole_is_refused_and_named(images: Path, encoder: 
     out = tmp_path / "store"
     first, second, third = sorted(embed_shares(images, encoder, out, 3))
     whole = embed_folder(images, encoder, tmp_path / "whole", progress=False).store
-    of_two = embed_folder(images, encoder, out, shard=Shard(2, 2), progress=False).store
+    of_two = embed_folder(images, encoder, out, share=Share(2, 2), progress=False).store
     shutil.copytree(first, tmp_path / "copy")
     unfinished = shutil.copytree(second, tmp_path / "unfinished")
     manifest = json.loads((unfinished / MANIFEST).read_text())
     (unfinished / MANIFEST).write_text(json.dumps({**manifest, "complete": False}))
     for folders, message in (
-        ([first, third], r"share 2/3 is missing .*--shard 2/3"),
-        ([first, unfinished, third], r"unfinished, share 2/3, is not finished\. Type: clzoo embed .* --shard 2/3"),
+        ([first, third], r"share 2/3 is missing .*--share 2/3"),
+        ([first, unfinished, third], r"unfinished, share 2/3, is not finished\. Type: clzoo embed .* --share 2/3"),
         ([first, second, third, tmp_path / "copy"], "are both share 1/3"),
         ([first, of_two, third], "is a share of 2"),
         ([first, second, whole], "is a whole store"),
@@ -183,17 +183,17 @@ def test_what_does_not_make_a_whole_is_refused_and_named(images: Path, encoder: 
 def test_shares_of_different_settings_are_refused(
     images: Path, encoder: Encoder, tmp_path: Path, options: dict[str, object], key: str
 ) -> None:
-    one = embed_folder(images, encoder, tmp_path / "a", shard=Shard(1, 2), progress=False).store
+    one = embed_folder(images, encoder, tmp_path / "a", share=Share(1, 2), progress=False).store
     model = encoder if options else small_encoder(seed=1)
-    two = embed_folder(images, model, tmp_path / "a", shard=Shard(2, 2), progress=False, **options).store  # type: ignore[arg-type]
+    two = embed_folder(images, model, tmp_path / "a", share=Share(2, 2), progress=False, **options).store  # type: ignore[arg-type]
     with pytest.raises(ClzooError, match=f"do not belong together: {key}"):
         merge_stores(tmp_path / "out", [one, two])
 
 
 def test_shares_of_different_sources_are_refused(images: Path, encoder: Encoder, tmp_path: Path) -> None:
     other = make_images(tmp_path / "other", 8)
-    one = embed_folder(images, encoder, tmp_path / "a", shard=Shard(1, 2), progress=False).store
-    two = embed_folder(other, encoder, tmp_path / "a", shard=Shard(2, 2), progress=False).store
+    one = embed_folder(images, encoder, tmp_path / "a", share=Share(1, 2), progress=False).store
+    two = embed_folder(other, encoder, tmp_path / "a", share=Share(2, 2), progress=False).store
     with pytest.raises(ClzooError, match="do not belong together: root"):
         merge_stores(tmp_path / "out", [one, two])
 
@@ -215,12 +215,12 @@ def test_a_merge_into_something_else_or_beside_a_writer_is_refused(
 def test_one_share_never_takes_the_folder_of_another_or_of_the_whole(
     images: Path, encoder: Encoder, tmp_path: Path
 ) -> None:
-    share = embed_folder(images, encoder, tmp_path / "a", shard=Shard(1, 2), progress=False).store
+    share = embed_folder(images, encoder, tmp_path / "a", share=Share(1, 2), progress=False).store
     with pytest.raises(ClzooError, match=r"holds share 1/2 of its source, this run is of a whole source"):
         embed_folder(images, encoder, share, progress=False)
     share.rename(tmp_path / "a-shard-2-of-2")
     with pytest.raises(ClzooError, match=r"holds share 1/2 .*this run is of share 2/2"):
-        embed_folder(images, encoder, tmp_path / "a", shard=Shard(2, 2), progress=False)
+        embed_folder(images, encoder, tmp_path / "a", share=Share(2, 2), progress=False)
 
 
 # Killed ---------------------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ from small_models import small_encoder
 from clzoo.embed import run
 from clzoo.embed.merging import merge_stores
 from clzoo.embed.pipeline import embed_folder
-from clzoo.embed.shards import parse_shard
+from clzoo.embed.shares import parse_share
 
 run.FLUSH_ROWS = 8
 encoder = small_encoder()
@@ -256,7 +256,7 @@ for line in sys.stdin:
         try:
             if what == "embed":
                 source, out, share, _ = rest
-                embed_folder(source, encoder, out, shard=parse_shard(share), batch_size=4, workers=2, progress=False)
+                embed_folder(source, encoder, out, share=parse_share(share), batch_size=4, workers=2, progress=False)
             else:
                 out, step, *shares = rest
                 kill_before_step(out, int(step))
@@ -309,7 +309,7 @@ def test_killed_shares_are_run_again_and_a_merge_killed_at_any_step_is_whole_or_
             kills = 0
             while not victims.finishes("embed", images, out, share, f"{rng.uniform(0, 0.15):.4f}") and kills < 8:
                 kills += 1
-            folders.append(embed_folder(images, encoder, out, shard=parse_shard(share), progress=False).store)
+            folders.append(embed_folder(images, encoder, out, share=parse_share(share), progress=False).store)
         whole = by_path(open_store(single))
         for old in (False, True):  # into nothing; over an earlier merge
             step = 0
@@ -356,8 +356,8 @@ def test_shares_are_embedded_and_merged_as_typed(
     images: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(images.parent)
-    for share in ("1/2", "2/2"):
-        assert run("embed", "images/", "--model", model_folder, "--shard", share, "--quiet") == 0
+    for option, share in (("--share", "1/2"), ("--shard", "2/2")):  # the old name too
+        assert run("embed", "images/", "--model", model_folder, option, share, "--quiet") == 0
     folders = [f"images-embeddings-shard-{number}-of-2" for number in (1, 2)]
     assert run("store", "merge", "images-embeddings", folders[1]) == 1
     assert "share 1/2 is missing" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from pictures import by_path, make_images
 from clzoo import ClzooError, Encoder, embed_folder, open_store
 from clzoo.cli import main
 from clzoo.embed import Summary, merge_stores
-from clzoo.embed.shards import Shard
+from clzoo.embed.shares import Share
 
 needs_links = pytest.mark.skipif(os.name == "nt", reason="links as on POSIX")
 
@@ -132,11 +132,11 @@ def test_rows_of_a_shard_that_cannot_be_read_are_kept(
 def test_every_share_keeps_its_rows_below_a_folder_that_cannot_be_listed_and_so_does_their_merge(
     images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = [Shard(number, 3) for number in (1, 2, 3)]
-    folders = [embed(images, encoder, tmp_path / "store", shard=shard).store for shard in shares]
+    shares = [Share(number, 3) for number in (1, 2, 3)]
+    folders = [embed(images, encoder, tmp_path / "store", share=share).store for share in shares]
     merge_stores(tmp_path / "whole", folders)
     failing(monkeypatch, "scandir", "images/dogs", errno.ESTALE)
-    summaries = [embed(images, encoder, tmp_path / "store", shard=shard) for shard in shares]
+    summaries = [embed(images, encoder, tmp_path / "store", share=share) for share in shares]
     assert sum(summary.kept for summary in summaries) == 12
     assert len(merge_stores(tmp_path / "whole", folders)) == 24
     assert reasons(tmp_path / "whole") == {"dogs": "Stale file handle"}
@@ -167,12 +167,12 @@ def test_a_tenth_is_dropped_without_a_question(encoder: Encoder, tmp_path: Path)
 
 
 def test_a_merge_that_would_lose_more_than_a_tenth_asks_first(images: Path, encoder: Encoder, tmp_path: Path) -> None:
-    shares = [Shard(number, 2) for number in (1, 2)]
-    folders = [embed(images, encoder, tmp_path / "store", shard=shard).store for shard in shares]
+    shares = [Share(number, 2) for number in (1, 2)]
+    folders = [embed(images, encoder, tmp_path / "store", share=share).store for share in shares]
     generation = merge_stores(tmp_path / "whole", folders).generation
     shutil.rmtree(images / "dogs")
-    for shard in shares:
-        embed(images, encoder, tmp_path / "store", shard=shard, allow_removals=True)
+    for share in shares:
+        embed(images, encoder, tmp_path / "store", share=share, allow_removals=True)
     with pytest.raises(ClzooError, match=r"12 of its 24 images.*--allow-removals"):
         merge_stores(tmp_path / "whole", folders)
     assert open_store(tmp_path / "whole").generation == generation

@@ -83,7 +83,7 @@ def test_a_missing_part_is_named_with_what_to_type(store):
     with pytest.raises(ClzooError, match="holds no parts"):
         merge_index(store)
     build_part(store, (2, 3), factory=FACTORY)
-    with pytest.raises(ClzooError, match=rf"part 1 of 3 is missing \(2 of 3 are\).*--factory {FACTORY} --shard 1/3"):
+    with pytest.raises(ClzooError, match=rf"part 1 of 3 is missing \(2 of 3 are\).*--factory {FACTORY} --share 1/3"):
         merge_index(store)
 
 
@@ -115,7 +115,7 @@ def test_a_damaged_part_is_named(store):
     content = bytearray(paths[1].read_bytes())
     content[len(content) // 2] ^= 1
     paths[1].write_bytes(content)
-    with pytest.raises(ClzooError, match=r"part-2\.index is damaged.*--shard 2/2"):
+    with pytest.raises(ClzooError, match=r"part-2\.index is damaged.*--share 2/2"):
         merge_index(store)
     paths[1].unlink()
     build_part(store, (2, 2), factory=FACTORY)
@@ -198,7 +198,7 @@ def test_processes_that_begin_at_once_train_once(store):
 
 
 def test_parts_are_built_and_merged_as_it_is_typed(store, capsys):
-    assert run("index", store.path, "--factory", FACTORY, "--shard", "1/2") == 0
+    assert run("index", store.path, "--factory", FACTORY, "--share", "1/2") == 0
     assert capsys.readouterr().out.strip().endswith("part-1.index")
     assert run("index", store.path, "--merge") == 1
     assert "part 2 of 2 is missing" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One share of a source for each of several runs: `--shard I/N`, and the ranks of torchrun.
+"""One share of a source for each of several runs: `--share I/N`, and the ranks of torchrun.
 
 An image belongs to share (id modulo N) + 1; its id is a hash of its path. So the shares are disjoint, about equal, the
 same on every machine, and an image keeps its share when others are added or deleted.
@@ -6,6 +6,7 @@ same on every machine, and an image keeps its share when others are added or del
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from clzoo.data.sources import Listing, item_ids
 from clzoo.errors import ClzooError
 
 
-class Shard(NamedTuple):
+class Share(NamedTuple):
     """Share `number` of `total`; numbers begin with 1."""
 
     number: int
@@ -48,13 +49,23 @@ class Shard(NamedTuple):
         )
 
 
-def parse_shard(text: str) -> Shard:
-    """The value of `--shard`: "1/4" is the first of four shares, "4/4" the last.
+def parse_share(text: str) -> Share:
+    """The value of `--share`: "1/4" is the first of four shares, "4/4" the last.
 
     Raises:
         ClzooError: something else.
     """
     match = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ClzooError(f"shard {text!r}: expected I/N with I from 1 to N, such as 1/4 (the first) or 4/4 (the last).")
-    return Shard(int(match[1]), int(match[2]))
+        raise ClzooError(f"share {text!r}: expected I/N with I from 1 to N, such as 1/4 (the first) or 4/4 (the last).")
+    return Share(int(match[1]), int(match[2]))
+
+
+def launched_processes() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for all that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
