@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from clzoo.augment import ViewPolicy
 from clzoo.backbones import made_for
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.data.imbalance import check_subset
 from clzoo.methods import MethodOptions
+from clzoo.pretrain.backbone_names import contradiction, with_preset
 from clzoo.schema import Table
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -22,6 +23,8 @@ Triple = Annotated[tuple[float, float, float], Field(strict=False)]
 class Backbone(Table):
     """timm's architecture and what differs from its defaults; `name` is its part of the zoo name.
 
+    name: a preset that sets architecture and model_args, or what these two are called (clzoo.pretrain.backbone_names);
+    left out, it is derived. A name that contradicts them is an error.
     batchnorm_groups: statistics over so many groups of the batch (one device's stand-in for shuffled BatchNorm).
     zero_init_last: whether a ResNet's residual branches start at zero; None: timm's default, true (torchvision: false).
     init: "mocov3" draws a ViT's weights as MoCo v3 does; None: timm's own.
@@ -39,6 +42,18 @@ class Backbone(Table):
     init: Literal["mocov3"] | None = None
     sincos_positions: bool = False
     frozen: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_sets_the_rest(cls, values: Any) -> Any:
+        return with_preset(values)
+
+    @model_validator(mode="after")
+    def _name_says_the_truth(self) -> Backbone:
+        problem = contradiction(self.name, self.architecture, self.model_args)
+        if problem:
+            raise ValueError(problem)
+        return self
 
 
 class Data(Table):

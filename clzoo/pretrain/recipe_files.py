@@ -57,12 +57,28 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise ClzooError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ClzooError(f"{path} must hold a table with the keys {', '.join(Recipe.model_fields)}.")
+    _let_the_backbone_follow(values, overrides)
     apply_overrides(values, overrides)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [_explain(values, problem) for problem in error.errors()]
         raise ClzooError(f"{path} is not a valid recipe:", lines) from error
+
+
+def _let_the_backbone_follow(values: dict[str, Any], overrides: tuple[str, ...]) -> None:
+    """An override of the backbone's name sets what the name stands for; one of what it is made of, the name."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict):
+        return
+    given = {override.partition("=")[0] for override in overrides}
+    made_of = ("backbone.architecture", "backbone.model_args")
+    changed = {key for key in given if key.startswith(made_of)}
+    if "backbone.name" in given and not changed:
+        for key in made_of:
+            backbone.pop(key.removeprefix("backbone."), None)
+    elif changed and "backbone.name" not in given:
+        backbone.pop("name", None)
 
 
 def _explain(values: dict[str, Any], problem: Any) -> str:
@@ -76,6 +92,8 @@ def _explain(values: dict[str, Any], problem: Any) -> str:
         return f"unknown key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}.")
     if problem["type"] == "missing":
         return f"missing key {key!r}."
+    if problem["type"] == "value_error":  # our own words, which say what was found
+        return f"{key}: {cut(problem['msg'].removeprefix('Value error, '), 600)}."
     return f"{key} is {shown(problem['input'])}: {cut(problem['msg'], 200).lower()}."
 
 
