@@ -1,10 +1,14 @@
 """The code in docs/ runs."""
 
 import re
+import shutil
+import sys
+import threading
 from pathlib import Path
 
 import torch
 import yaml
+from fake_checkpoints import SHIPPED, FakeZoo, shrunk
 
 import clzoo
 
@@ -40,3 +44,57 @@ def test_the_papers_to_cite_are_those_of_the_four_methods():
         assert f"{paper['authors'][0]['family-names']} et al." in code
         assert f"arXiv {number}" in code
         assert paper["identifiers"] == [{"type": "other", "value": f"arXiv:{number}"}]
+
+
+def walk(title: str) -> list[str]:
+    """The files of the first list under a heading of docs/architecture.md."""
+    section = (DOCS / "architecture.md").read_text(encoding="utf-8").partition(f"## {title}\n")[2]
+    first = re.search(r"^1\. .*?(?=\n\n)", section, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^\d+\. `clzoo/([^`]+)`", first.group(), re.MULTILINE)
+
+
+def files_entered(call) -> list[str]:
+    """Files of clzoo in the order in which the call runs their functions, each time anew."""
+    package, entered = str(DOCS.parent / "clzoo") + "/", []
+
+    def note(frame, event, _):
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(package) and entered[-1:] != [file[len(package) :]]:
+            entered.append(file[len(package) :])
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return entered
+
+
+def assert_in_order(files: list[str], entered: list[str]) -> None:
+    rest = iter(entered)
+    for file in files:
+        assert file in rest, f"{file} is not entered after those before it"  # `in` consumes the iterator
+
+
+def test_the_walks_name_files_in_the_order_in_which_they_are_passed(tmp_path, monkeypatch):
+    picture = next((DOCS.parent / "examples" / "pictures").glob("*/*.jpg"))
+    zoo = FakeZoo(tmp_path, shrunk(SHIPPED["mocov3-resnet50-in1k"])).use(monkeypatch)
+
+    def load():
+        return clzoo.load(zoo.config.name, "cpu", cache_dir=zoo.cache, offline=True)
+
+    load().embed(picture)  # what is imported on first use is imported
+    shutil.rmtree(zoo.cache / "models")
+    name_to_encoder, image_to_vector = walk("A name to an encoder"), walk("An image to a vector")
+    assert len(name_to_encoder) == 12
+    assert len(image_to_vector) == 7
+    assert_in_order(name_to_encoder, files_entered(load))
+    encoder = load()
+    assert_in_order(image_to_vector, files_entered(lambda: encoder.embed(picture)))
+
+
+def test_every_file_that_the_walks_name_is_there():
+    for file in re.findall(r"`(clzoo/[^`]+\.py)`", (DOCS / "architecture.md").read_text(encoding="utf-8")):
+        assert (DOCS.parent / file).is_file(), file

@@ -8,6 +8,7 @@ front door and imports nothing until it is asked.
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -103,6 +104,18 @@ def test_the_facade_is_imported_inside_methods_alone() -> None:
     for node in ast.parse((PACKAGE / "encoder.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             assert not any(f"clzoo.{room}" in ast.unparse(node) for _, room in FACADE)
+
+
+def test_the_picture_of_the_folders_is_true() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = text.partition("```text\n")[2].partition("```")[0].splitlines()
+    floors = [re.split(r"\s{5,}", line.strip())[0].split() for line in lines if line.strip() not in ("", "|")]
+    height = {room: -number for number, rooms in enumerate(floors) for room in rooms}
+    assert {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()} <= set(height)
+    for own, rooms in without(edges(PACKAGE), FACADE | TO_MEND).items():
+        for room, files in rooms.items():
+            if own in height and room in height:
+                assert height[own] >= height[room], f"{own} imports {room}, which stands above it: {files}"
 
 
 def test_losses_and_augmentations_stand_on_nothing_of_ours() -> None:
