@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 
+from clzoo.wording import plain
+
 
 def deprecated(old: str, new: str, *, gone_in: str) -> str:
     """Warn the caller of the function that calls this one, and return the sentence, for a command to print.
@@ -13,6 +15,6 @@ def deprecated(old: str, new: str, *, gone_in: str) -> str:
         new: what to write instead.
         gone_in: version in which `old` becomes an error.
     """
-    said = f"clzoo: {old} is deprecated and goes in {gone_in}; write {new}"
+    said = plain(f"clzoo: {old} is deprecated and goes in {gone_in}; write {new}")
     warnings.warn(said, DeprecationWarning, stacklevel=3)
     return said
