@@ -17,7 +17,8 @@ from clzoo.augment.rows import to_device
 def processes(device: str) -> Iterator[str]:
     """Join the processes that torchrun started, if it did; yields this process's device.
 
-    NCCL for CUDA, Gloo for CPUs. "auto" and "cuda" become the GPU of this process's local rank.
+    NCCL for tensors on CUDA, Gloo for those in host memory. "auto" and "cuda" become the GPU of this process's local
+    rank.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield device
@@ -26,7 +27,7 @@ def processes(device: str) -> Iterator[str]:
     if on_gpu:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     try:
         yield device
     finally:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +18,15 @@ if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
 
 
-@click.command("pretrain")
+class _Remembering(click.Command):
+    """Keeps its arguments as they were typed, to print them again."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["clzoo.typed"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command("pretrain", cls=_Remembering)
 @click.argument("recipe")
 @click.option(
     "--data", help="Image folder, tar shards, torchvision's files, a pack, or hf-hub:ORG/NAME (docs/data.md)."
@@ -22,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<recipe>].")
 @click.option("--init", metavar="NAME", help="Start from a model of the zoo, or a folder, instead of random weights.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time.")
+@click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time, all included.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if there is none.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and its sizes, and train nothing.")
 @max_pixels_option
@@ -41,8 +54,9 @@ def command(
 ) -> None:
     """Train an encoder from RECIPE: a shipped name (see `clzoo recipes`), or a YAML file.
 
-    Run the same command again and an unfinished run goes on where it stopped. On several GPUs: torchrun
-    --nproc-per-node=8 -m clzoo pretrain RECIPE --data DIR
+    Ctrl-C, SIGTERM and --max-minutes stop with a checkpoint (a second Ctrl-C at once, without one). Run the same
+    command again and an unfinished run goes on where it stopped. On several GPUs: torchrun --nproc-per-node=8
+    -m clzoo pretrain RECIPE --data DIR
     """
     from clzoo.distributed import processes, rank
     from clzoo.errors import ClzooError
@@ -66,6 +80,25 @@ def command(
         finished = pretrain(loaded, data, out, device=own_device, max_minutes=max_minutes, init=init)
         if finished and rank() == 0:
             say(f"finished: {out}. Next: clzoo publish {out} NAME --data {data}")
+        elif rank() == 0:
+            logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
+
+
+def _this_command() -> str:
+    """What was typed, as it can be typed again in this folder."""
+    words = [_short(sys.executable), "-m", "clzoo"]
+    if Path(sys.argv[0]).stem == "clzoo":
+        words = [_short(sys.argv[0])]
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        here = os.environ.get("LOCAL_WORLD_SIZE", processes)
+        launcher = [] if here == processes else [f"--nnodes={int(processes) // int(here)}"]  # and where they meet
+        words = ["torchrun", *launcher, f"--nproc-per-node={here}", "-m", "clzoo"]
+    return shlex.join([*words, "pretrain", *click.get_current_context().meta["clzoo.typed"]])
+
+
+def _short(program: str) -> str:
+    """Its name alone where that finds the same program."""
+    return Path(program).name if shutil.which(Path(program).name) == program else program
 
 
 def _print_plan(recipe: Recipe) -> None:

@@ -23,6 +23,8 @@ _PANELS = (
     "data_wait",
 )
 
+_FEW = 30  # points up to which each is marked; one alone makes no line
+
 
 def draw_curves(folder: Path) -> Path:
     """Read `folder/log.jsonl` and draw what it holds against the step, into `folder/curves.png`."""
@@ -35,9 +37,15 @@ def draw_curves(folder: Path) -> Path:
     rows = max(1, -(-len(names) // columns))
     figure = Figure(figsize=(5 * columns, 2.4 * rows), layout="constrained")
     for position, name in enumerate(names, start=1):
-        points = sorted((line["step"], line[name]) for line in lines if name in line)
+        # By step, the later line for one that was done again after a kill.
+        points = sorted({line["step"]: line[name] for line in lines if name in line}.items())
         panel = figure.add_subplot(rows, columns, position)
-        panel.plot([step for step, _ in points], [value for _, value in points], linewidth=1)
+        panel.plot(
+            [step for step, _ in points],
+            [value for _, value in points],
+            linewidth=1,
+            marker="." if len(points) < _FEW else None,
+        )
         panel.set_title(name.replace("_", " "), fontsize=9)
         panel.set_xlabel("step", fontsize=8)
         panel.grid(alpha=0.3)

@@ -9,6 +9,7 @@ from itertools import tee
 import torch
 
 from clzoo.augment import finish_view, make_view
+from clzoo.augment.rows import to_device
 from clzoo.config import Preprocessing
 from clzoo.data.stream import crops_on_host, stream_crops
 from clzoo.data.training import TrainingSet
@@ -53,7 +54,7 @@ def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, dev
     for step, (samples, views) in zip(
         todo, _views(images, recipe, _plan(recipe, steps, images, todo), device), strict=True
     ):
-        own_labels = None if labels is None else labels[samples].to(device)
+        own_labels = None if labels is None else to_device(labels[samples], device)
         yield Batch(views, own_labels, seed=recipe.seed, step=step, progress=step / steps.total)
 
 
@@ -78,7 +79,7 @@ def _views(
     if not crops_on_host(images, policies, device):
         pixels = torch.from_numpy(images.pixels).to(device)  # (N, S, S, 3) uint8
         for epoch, samples in plan:
-            yield samples, render_views(pixels[samples.to(device)], samples, recipe, epoch)
+            yield samples, render_views(pixels[to_device(samples, device)], samples, recipe, epoch)
         return
     plan, ahead = tee(plan)  # the streamer reads a few batches ahead
     crops = stream_crops(images, ahead, policies, seed=recipe.seed, device=device)
@@ -114,7 +115,7 @@ def _normalized(view: torch.Tensor, recipe: Recipe) -> torch.Tensor:
 
 
 def labels_of_queue(
-    images: TrainingSet, recipe: Recipe, steps: Steps, done: int, pointer: int, size: int
+    images: TrainingSet, recipe: Recipe, steps: Steps, done: int, pointer: int | torch.Tensor, size: int
 ) -> torch.Tensor | None:
     """(K,) classes of a queue's entries after `done` steps, -1 where not known; None of images without labels.
 
@@ -122,7 +123,7 @@ def labels_of_queue(
 
     Args:
         pointer, size: of the queue, after the last step's keys were pushed. What a random start or `--init` left in
-            it is not known.
+            it is not known. A tensor stays on its device, as the result does then: nobody waits for it.
     """
     if images.labels is None:
         return None
@@ -134,6 +135,7 @@ def labels_of_queue(
         if epoch != epoch_of_order:
             epoch_of_order, order = epoch, _order(recipe.seed, epoch, len(images))
         samples = order[position * steps.batch_size : (position + 1) * steps.batch_size]
-        rows = (pointer - back * steps.batch_size + torch.arange(steps.batch_size)) % size
-        found[rows] = labels[samples]
-    return found
+        found[(torch.arange(steps.batch_size) - back * steps.batch_size) % size] = labels[samples]
+    # So far as if the pointer were 0.
+    device = pointer.device if isinstance(pointer, torch.Tensor) else found.device
+    return to_device(found, device)[(torch.arange(size, device=device) - pointer) % size]

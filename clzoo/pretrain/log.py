@@ -1,50 +1,60 @@
-"""What a run says while it trains: JSON lines in its folder, a progress bar on a terminal; and how it is stopped."""
+"""What a run says while it trains: JSON lines in its folder; a bar on a terminal, and elsewhere now and then a line."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import logging
-import signal
+import math
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clzoo.distributed import rank
+from clzoo.heartbeat import EVERY_SECONDS, Heartbeat, duration
 
 logger = logging.getLogger("clzoo")
 
-EVERY = 50  # steps between two lines
+EVERY = 50  # steps between two lines ...
+LINES = 20  # ... of which a short run has at least so many, one for each step if it has fewer
 
 
 class StepLog:
-    """Averages over `EVERY` steps: loss, learning rate, images per second, share of the time spent on making views.
+    """Lines with the loss, the rate, images per second, and the share of the time spent on making views.
 
-    Lines go to `folder/log.jsonl`, and to TensorBoard's files where it is installed. Of several processes the first
-    writes.
+    A line is the mean over the steps since the one before. The first step of a run has a line of its own, without
+    speeds, and so has the last, wherever the run ends. Lines go to `folder/log.jsonl`, and to TensorBoard's files where
+    it is installed. Of several processes the first writes.
     """
 
-    def __init__(self, folder: Path, first_step: int, total_steps: int) -> None:
+    def __init__(self, folder: Path, first_step: int, total_steps: int, heartbeat: Heartbeat | None = None) -> None:
         self._writes = rank() == 0
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8") if self._writes else None
         self._tensorboard = _tensorboard(folder) if self._writes else None
+        is_terminal = sys.stderr.isatty()
         self._bar = Progress(
             TextColumn("step {task.completed}/{task.total}"),
             BarColumn(),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
-            disable=not (sys.stderr.isatty() and self._writes and logger.isEnabledFor(logging.INFO)),
+            console=Console(stderr=True),
+            disable=not (is_terminal and self._writes and logger.isEnabledFor(logging.INFO)),
         )
         self._task = self._bar.add_task("", total=total_steps, completed=first_step)
+        self._heartbeat = heartbeat or Heartbeat(math.inf if is_terminal or not self._writes else EVERY_SECONDS)
+        self._began, self._first, self._total, self._done = time.monotonic(), first_step, total_steps, first_step
+        self._every = min(EVERY, max(1, total_steps // LINES))
         self._losses: list[torch.Tensor] = []
+        self._rate = 0.0
+        self._described = ""
         self._images = 0
         self._waited = 0.0
         self._since = time.monotonic()
@@ -54,6 +64,8 @@ class StepLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if kind is None:
+            self._write_line()
         self._bar.stop()
         if self._file is not None:
             self._file.close()
@@ -67,35 +79,48 @@ class StepLog:
         yield
         self._waited += time.monotonic() - since
 
+    def is_due(self, step: int) -> bool:
+        """Whether `add` of this step will read the losses and write a line."""
+        return step == 0 or (step + 1) % self._every == 0 or step + 1 == self._total
+
     def add(self, step: int, loss: torch.Tensor, learning_rate: float, images: int) -> None:
-        """Count one step; every `EVERY` steps write a line."""
+        """Count one step, and write a line where one is due."""
         self._losses.append(loss.detach())
         self._images += images
+        self._rate, self._done = learning_rate, step + 1
         self._bar.advance(self._task)
-        if (step + 1) % EVERY:
-            return
-        seconds = time.monotonic() - self._since
-        line = {
-            "step": step + 1,
-            "loss": round(torch.stack(self._losses).mean().item(), 6),
-            "learning_rate": learning_rate,
-            "images_per_second": round(self._images / seconds, 1),
-            "data_wait": round(self._waited / seconds, 4),
-        }
-        self._write(line)
-        self._bar.update(
-            self._task,
-            description=f"loss {line['loss']:.4f}  {line['images_per_second']:.0f} img/s  data {line['data_wait']:.0%}",
-        )
-        self._losses, self._images, self._waited, self._since = [], 0, 0.0, time.monotonic()
+        if self.is_due(step):
+            self._write_line()
+        if self._heartbeat.is_due():
+            left = (time.monotonic() - self._began) / (self._done - self._first) * (self._total - self._done)
+            logger.info("step %d of %d  %s  %s left", self._done, self._total, self._described, duration(left))
 
     def note(self, step: int, values: dict[str, float]) -> None:
-        """A line of other measurements at a step."""
-        self._write({"step": step, **{name: round(value, 4) for name, value in values.items()}})
+        """A line of other measurements at a step; JSON has no word for those that are not finite."""
+        self._write({"step": step, **{name: round(value, 4) for name, value in values.items() if math.isfinite(value)}})
+
+    def _write_line(self) -> None:
+        """Mean loss and speeds since the line before; nothing where there was no step since."""
+        if not self._losses:
+            return
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        line = {
+            "step": self._done,
+            "loss": round(torch.stack(self._losses).mean().item(), 6),
+            "learning_rate": self._rate,
+        }
+        self._described = f"loss {line['loss']:.4f}"
+        if self._done > 1:  # the first step is slow: it compiles, or fills the caches
+            line["images_per_second"] = round(self._images / seconds, 1)
+            line["data_wait"] = round(self._waited / seconds, 4)
+            self._described += f"  {line['images_per_second']:.0f} img/s  data {line['data_wait']:.0%}"
+        self._write(line)
+        self._bar.update(self._task, description=self._described)
+        self._losses, self._images, self._waited, self._since = [], 0, 0.0, time.monotonic()
 
     def _write(self, line: dict[str, float]) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
         if self._tensorboard is not None:
             for name, value in line.items():
@@ -110,21 +135,3 @@ def _tensorboard(folder: Path) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"))
-
-
-@contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, so that the loop can end with a checkpoint; outside the main thread never set."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    before = signal.signal(signal.SIGTERM, ask_to_stop)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
-from clzoo.data.classes import with_classes_of
 from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
-from clzoo.methods import Batch
 from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
-from clzoo.pretrain.diagnostics import EARLY, diagnose, warning_of
-from clzoo.pretrain.feed import Steps, feed, labels_of_queue
-from clzoo.pretrain.log import StepLog, stop_on_sigterm
-from clzoo.pretrain.monitors import monitor
+from clzoo.pretrain.diagnostics import warning_of
+from clzoo.pretrain.feed import Steps, feed
+from clzoo.pretrain.finite import FiniteLosses
+from clzoo.pretrain.forecast import Forecast
+from clzoo.pretrain.log import StepLog
+from clzoo.pretrain.online import is_knn_due, is_look_due, knn_queries, look, online_knn
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.run_folder import claim, train_alone, write_state
+from clzoo.pretrain.run_folder import claim, release, train_alone, write_state
 from clzoo.pretrain.start import start_from
+from clzoo.pretrain.stopping import any_process, asked_to_stop
 
 log = logging.getLogger("clzoo")
 
@@ -43,11 +44,16 @@ def pretrain(
 ) -> bool:
     """Train `recipe` on a set of images; run again with the same arguments, it goes on where it stopped.
 
+    SIGTERM and Ctrl-C end the step, write a checkpoint and return False; a second Ctrl-C raises KeyboardInterrupt at
+    once. Outside the main thread Python takes no signals, and nothing is changed about them.
+
     Args:
         data: what clzoo.data.training opens: an image folder (or one with `train`), tar shards, torchvision's files, a
             pack, or hf-hub:ORG/NAME.
-        out: run folder: recipe.yaml, log.jsonl, checkpoints, and state.json.
-        max_minutes: stop with a checkpoint after this time; so does SIGTERM.
+        out: run folder: recipe.yaml, log.jsonl, checkpoints, and state.json. A start that fails before its first step
+            leaves none.
+        max_minutes: stop with a checkpoint after this time, counted from the call: opening the images and compiling are
+            part of it. At least one step is made.
         init: a zoo name or folder whose weights a new run starts from.
 
     Returns:
@@ -57,6 +63,7 @@ def pretrain(
         ClzooError: bad data, a run folder of another recipe or one that another process trains in, a loss that is not
             finite.
     """
+    began = time.monotonic()
     target = resolve_device(device)
     precision = autocast(target, recipe.precision)
     images = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
@@ -65,23 +72,35 @@ def pretrain(
     method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
     if method.needs.labels:
         images.require_labels(recipe.method.name)
+    queries = knn_queries(data, recipe, images)
+    deadline = None if max_minutes is None else began + 60 * max_minutes
     # Once everything fits: a recipe that cannot run leaves no folder behind.
     with train_alone(out) if rank() == 0 else contextlib.nullcontext():
         if rank() == 0:
             claim(out, recipe, images)
-        return _train(method, images, steps, recipe, data, out, target, precision, max_minutes, init)
+        try:
+            return _train(method, images, queries, steps, recipe, out, target, precision, deadline, init)
+        except BaseException as error:
+            if rank() == 0:
+                release(out)
+            if _is_out_of_memory(error):
+                raise ClzooError(
+                    f"a step of {steps.local_batch} images does not fit into the memory of {target}. Try smaller "
+                    f"batches: --set schedule.batch_size={steps.batch_size // 2}. What was reported: {error}"
+                ) from error
+            raise
 
 
 def _train(
     method: Any,
     images: TrainingSet,
+    queries: TrainingSet | None,
     steps: Steps,
     recipe: Recipe,
-    data: str | Path,
     out: Path,
     target: torch.device,
     precision: Any,
-    max_minutes: float | None,
+    deadline: float | None,
     init: str | None,
 ) -> bool:
     """`pretrain` from the moment that the folder is its own."""
@@ -91,6 +110,7 @@ def _train(
         start_from(method, init, None if images.labels is None else images.classes)
     if recipe.compile:
         method.backbone.compile()
+        log.info("the network is compiled in the first step, which takes the longer for it")
     model = for_processes(method, target)
     started = time.monotonic()
     log.info(
@@ -106,11 +126,13 @@ def _train(
             write_state(out, recipe, step, steps.total, seconds, str(target))
 
     share = recipe.schedule.accumulate
-    knn_every = recipe.monitor.knn_every_epochs
-    queries = _queries(data, recipe, images) if knn_every else images
     batches = feed(images, recipe, steps, first_step, target)
+    losses = FiniteLosses(target, out, recipe)
+    forecast = Forecast(recipe, images, steps, first_step, target)
     warned = False
-    with stop_on_sigterm() as stop, StepLog(out, first_step, steps.total) as step_log:
+    with asked_to_stop() as stop, StepLog(out, first_step, steps.total) as step_log:
+        if queries is not None and first_step == 0 and rank() == 0:
+            step_log.note(0, {"knn": online_knn(method, recipe, images, queries)})
         for step in range(first_step, steps.total):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
             for group in optimizer.param_groups:
@@ -122,31 +144,34 @@ def _train(
             with _no_sync(model, moves):
                 with precision:
                     loss = model(batch)
-                if not torch.isfinite(loss):
-                    raise ClzooError(
-                        f"the loss is {loss.item()} at step {step}; the last good checkpoint is kept in {out}. "
-                        f"Try a lower rate: --set optimizer.base_lr={recipe.optimizer.base_lr / 2:g}"
-                    )
+                losses.add(step, loss)
                 (loss / share).backward()
             if moves:
                 if recipe.optimizer.clip_grad:
                     nn.utils.clip_grad_norm_(method.parameters(), recipe.optimizer.clip_grad)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            step_log.add(step, loss, rate, steps.batch_size)
 
             done = step + 1
-            if recipe.monitor.every_steps and (done in EARLY or done % recipe.monitor.every_steps == 0):
-                told = _look(method, batch, images, recipe, steps, done)
+            if step_log.is_due(step) or forecast.is_due(done):
+                losses.check()
+            step_log.add(step, loss, rate, steps.batch_size)
+            if forecast.is_due(done):
+                forecast.tell(done)
+            if is_look_due(recipe, done):
+                losses.check_weights(step, method)
+                told = look(method, batch, images, recipe, steps, done)
                 step_log.note(done, told)
                 if not warned and (warning := warning_of(told, done)):
                     warned = True
                     log.warning(warning)
-            if knn_every and done % (knn_every * steps.per_epoch) == 0 and rank() == 0:
-                step_log.note(done, {"knn": _online_knn(method, recipe, images, queries)})
-            out_of_time = max_minutes is not None and time.monotonic() - started > 60 * max_minutes
-            stopping = moves and _any_process(stop.is_set() or out_of_time, target)
+            if queries is not None and is_knn_due(recipe, steps, done) and rank() == 0:
+                losses.check_weights(step, method)
+                step_log.note(done, {"knn": online_knn(method, recipe, images, queries)})
+            out_of_time = deadline is not None and time.monotonic() > deadline
+            stopping = moves and any_process(stop.is_set() or out_of_time)
             if (moves and (done % steps.per_epoch < share or stopping)) or done == steps.total:
+                losses.check_weights(step, method)
                 checkpoint(done)
             if stopping and done < steps.total:
                 log.warning("stopped after step %d of %d; run the same command again to go on", done, steps.total)
@@ -154,42 +179,6 @@ def _train(
     if rank() == 0:
         draw_curves(out)
     return True
-
-
-def _queries(data: str | Path, recipe: Recipe, train: TrainingSet) -> TrainingSet:
-    """The test split for the online k-NN, with the classes of the images that are trained on."""
-    who = f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs}"
-    train.require_labels(who)
-    try:
-        test = open_training_set(recipe.data.name, data, recipe.data.size, split="test")
-        test.require_labels(who)
-        return with_classes_of(train, test)
-    except ClzooError as error:
-        raise ClzooError(
-            f"monitor.knn_every_epochs={recipe.monitor.knn_every_epochs} needs a test split. {error} "
-            "Without one: --set monitor.knn_every_epochs=0"
-        ) from error
-
-
-def _online_knn(method: Any, recipe: Recipe, train: TrainingSet, test: TrainingSet) -> float:
-    """k-NN accuracy of the backbone as it is, in percent; leaves no trace in the method."""
-    from clzoo.evaluation.controls import model_knn
-    from clzoo.pretrain.trained import encoder_of
-
-    was_training = method.training
-    accuracy = model_knn(encoder_of(method, recipe, "online", str(next(method.parameters()).device)), train, test)
-    method.train(was_training)
-    return accuracy
-
-
-def _look(method: Any, batch: Batch, images: TrainingSet, recipe: Recipe, steps: Steps, done: int) -> dict[str, float]:
-    """The monitors and diagnostics of a step; they leave no trace in the method."""
-    queue = getattr(method, "queue", None)
-    labels = None
-    if queue is not None:
-        labels = labels_of_queue(images, recipe, steps, done, int(queue.pointer), len(queue.entries))
-    regular = monitor(method, batch.views) if done % recipe.monitor.every_steps == 0 else {}
-    return {**regular, **diagnose(method, batch, labels)}
 
 
 def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
@@ -215,15 +204,12 @@ def autocast(device: torch.device, precision: str) -> Any:
     return torch.autocast(device.type, torch.bfloat16)
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    # torch has no type of its own for a host without memory.
+    on_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_host or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
 def _no_sync(model: Any, moves: bool) -> Any:
     """Processes exchange gradients only in the step that moves the weights."""
     return contextlib.nullcontext() if moves or world_size() == 1 else model.no_sync()
-
-
-def _any_process(flag: bool, device: torch.device) -> bool:
-    """Whether any process wants to stop: all have to stop at the same step."""
-    if world_size() == 1:
-        return flag
-    wants = torch.tensor(int(flag), device=device)
-    torch.distributed.all_reduce(wants, op=torch.distributed.ReduceOp.MAX)
-    return bool(wants.item())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,11 +45,24 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
         raise ClzooError(f"{out} is not empty and is no run folder (it holds {foreign[0].name}). Choose another --out.")
     names = {} if images.labels is None else {_NAMES: list(images.classes)}
     with temporary_folder(out, _CLAIMING):  # while this is there, the files are known to be ours
-        for name in ("recipe.yaml", "log.jsonl", "state.json", "curves.png"):
-            (out / name).unlink(missing_ok=True)
+        _clear(out)
         write_json(out / "data.json", {**fingerprint, **names})
         write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
     delete_uncounted(out)
+
+
+def release(out: Path) -> None:
+    """Take away what `claim` and an empty log left in a folder, if nothing was trained there: no step is on record."""
+    log = out / "log.jsonl"
+    if not has_checkpoint(out) and (not log.is_file() or log.stat().st_size == 0):
+        _clear(out)
+        (out / "data.json").unlink(missing_ok=True)
+
+
+def _clear(out: Path) -> None:
+    for name in ("recipe.yaml", "log.jsonl", "state.json", "curves.png"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
 
 def _is_run(out: Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from small_recipes import small_recipe
-from warm_python import Child
+from small_runs import lines_of, same, torchrun, wait_for_checkpoint, weights_of
 
 from clzoo.data.training import open_training_set
 from clzoo.embed import DEFAULT_MODEL
@@ -35,36 +35,6 @@ RECIPES = [f"{method}_cifar10" for method in METHODS]
 # Every run of the fast tests checks one method's resumption; over the commits each has its turn.
 COMMITS = subprocess.run(["git", "rev-list", "--count", "HEAD"], capture_output=True, text=True).stdout
 OF_THIS_COMMIT = RECIPES[int(COMMITS or 0) % len(RECIPES)]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """64 pictures of two classes: stripes along the rows or the columns, noise on top; and 16 to test with."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 32), ("test", 16)):
-        for name, axis in (("rows", 0), ("columns", 1)):
-            folder = root / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                stripes = np.indices((32, 32))[axis] // rng.integers(2, 5) % 2 * 120
-                noisy = stripes[..., None] + rng.integers(0, 100, (32, 32, 3))
-                Image.fromarray(noisy.astype(np.uint8)).save(folder / f"{number}.png")
-    return root
-
-
-def weights_of(run) -> dict[str, torch.Tensor]:
-    state = load_checkpoint(run)
-    assert state is not None
-    return state["method"]
-
-
-def lines_of(run) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-
-
-def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_a_run_lowers_its_loss_and_leaves_a_whole_folder(pictures, tmp_path):
@@ -140,8 +110,9 @@ def test_looking_at_a_run_does_not_change_it(pictures, tmp_path):
     pretrain(quiet, pictures, tmp_path / "quiet", device="cpu")
     pretrain(watched, pictures, tmp_path / "watched", device="cpu")
     assert same(weights_of(tmp_path / "quiet"), weights_of(tmp_path / "watched"))
-    (knn,) = [line["knn"] for line in lines_of(tmp_path / "watched") if "knn" in line]
-    assert 0 <= knn <= 100
+    measured = {line["step"]: line["knn"] for line in lines_of(tmp_path / "watched") if "knn" in line}
+    assert list(measured) == [0, 8]  # before the first step, and after the last
+    assert all(0 <= value <= 100 for value in measured.values())
 
 
 def test_accumulated_gradients_move_the_weights_once_in_so_many_steps(pictures, tmp_path):
@@ -150,38 +121,6 @@ def test_accumulated_gradients_move_the_weights_once_in_so_many_steps(pictures, 
     while not pretrain(recipe, pictures, tmp_path / "pieces", device="cpu", max_minutes=0):
         assert json.loads((tmp_path / "pieces" / "state.json").read_text())["step"] % 4 == 0
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
-
-
-def command(pictures, run, *overrides, name="cacr_cifar10", device="cpu") -> list[str]:
-    """The command line, without Python, on a small recipe written out as a file."""
-    recipe = run.parent / f"{run.name}.yaml"
-    recipe.write_text(small_recipe(name, *overrides).to_yaml())
-    return ["pretrain", str(recipe), "--data", str(pictures), "--out", str(run), "--device", device]
-
-
-@pytest.fixture
-def start(warm_python):
-    """Starts the command in a process of its own, after `first` was executed there."""
-
-    def start(*arguments, first="", **options) -> Child:
-        code = f"{first}\nimport sys\nfrom clzoo.cli import main\nmain(sys.argv[1:])"
-        return warm_python.start(("-c", code, *command(*arguments, **options)), os.environ, timeout=500)
-
-    return start
-
-
-def torchrun(*arguments, processes=2, restarts=0, **options) -> subprocess.Popen:
-    """The same under torchrun."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    launcher += [f"--max-restarts={restarts}"] if restarts else []
-    whole = [sys.executable, *launcher, "-m", "clzoo", *command(*arguments, **options)]
-    return subprocess.Popen(whole, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_checkpoint(run, process) -> None:
-    while not list(run.glob("checkpoint-*.json")):
-        assert process.poll() is None
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -201,16 +140,6 @@ def test_a_killed_process_goes_on_and_ends_with_the_weights_of_an_uninterrupted_
     last = start(pictures, run, "schedule.epochs=12", name=name).finish()
     assert last.returncode == 0, last.stderr
     assert same(weights_of(tmp_path / "whole"), weights_of(run))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
-def test_sigterm_leaves_a_checkpoint_and_exits_with_0(pictures, tmp_path, start):
-    process = start(pictures, tmp_path / "run", "schedule.epochs=500")
-    wait_for_checkpoint(tmp_path / "run", process)
-    process.kill(signal.SIGTERM)
-    done = process.finish()
-    assert done.returncode == 0
-    assert "run the same command again" in done.stderr
 
 
 def test_a_second_process_is_refused_in_a_run_folder_until_the_first_is_gone(pictures, tmp_path, start):
