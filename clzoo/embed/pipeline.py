@@ -150,7 +150,7 @@ def embed_folder(
             network is compiled on CUDA if there are `clzoo.embed.gpu.COMPILE_FROM` images to embed.
         decode: "cpu", or "gpu" for plain JPEG files by nvJPEG, whose pixels differ a little (docs/scale.md); the
             manifest says so. All other files are decoded on the CPU as ever.
-        progress: show a bar where standard error is a terminal.
+        progress: show a bar where standard error is a terminal, and elsewhere log a line every 30 s.
 
     Returns:
         Counts and times, of all processes together. Images that failed are in `errors.parquet` with their reasons.

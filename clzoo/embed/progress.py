@@ -1,7 +1,9 @@
-"""The progress bar: img/s, the share of time spent waiting for data, the ETA. Only on a terminal."""
+"""How far a run is: img/s, the share of time spent waiting for data, the time left. A bar, or now and then a line."""
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +12,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clzoo.embed.stream import Clock
+from clzoo.heartbeat import EVERY_SECONDS, Heartbeat, duration
+
+log = logging.getLogger("clzoo")
 
 
 @contextmanager
-def progress_bar(total: int, clock: Clock, *, enabled: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    total: int, clock: Clock, *, enabled: bool, heartbeat: Heartbeat | None = None
+) -> Iterator[Callable[[int], None]]:
     """Yield a function that is told after each batch how many images it brought.
 
     Args:
         total: images to embed.
         clock: whose waiting time is shown.
-        enabled: False for none; on anything but a terminal there is none either.
+        enabled: False for neither bar nor lines.
+        heartbeat: when a line is due where standard error is no terminal; every 30 s.
     """
     console = Console(stderr=True)
     columns = (
@@ -29,6 +37,8 @@ def progress_bar(total: int, clock: Clock, *, enabled: bool) -> Iterator[Callabl
         TextColumn("{task.fields[waiting]:.0%} waiting for data"),
         TimeRemainingColumn(),
     )
+    has_lines = enabled and not console.is_terminal
+    heartbeat = heartbeat or Heartbeat(EVERY_SECONDS if has_lines else math.inf)
     started = time.perf_counter()
     done = 0
     with Progress(*columns, console=console, disable=not (enabled and console.is_terminal)) as progress:
@@ -38,6 +48,12 @@ def progress_bar(total: int, clock: Clock, *, enabled: bool) -> Iterator[Callabl
             nonlocal done
             done += images
             elapsed = max(time.perf_counter() - started, 1e-9)
-            progress.update(task, completed=done, rate=done / elapsed, waiting=min(clock.waiting / elapsed, 1.0))
+            rate, waiting = done / elapsed, min(clock.waiting / elapsed, 1.0)
+            progress.update(task, completed=done, rate=rate, waiting=waiting)
+            if heartbeat.is_due():
+                left = duration((total - done) / rate)
+                log.info(
+                    "%d of %d  %.1f img/s  %.0f%% waiting for data  %s left", done, total, rate, 100 * waiting, left
+                )
 
         yield advance

@@ -37,7 +37,7 @@ def test_a_signal_saves_the_step_and_prints_the_command_that_goes_on(number, pic
     assert lines_of(run)[-1]["step"] == state["step"]  # the last step has its line
     (typed,) = [line.partition("type: ")[2] for line in done.stderr.splitlines() if "to go on, type:" in line]
     _, *arguments = shlex.split(typed)
-    again = warm_python.run((*arguments, "--max-minutes", "0"), os.environ)
+    again = warm_python.run((*arguments, "--max-minutes", "0"), os.environ, timeout=120)
     assert again.returncode == 0, again.stderr
     assert f"steps {state['step']} to 4000" in again.stderr
 
