@@ -25,7 +25,7 @@ TO_MEND = {
     ("transform.py", "data"),  # the limit on pixels, to lie with the decoding beside the folders
     ("zoo/loading.py", "pretrain"),  # a run folder is a model
     ("zoo/loading.py", "export"),  # load(..., backend="onnx")
-    ("pretrain/loop.py", "evaluation"),  # the online k-NN
+    ("pretrain/online.py", "evaluation"),  # the online k-NN
 }
 
 Edges = dict[str, dict[str, set[str]]]
