@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
-from clzoo.data.training import open_training_set
+from clzoo.data.opening import has_test_split
+from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import measure_controls
 from clzoo.evaluation.knn import KNN_V1
-from clzoo.evaluation.run import evaluate, open_splits
+from clzoo.evaluation.label_free import evaluate_without_labels
+from clzoo.evaluation.run import evaluate, open_splits, title_of
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import read_data, require_same_data
+from clzoo.pretrain.run_folder import read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method
 from clzoo.zoo.cards import THIS_MODEL, hub_id_of
@@ -31,10 +35,10 @@ CONTROL_SEEDS = (0, 1, 2)
 def publish(
     run: Path,
     name: str,
-    data: str | Path,
+    data: str | Path | None,
     out: Path,
     *,
-    protocols: str = "knn,linear",
+    protocols: str | None = None,
     seeds: int = 1,
     measured: Path | None = None,
     device: str = "auto",
@@ -42,56 +46,53 @@ def publish(
     dtype: str = "fp32",
     overwrite: bool = False,
 ) -> Path:
-    """Make the hub entry `out` of a finished run, and measure it, its k-NN accuracy beside two controls.
+    """Make the hub entry `out` of a finished run, and measure it.
+
+    With labelled `data` that have a test split: by `protocols`, its k-NN accuracy beside two controls. Without labels:
+    what needs none (`clzoo.evaluation.label_free`), on the images that it trained on, which are looked for where the
+    run had them if `data` are not given. The card says that there was no labelled evaluation, and where the images
+    cannot be reached that nothing was measured.
 
     Args:
         name: zoo name, <method>-<backbone>-<data>.
-        data: the folder the run trained on, with `train` and `test` (or `val`).
-        protocols, seeds: what to measure; see `clzoo.evaluate`.
+        data: what the run trained on; for an evaluation with labels it has `train` and `test` (or `val`).
+        protocols, seeds: what to measure with labels, default "knn,linear"; see `clzoo.evaluate`.
         measured: metrics.json of an earlier `clzoo evaluate` of this run, to be taken instead of measuring again.
         title: what the card calls the data, where it differs from the recipe's title ("CIFAR-10 (JPEG copy)").
         dtype: fp16 stores half the bytes; the weights are rounded before they are measured.
         overwrite: replace the entry that `out` holds, as a whole; files that are no part of it stay.
 
     Raises:
-        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, no test split,
-            `measured` of other weights; `out` holds an entry and `overwrite` is not set.
+        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, `protocols`
+            without labelled data, `measured` of other weights; `out` holds an entry and `overwrite` is not set.
     """
     settle(out)
     if not overwrite and (out / "config.json").is_file():
         raise ClzooError(f"{out} holds an entry already. To replace it add --overwrite, or give another --out.")
-    recipe = load_recipe(run / "recipe.yaml")
-    state = read_json(run / "state.json")
-    if not state["finished"]:
-        raise ClzooError(
-            f"{run} stopped at step {state['step']} of {state['steps']}. Finish it first: "
-            f"clzoo pretrain {run / 'recipe.yaml'} --data {data} --out {run}"
-        )
-    if name.count("-") != 2 or not name.startswith(f"{recipe.method.name}-"):
-        raise ClzooError(
-            f"{name!r} does not fit the run; zoo names are <method>-<backbone>-<data>, "
-            f"here for example {recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}."
-        )
-    trained_on = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
-    require_same_data(run, trained_on.fingerprint(), "Name the images it trained on by --data.")
-    _, names = read_data(run)
-    classes = None if trained_on.labels is None else names or trained_on.classes
-    method = load_method(run, recipe, None if classes is None else len(classes))
+    recipe, state = _finished(run, data)
+    _require_fitting(name, recipe)
+    if protocols is not None and data is None:
+        raise ClzooError(f"--protocol {protocols} is measured with labels. Name labelled images: --data DIR")
+    images = None if measured is not None and data is None else _images_of(run, recipe, data)
+    fingerprint, names = read_data(run)
+    classes = names or (None if images is None or images.labels is None else images.classes)
+    method = load_method(run, recipe, len(classes) if classes else fingerprint["classes"] or None)
     round_weights(method.backbone, dtype)
     encoder = encoder_of(method, recipe, name, device)
-    title = title or recipe.data.title
+    subject = with_heads(encoder, name, recipe, method, images=fingerprint["images"], classes=classes)
+    called = title or recipe.data.title
     if measured is not None:
-        evaluation = _read_measured(measured, encoder)
+        evaluation = _with_controls(_read_measured(measured, encoder), encoder, data, called)
+    elif data is not None and images is not None and (protocols or _has_labelled_test(images, data)):
+        evaluation = evaluate(subject, data, protocols or "knn,linear", seeds=seeds, title=called).metrics
+        evaluation = _with_controls(evaluation, encoder, data, called)
+    elif images is not None:
+        evaluation = evaluate_without_labels(subject, images, title or title_of(data or str(read_source(run))))
     else:
-        subject = with_heads(encoder, name, recipe, method, images=len(trained_on), classes=classes)
-        evaluation = evaluate(subject, data, protocols, seeds=seeds, title=title).metrics
+        evaluation = {"labels": False, "model": {"weights_sha256": encoder.weights_sha256}, "data": {}, "results": []}
     metrics = {
-        "results": _with_hub_id(
-            [*evaluation["results"], *_controls(encoder, evaluation, data, title)],
-            recipe,
-            evaluation["data"]["title"],
-        ),
-        "training": _training(recipe, state, title),
+        "results": _with_hub_id(evaluation, recipe),
+        "training": _training(recipe, state, called),
         "evaluation": _published(evaluation, name),
     }
 
@@ -99,6 +100,77 @@ def publish(
         save_pretraining_state(method, folder, classes)
 
     return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype, add=add_state)
+
+
+def name_for(recipe: Recipe) -> str:
+    """A zoo name that fits a recipe."""
+    parts = (recipe.method.name, recipe.backbone.name, recipe.data.name)
+    return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts)
+
+
+def publish_command(run: Path, data: str | Path) -> str:
+    """What to type to publish a finished run that trained on `data`."""
+    name = name_for(load_recipe(run / "recipe.yaml"))
+    words = ["clzoo", "publish", str(run), name]
+    if read_data(run)[1] is not None:  # labelled
+        words += ["--data", str(data)]
+    if (Path("hub") / name / "config.json").is_file():
+        words += ["--out", str(run / "entry")]
+    return shlex.join(words)
+
+
+def _finished(run: Path, data: str | Path | None) -> tuple[Recipe, dict[str, Any]]:
+    """Recipe and state of a run that came to its end."""
+    state = read_json(run / "state.json")
+    if not state["finished"]:
+        source = str(data or read_source(run) or "DIR")
+        again = shlex.join(["clzoo", "pretrain", str(run / "recipe.yaml"), "--data", source, "--out", str(run)])
+        raise ClzooError(f"{run} stopped at step {state['step']} of {state['steps']}. Finish it first: {again}")
+    return load_recipe(run / "recipe.yaml"), state
+
+
+def _require_fitting(name: str, recipe: Recipe) -> None:
+    if name.count("-") != 2 or not name.startswith(f"{recipe.method.name}-"):
+        raise ClzooError(
+            f"{name!r} does not fit the run; zoo names are <method>-<backbone>-<data>, here for example "
+            f"{name_for(recipe)}."
+        )
+
+
+def _images_of(run: Path, recipe: Recipe, data: str | Path | None) -> TrainingSet | None:
+    """The images that a run trained on: those given, or those that still lie where they were; None if none are there.
+
+    Raises:
+        ClzooError: those given are others.
+    """
+    if data is not None:
+        given = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
+        require_same_data(run, given.fingerprint(), "Name the images it trained on by --data.")
+        return given
+    if (source := read_source(run)) is None:
+        log.warning("%s does not say where its images are, so nothing is measured on them; name them by --data", run)
+        return None
+    if Path(source).is_absolute() and not Path(source).exists():
+        log.warning(
+            "the images of %s are no longer in %s, so nothing is measured on them; name them by --data", run, source
+        )
+        return None
+    try:
+        return _images_of(run, recipe, source)
+    except ClzooError as error:
+        log.warning("the images of %s are not at hand, so nothing is measured on them: %s", run, error)
+        return None
+
+
+def _has_labelled_test(images: TrainingSet, data: str | Path) -> bool:
+    """Whether `data` can be evaluated with labels; says why not."""
+    if images.labels is None:
+        log.info("%s has no labels: only what needs none is measured", images.origin)
+    elif not has_test_split(data):
+        log.warning("%s has no test split: only what needs no labels is measured", data)
+    else:
+        return True
+    return False
 
 
 def _training(recipe: Recipe, state: dict[str, Any], title: str) -> dict[str, Any]:
@@ -121,10 +193,14 @@ def _published(evaluation: dict[str, Any], name: str) -> dict[str, Any]:
     return {**rest, "data": data, "model": {**evaluation["model"], "name": name}}
 
 
-def _with_hub_id(rows: list[dict[str, Any]], recipe: Recipe, title: str) -> list[dict[str, Any]]:
-    """Rows of the model itself on the recipe's data, called `title`, say which data set of the Hub that is."""
+def _with_hub_id(evaluation: dict[str, Any], recipe: Recipe) -> list[dict[str, Any]]:
+    """Labelled results of the model itself on the recipe's data say which data set of the Hub that is."""
+    rows: list[dict[str, Any]] = evaluation["results"]
     hub_id = hub_id_of(recipe.data.name)
-    own = [hub_id and row["of"] == THIS_MODEL and row["dataset"] == title for row in rows]
+    if hub_id is None or evaluation.get("labels") is False:
+        return rows
+    title = evaluation["data"]["title"]
+    own = [row["of"] == THIS_MODEL and row["dataset"] == title for row in rows]
     return [{**row, "dataset_id": hub_id} if is_own else row for row, is_own in zip(rows, own, strict=True)]
 
 
@@ -139,10 +215,10 @@ def _read_measured(path: Path, encoder: Encoder) -> dict[str, Any]:
     return evaluation
 
 
-def _controls(encoder: Encoder, evaluation: dict[str, Any], data: str | Path, title: str) -> list[dict[str, Any]]:
-    """k-NN of the untrained network and of the pixels, to be held against the model's, unless they are measured."""
-    if any(row["of"] != THIS_MODEL and row["protocol"] == KNN_V1.id for row in evaluation["results"]):
-        return []
+def _with_controls(evaluation: dict[str, Any], encoder: Encoder, data: str | Path | None, title: str) -> dict[str, Any]:
+    """With k-NN of the untrained network and of the pixels, to be held against the model's, unless they are there."""
+    if data is None or any(row["of"] != THIS_MODEL and row["protocol"] == KNN_V1.id for row in evaluation["results"]):
+        return evaluation
     log.info("measuring %s of three untrained networks, and of raw pixels", KNN_V1.id)
     found = measure_controls(encoder, *open_splits(data), ["knn"], seeds=CONTROL_SEEDS)
-    return [result.to_json(title, of) for of, result in found]
+    return {**evaluation, "results": [*evaluation["results"], *(result.to_json(title, of) for of, result in found)]}

@@ -79,7 +79,9 @@ def command(
     with processes(device) as own_device:
         finished = pretrain(loaded, data, out, device=own_device, max_minutes=max_minutes, init=init)
         if finished and rank() == 0:
-            say(f"finished: {out}. Next: clzoo publish {out} NAME --data {data}")
+            from clzoo.publish import publish_command
+
+            say(f"finished: {out}. Next: {publish_command(out, data)}")
         elif rank() == 0:
             logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
 

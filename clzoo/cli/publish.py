@@ -1,4 +1,4 @@
-"""clzoo publish RUN NAME --data DIR"""
+"""clzoo publish RUN NAME"""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from clzoo.cli.common import max_pixels_option, quiet_option, say
 @click.command("publish")
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.argument("name")
-@click.option("--data", required=True, help="What the run trained on, with a test split.")
-@click.option("--protocol", "protocols", default="knn,linear", show_default=True, help="See clzoo evaluate.")
+@click.option("--data", help="What the run trained on. With labels and a test split it is evaluated on them.")
+@click.option("--protocol", "protocols", help="What to measure with labels, see clzoo evaluate. [default: knn,linear]")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Mean over so many.")
 @click.option(
     "--metrics",
@@ -37,8 +37,8 @@ from clzoo.cli.common import max_pixels_option, quiet_option, say
 def command(
     run: Path,
     name: str,
-    data: str,
-    protocols: str,
+    data: str | None,
+    protocols: str | None,
     seeds: int,
     measured: Path | None,
     title: str | None,
@@ -48,7 +48,10 @@ def command(
     device: str,
     quiet: bool,
 ) -> None:
-    """Make a hub entry NAME of a finished run: weights, recipe, what was measured beside controls, and a card."""
+    """Make a hub entry NAME of a finished run: weights, recipe, what was measured beside controls, and a card.
+
+    Without labelled --data nothing is measured with labels, and the card says so.
+    """
     from clzoo.publish import publish
 
     folder = publish(

@@ -117,3 +117,26 @@ class ArrayImages:
     def stamp(self, row: int) -> Stamp | None:
         file = getattr(self.pixels, "filename", None)  # of a mapped array
         return None if file is None else stamp_of(file, row)
+
+
+@dataclass(frozen=True)
+class ChosenImages:
+    """Some images of others: number n is their number `rows[n]`, int64 (N,)."""
+
+    images: Images
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, row: int) -> str:
+        return self.images.name(int(self.rows[row]))
+
+    def read(self, row: int) -> Image.Image:
+        return self.images.read(int(self.rows[row]))
+
+    def content(self, row: int) -> bytes | np.ndarray:
+        return self.images.content(int(self.rows[row]))
+
+    def stamp(self, row: int) -> Stamp | None:
+        return self.images.stamp(int(self.rows[row]))

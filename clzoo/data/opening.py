@@ -80,6 +80,18 @@ def open_labelled(source: str | Path, split: str) -> Collection:
     return open_split(source, split)
 
 
+def has_test_split(source: str | Path) -> bool:
+    """Whether a source holds a test split, with labels or without."""
+    if str(source).startswith(HUB_PREFIX):
+        return "test" in hub_splits(str(source))
+    folder = Path(source)
+    return (
+        bool(find_packs(folder, "test"))
+        or _torchvision_set_in(folder, None) is not None
+        or "test" in splits_of_folder(folder)
+    )
+
+
 def splits_of(source: str | Path) -> list[str]:
     """The splits of a source that is to be packed, "train" and "test"; empty where it is one whole.
 

@@ -46,7 +46,7 @@ class Features:
 
     Attributes:
         x: float32 (N, D), finite; on the CPU, may be mapped from disk.
-        labels: int64 (N,), positions in `classes`.
+        labels: int64 (N,), positions in `classes`; -1 of images without labels.
         classes: names, C of them; a class may have no images.
         origin: what the user named, for messages.
         fingerprint: which images these are; equal for the same images and labels wherever they lie.
@@ -64,15 +64,17 @@ class Features:
         return len(self.labels)
 
 
-def extract(encoder: Encoder, collection: Collection, *, cache_dir: str | Path | None = None) -> Features:
-    """Features of a labelled collection, computed in float32, from the cache where they lie there.
+def extract(
+    encoder: Encoder, collection: Collection, *, needs_labels: bool = True, cache_dir: str | Path | None = None
+) -> Features:
+    """Features of a collection, computed in float32, from the cache where they lie there.
 
     Images that cannot be read are named in the log and counted in the fingerprint; they have no row.
 
     Raises:
-        ClzooError: no labels, no image that can be read, or a cache that cannot be written.
+        ClzooError: no labels though they are needed, no image that can be read, or a cache that cannot be written.
     """
-    if collection.labels is None:
+    if collection.labels is None and needs_labels:
         raise ClzooError(f"{collection.origin} has no labels. {collection.unlabelled}")
     folder, sha256 = _features_of(encoder, collection.images, collection.origin, cache_dir)
     x = np.load(folder / "features.npy", mmap_mode="c")  # "c": torch wants memory that it may write to
@@ -82,7 +84,7 @@ def extract(encoder: Encoder, collection: Collection, *, cache_dir: str | Path |
         raise ClzooError(f"none of the images of {collection.origin} can be read; the first: {skipped[0]}")
     if skipped:
         log.warning("%s: %d images cannot be read and do not count: %s", collection.origin, len(skipped), skipped[0])
-    labels = collection.labels[rows]
+    labels = np.full(len(rows), -1) if collection.labels is None else collection.labels[rows]
     return Features(
         torch.from_numpy(x),
         torch.from_numpy(labels),
@@ -197,7 +199,7 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """Of names, content (N, 32) and the names of the classes: how a source numbers them is no difference."""
     digest = identity(collection.images, rows, sha256)
-    for label in labels.tolist():
+    for label in labels.tolist() if collection.classes else ():
         digest.update(f"{collection.classes[label]}\0".encode())
     return {
         "images": len(rows),

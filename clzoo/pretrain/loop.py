@@ -77,7 +77,7 @@ def pretrain(
     # Once everything fits: a recipe that cannot run leaves no folder behind.
     with train_alone(out) if rank() == 0 else contextlib.nullcontext():
         if rank() == 0:
-            claim(out, recipe, images)
+            claim(out, recipe, images, data)
         try:
             return _train(method, images, queries, steps, recipe, out, target, precision, deadline, init)
         except BaseException as error:

@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from clzoo.config import HUB_PREFIX
+from clzoo.data.remote import is_remote
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
 from clzoo.files import held, read_json, write_json, write_text
@@ -20,15 +22,18 @@ from clzoo.temporary import is_temporary, temporary_folder, was_left
 
 LOCK = ".lock"
 
-_NAMES = "class_names"
+_NAMES, _SOURCE = "class_names", "source"
 _CLAIMING = "the beginning of a run"
 
 
-def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
+def claim(out: Path, recipe: Recipe, images: TrainingSet, source: str | Path | None = None) -> None:
     """Make `out` the folder of this run, or check that it already is; the caller holds `train_alone`.
 
     A folder whose run has no checkpoint yet holds nothing to lose: a start that failed, or was killed, is taken over,
     by the same command or a corrected one.
+
+    Args:
+        source: what the user named as the images, to find them again; see `read_source`.
 
     Raises:
         ClzooError: the folder belongs to another recipe or other data, or is no run folder.
@@ -38,6 +43,7 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
         if load_recipe(out / "recipe.yaml") != recipe:  # as recipes: a key that is newer than the run has its default
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
         require_same_data(out, fingerprint, "Choose another --out.")
+        _note_source(out, source)
         delete_uncounted(out)
         return
     foreign = [path for path in out.iterdir() if path.name != LOCK and not is_temporary(path)]
@@ -46,7 +52,8 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet) -> None:
     names = {} if images.labels is None else {_NAMES: list(images.classes)}
     with temporary_folder(out, _CLAIMING):  # while this is there, the files are known to be ours
         _clear(out)
-        write_json(out / "data.json", {**fingerprint, **names})
+        place = {} if source is None else {_SOURCE: _address_of(source)}
+        write_json(out / "data.json", {**fingerprint, **names, **place})
         write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
     delete_uncounted(out)
 
@@ -106,7 +113,28 @@ def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     """
     fingerprint = read_json(run / "data.json")
     names = fingerprint.pop(_NAMES, None)
+    fingerprint.pop(_SOURCE, None)
     return fingerprint, None if names is None else tuple(names)
+
+
+def read_source(run: Path) -> str | None:
+    """Where the images of a run were when it was last begun or continued: a path, a URL or hf-hub:ORG/NAME.
+
+    None in runs from before this was recorded.
+    """
+    source = read_json(run / "data.json").get(_SOURCE)
+    return source if isinstance(source, str) else None
+
+
+def _note_source(run: Path, source: str | Path | None) -> None:
+    if source is not None and read_source(run) != (place := _address_of(source)):
+        write_json(run / "data.json", {**read_json(run / "data.json"), _SOURCE: place})
+
+
+def _address_of(source: str | Path) -> str:
+    """The same from any working folder."""
+    text = str(source)
+    return text if text.startswith(HUB_PREFIX) or is_remote(text) else str(Path(text).resolve())
 
 
 def require_same_data(run: Path, fingerprint: dict[str, Any], next_step: str) -> None:

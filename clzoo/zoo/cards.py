@@ -80,7 +80,8 @@ def render_card(config: ModelConfig, metrics: dict[str, Any], *, address: str | 
         config: with `weights_sha256` null for an entry that holds no weights.
         metrics: content of metrics.json, {"results": [...], "training": {...}}. A result has protocol, dataset,
             split, metric, value and of ("this model", or the control that it is of), and may have seeds, std, and
-            dataset_id (on the Hub; see clzoo.zoo.eval_results).
+            dataset_id (on the Hub; see clzoo.zoo.eval_results). An entry that says in "evaluation" that "labels" is
+            False has no labelled evaluation, and the card says so.
         address: what `clzoo.load` is given: "hf-hub:ORG/NAME", a path, or a zoo name (default: the config's name).
 
     Raises:
@@ -145,6 +146,11 @@ def _data_name(config: ModelConfig) -> str:
     return _DATA[config.data][0] if config.data in _DATA else config.data
 
 
+def _no_labels(metrics: dict[str, Any]) -> bool:
+    """Whether an entry says that nothing was measured with labels; of most nothing is said."""
+    return (metrics.get("evaluation") or {}).get("labels") is False
+
+
 def _timm_loads_it(config: ModelConfig) -> bool:
     return config.timm_builds_it and config.weights_sha256 is not None
 
@@ -162,7 +168,8 @@ def _front_matter(config: ModelConfig, metrics: dict[str, Any]) -> str:
         tags.append(config.method.replace("_", "-"))
     if _timm_loads_it(config):
         tags.append("timm")
-    results = [_eval_result(row) for row in headlines(metrics.get("results", [])) if row["of"] == THIS_MODEL]
+    labelled = [] if _no_labels(metrics) else headlines(metrics.get("results", []))
+    results = [_eval_result(row) for row in labelled if row["of"] == THIS_MODEL]
     dataset = hub_id_of(config.data)
     data = ModelCardData(
         **_license_fields(config.license),
@@ -223,6 +230,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "mean": _numbers(config.preprocessing.mean),
         "std": _numbers(config.preprocessing.std),
         "measured": [_measured(row) for row in headlines(metrics.get("results", []))],
+        "no_labels": _no_labels(metrics),
         "published": _published(config),
         "training": [[key.replace("_", " "), _fact(value)] for key, value in (metrics.get("training") or {}).items()],
         "license_note": f" {config.license_note}" if config.license_note else "",

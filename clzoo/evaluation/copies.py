@@ -1,0 +1,107 @@
+"""Planted copies: how often an altered copy of an image finds that image among the others. Needs no labels.
+
+An encoder that tells images apart and is not distracted by what happens to pictures on their way finds nearly all of
+them. The number says nothing about classes: an untrained network finds many copies too, so it stands beside that.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from clzoo.data.collection import Images
+from clzoo.data.images import decode_image
+from clzoo.data.parallel import usable_cores
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.evaluation.features import Features
+from clzoo.evaluation.neighbors import nearest
+from clzoo.evaluation.results import Outcome, Result
+from clzoo.losses.embeddings import unit
+
+QUERIES = 500
+"""Images, evenly spaced over the set, whose copies are looked for (our choice: a share of 90 % is known to 1.3)."""
+
+_BATCH = 100
+_TIE = 1e-6  # of cosines: an image that the set holds twice is found as either
+
+
+def _jpeg(image: Image.Image) -> Image.Image:
+    coded = io.BytesIO()
+    image.save(coded, "JPEG", quality=40)
+    return decode_image(coded.getvalue())
+
+
+def _half(image: Image.Image) -> Image.Image:
+    return image.resize((max(1, image.width // 2), max(1, image.height // 2)), Image.Resampling.BICUBIC)
+
+
+def _crop(image: Image.Image) -> Image.Image:
+    """The lower right 90 % of both sides."""
+    return image.crop((image.width // 10, image.height // 10, image.width, image.height))
+
+
+def _bright(image: Image.Image) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(1.3)
+
+
+KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "jpeg40": _jpeg,
+    "half size": _half,
+    "crop 90 %": _crop,
+    "mirror": ImageOps.mirror,
+    "brightness 1.3": _bright,
+}
+"""How copies are made of an image as it was decoded (our choice)."""
+
+PROTOCOL = f"copies:v1(jpeg40,half,crop90,mirror,bright1.3,q={QUERIES},cos)"
+
+
+def evaluate_copies(encoder: Encoder, bank: Features, images: Images) -> Outcome:
+    """The share of copies, in percent, whose nearest image in `bank` by cosine similarity is the original.
+
+    Args:
+        bank: the encoder's features of the set, whose `rows` are numbers in `images`.
+        images: where the originals are read from.
+
+    Returns:
+        metrics "copies found", the mean over `KINDS`, and "copies found, KIND"; details {"images", "queries", "found"}.
+
+    Raises:
+        ClzooError: fewer than two images.
+    """
+    if len(bank) < 2 or bank.rows is None:
+        raise ClzooError(f"copies are looked for among at least two images; {bank.origin} has {len(bank)}.")
+    chosen = np.unique(np.linspace(0, len(bank) - 1, min(len(bank), QUERIES)).round().astype(np.int64))  # (Q,)
+    own = unit(bank.x[torch.from_numpy(chosen)])  # (Q, D)
+    found = {}
+    for kind, change in KINDS.items():
+        copies = torch.cat(list(_features_of(encoder, images, bank.rows[chosen], change)))  # (Q, D)
+        best, _ = nearest(bank.x, copies, 1, device=encoder.device)  # (Q, 1)
+        similarity = (own * unit(copies)).sum(dim=1)  # (Q,)
+        found[kind] = 100 * (similarity >= best[:, 0] - _TIE).double().mean().item()
+    results = [Result(PROTOCOL, "copies found", sum(found.values()) / len(found))]
+    results += [Result(PROTOCOL, f"copies found, {kind}", share) for kind, share in found.items()]
+    return Outcome(results, {"images": len(bank), "queries": len(chosen), "found": found})
+
+
+def _features_of(
+    encoder: Encoder, images: Images, rows: np.ndarray, change: Callable[[Image.Image], Image.Image]
+) -> Iterator[torch.Tensor]:
+    """Features (B, D) of the changed images, batch after batch, on the CPU."""
+
+    def pixels(row: int) -> np.ndarray:
+        try:
+            return encoder.pixels(change(images.read(row)))
+        except UnreadableImageError as error:
+            raise ClzooError(f"{images.name(row)} could be read a moment ago: {error}") from error
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for first in range(0, len(rows), _BATCH):
+            batch = np.stack(list(pool.map(pixels, rows[first : first + _BATCH].tolist())))
+            yield encoder.encode(torch.from_numpy(batch), dtype="fp32").cpu()

@@ -1,0 +1,155 @@
+"""Publishing with and without labels, and with images that are no longer there: the card says what was measured."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from labelled_pictures import CLASSES, make_splits
+
+import clzoo
+from clzoo.cli import main
+from clzoo.errors import ClzooError
+from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.start import class_names
+from clzoo.publish import publish, publish_command
+
+NAME = "simclr-resnet18-cifar10"
+
+
+@pytest.fixture(scope="module")
+def small_recipe():
+    """`tests/pretrain/small_recipes.py`, which lies beside the tests of training."""
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent / "pretrain"))
+    from small_recipes import small_recipe
+
+    sys.path.pop(0)
+    return small_recipe
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    return make_splits(tmp_path_factory.mktemp("data") / "animals", train=8)
+
+
+@pytest.fixture(scope="module")
+def flat(labelled) -> Path:
+    folder = labelled.parent / "flat"
+    folder.mkdir()
+    for path in (labelled / "train").rglob("*.png"):
+        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(labelled, flat, small_recipe, tmp_path_factory) -> dict[str, Path]:
+    """A run on labelled and one on unlabelled images."""
+    place = tmp_path_factory.mktemp("runs")
+    for name, data in (("labelled", labelled), ("flat", flat)):
+        assert pretrain(small_recipe("simclr_cifar10"), data, place / name, device="cpu")
+    return {name: place / name for name in ("labelled", "flat")}
+
+
+def content_of(entry: Path) -> tuple[dict, str]:
+    return json.loads((entry / "metrics.json").read_text()), (entry / "README.md").read_text()
+
+
+def test_unlabelled_images_are_found_where_the_run_had_them_and_measured_without_labels(runs, tmp_path):
+    entry = publish(runs["flat"], NAME, None, tmp_path / "entry", device="cpu")
+    metrics, card = content_of(entry)
+    measured = {(row["of"], row["protocol"].partition("(")[0]) for row in metrics["results"]}
+    assert measured == {
+        ("this model", "collapse:v1"),
+        ("this model", "copies:v1"),
+        ("random initialisation", "copies:v1"),
+    }
+    assert {(row["dataset"], row["split"]) for row in metrics["results"]} == {("flat (48 images)", "train")}
+    assert all("dataset_id" not in row for row in metrics["results"])
+    assert metrics["evaluation"]["labels"] is False
+    assert metrics["evaluation"]["data"]["train"]["images"] == 48
+    assert str(runs["flat"].parent.parent) not in (entry / "metrics.json").read_text()  # no place of this machine
+    assert "No labelled evaluation" in card
+    assert "model-index" not in card
+    assert not (entry / ".eval_results").exists()
+    assert clzoo.load(entry, device="cpu").weights_sha256 == metrics["evaluation"]["model"]["weights_sha256"]
+
+
+def test_unlabelled_images_may_be_named_and_have_to_be_those_of_the_run(runs, flat, labelled, tmp_path):
+    entry = publish(runs["flat"], NAME, flat, tmp_path / "entry", title="Animals", device="cpu")
+    metrics, _ = content_of(entry)
+    assert {row["dataset"] for row in metrics["results"]} == {"Animals (48 images)"}
+    with pytest.raises(ClzooError, match="was trained on other data"):
+        publish(runs["flat"], NAME, labelled / "test", tmp_path / "other", device="cpu")
+    assert not (tmp_path / "other").exists()
+
+
+def test_images_that_are_gone_or_changed_are_not_measured_and_the_card_claims_nothing(runs, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(runs["flat"], run)
+    data = json.loads((run / "data.json").read_text())
+    moved, changed = tmp_path / "moved", tmp_path / "changed"
+    shutil.copytree(data["source"], changed)
+    next(changed.iterdir()).unlink()
+    for source, said in ((moved, f"no longer in {moved}"), (changed, "was trained on other data")):
+        (run / "data.json").write_text(json.dumps({**data, "source": str(source)}))
+        entry = publish(run, NAME, None, tmp_path / f"entry-{source.name}", device="cpu")
+        metrics, card = content_of(entry)
+        assert metrics["results"] == []
+        assert metrics["evaluation"]["data"] == {}
+        assert "No labelled evaluation" in card
+        assert "Nor were the images at hand" in card
+        assert said in caplog.text
+    del data["source"]  # as earlier versions wrote it
+    (run / "data.json").write_text(json.dumps(data))
+    assert content_of(publish(run, NAME, None, tmp_path / "old", device="cpu"))[0]["results"] == []
+    assert "name them by --data" in caplog.text
+
+
+def test_a_labelled_run_is_evaluated_with_its_data_and_without_them_the_card_says_that_it_was_not(
+    runs, labelled, tmp_path
+):
+    without = publish(runs["labelled"], NAME, None, tmp_path / "without", device="cpu")
+    metrics, card = content_of(without)
+    assert {row["protocol"].partition(":")[0] for row in metrics["results"]} == {"collapse", "copies"}
+    assert "No labelled evaluation" in card
+    with_data = publish(runs["labelled"], NAME, labelled, tmp_path / "with", device="cpu")
+    metrics, card = content_of(with_data)
+    assert {row["protocol"].partition(":")[0] for row in metrics["results"]} == {"knn", "linear"}
+    assert "No labelled evaluation" not in card
+    with pytest.raises(ClzooError, match="--data DIR"):
+        publish(runs["labelled"], NAME, None, tmp_path / "neither", protocols="knn", device="cpu")
+
+
+def test_gates_keep_the_names_of_their_classes_without_data(labelled, small_recipe, tmp_path):
+    pretrain(small_recipe("hydra_cifar10", batch_size=24), labelled, tmp_path / "run", device="cpu")
+    entry = publish(tmp_path / "run", "hydra-resnet18-cifar10", None, tmp_path / "entry", device="cpu")
+    assert class_names(entry / "pretrain.safetensors") == tuple(sorted(CLASSES))
+
+
+def test_labels_without_a_test_split_are_no_labelled_evaluation(labelled, small_recipe, tmp_path, caplog):
+    shutil.copytree(labelled / "train", tmp_path / "classes")
+    pretrain(small_recipe("simclr_cifar10"), tmp_path / "classes", tmp_path / "run", device="cpu")
+    metrics, _ = content_of(publish(tmp_path / "run", NAME, tmp_path / "classes", tmp_path / "entry", device="cpu"))
+    assert metrics["evaluation"]["labels"] is False
+    assert "classes has no test split" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["flat", "labelled"])
+def test_the_next_command_works_as_it_is_printed(kind, runs, flat, labelled, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = {"flat": flat, "labelled": labelled}[kind]
+    run = tmp_path / "my runs" / "one"
+    shutil.copytree(runs[kind], run)
+    recipe = run / "recipe.yaml"
+    again = ["pretrain", str(recipe), "--data", str(data), "--out", str(run), "--device", "cpu"]  # finished already
+    assert main(again) is None
+    printed = capsys.readouterr().out.partition("Next: ")[2].strip()
+    assert main(shlex.split(printed)[1:]) is None
+    assert (tmp_path / "hub" / NAME / "model.safetensors").is_file()
+    second = shlex.split(publish_command(run, data))  # where an entry of that name lies already
+    assert second[-2:] == ["--out", str(run / "entry")]
