@@ -14,8 +14,9 @@ import clzoo
 from clzoo.cli import main
 from clzoo.errors import ClzooError
 from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.start import class_names
-from clzoo.publish import publish, publish_command
+from clzoo.publish import name_for, publish, publish_command
 
 NAME = "simclr-resnet18-cifar10"
 
@@ -150,6 +151,7 @@ def test_the_next_command_works_as_it_is_printed(kind, runs, flat, labelled, tmp
     assert main(again) is None
     printed = capsys.readouterr().out.partition("Next: ")[2].strip()
     assert main(shlex.split(printed)[1:]) is None
-    assert (tmp_path / "hub" / NAME / "model.safetensors").is_file()
+    name = name_for(load_recipe(recipe))
+    assert (tmp_path / "hub" / name / "model.safetensors").is_file()
     second = shlex.split(publish_command(run, data))  # where an entry of that name lies already
     assert second[-2:] == ["--out", str(run / "entry")]
