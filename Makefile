@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 WORKERS ?= logical
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
-.PHONY: demo test test-all test-gpu lint install
+.PHONY: demo docs test test-all test-gpu lint install
 
 install: $(READY)
 
@@ -34,3 +34,11 @@ test-all: lint
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# The site, into site/; fails at a dead link or a public name without a docstring. Needs no network once installed.
+$(VENV)/.installed-docs: pyproject.toml $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict --quiet

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -99,15 +101,33 @@ def skeleton_of(config: ModelConfig) -> nn.Module:
     Raises:
         ClzooError: as `create_backbone` and `feature_width`; or the feature is not `num_features` long.
     """
-    with torch.device("meta"):
-        module = network_of(config)
-    found = feature_width(module, config.preprocessing.size)
+    module, found = _measured(_Built.of(config))
     if found != config.num_features:
         raise ClzooError(
             f"num_features is {config.num_features}, but {config.architecture} gives {found} values for an image. "
             "Correct config.json."
         )
-    return module
+    return copy.deepcopy(module)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A config, equal to another of the same network and input size."""
+
+    decides: str
+    config: ModelConfig = field(compare=False)
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> _Built:
+        parts = (config.architecture, config.model_args, config.global_pool, config.stem_stride, config.stem_pool)
+        return cls(repr((*parts, config.preprocessing.size)), config)
+
+
+@lru_cache(maxsize=16)  # a load asks twice, controls and comparisons often; building one takes a quarter of a second
+def _measured(built: _Built) -> tuple[nn.Module, int]:
+    with torch.device("meta"):
+        module = network_of(built.config)
+    return module, feature_width(module, built.config.preprocessing.size)
 
 
 def made_for(model_args: dict[str, Any]) -> int | None:

@@ -1,11 +1,15 @@
 """The code in docs/ runs."""
 
+import importlib
+import inspect
 import re
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from fake_checkpoints import SHIPPED, FakeZoo, shrunk
@@ -98,3 +102,39 @@ def test_the_walks_name_files_in_the_order_in_which_they_are_passed(tmp_path, mo
 def test_every_file_that_the_walks_name_is_there():
     for file in re.findall(r"`(clzoo/[^`]+\.py)`", (DOCS / "architecture.md").read_text(encoding="utf-8")):
         assert (DOCS.parent / file).is_file(), file
+
+
+FOLDERS = ("zoo", "embed", "index", "evaluation", "export", "lite", "losses", "methods", "augment")
+PUBLIC = ("clzoo", *(f"clzoo.{name}" for name in FOLDERS))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_explained(name):
+    module = importlib.import_module(name)
+    assert module.__doc__
+    for export in module.__all__:
+        thing = getattr(module, export)
+        if inspect.isclass(thing) or inspect.isroutine(thing) or inspect.ismodule(thing):
+            assert inspect.getdoc(thing), export
+        if inspect.isclass(thing):
+            own = {key: value for key, value in vars(thing).items() if not key.startswith("_")}
+            methods = {key for key, value in own.items() if inspect.isroutine(value) or isinstance(value, property)}
+            assert [key for key in sorted(methods) if not inspect.getdoc(getattr(thing, key))] == [], export
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_a_dead_link_fails(tmp_path):
+    pytest.importorskip("mkdocs", reason="make docs installs it")
+    pytest.importorskip("griffe")
+    root = shutil.copytree(DOCS.parent / "docs", tmp_path / "docs").parent
+    for name in ("clzoo", "recipes", "hub"):
+        (root / name).symlink_to(DOCS.parent / name)
+    for file in (*DOCS.parent.glob("*.md"), DOCS.parent / "mkdocs.yml", DOCS.parent / "CITATION.cff"):
+        shutil.copy(file, root)
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    subprocess.run(build, cwd=root, check=True)
+    with (root / "docs" / "store.md").open("a") as page:
+        page.write("[there](search.md#no-such-part)")
+    dead = subprocess.run(build, cwd=root, capture_output=True, text=True)
+    assert dead.returncode != 0
+    assert "store.html: search.html#no-such-part" in dead.stderr
