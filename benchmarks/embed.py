@@ -50,8 +50,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import clzoo
 from clzoo.config import ModelConfig
+from clzoo.data.listing import Listing
 from clzoo.data.parallel import usable_cores
-from clzoo.data.sources import Listing, list_images
+from clzoo.data.sources import list_images
 from clzoo.device import has_native_bf16
 from clzoo.embed.stream import default_batch_size
 from clzoo.encoder import Encoder

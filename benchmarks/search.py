@@ -43,7 +43,7 @@ import pyarrow as pa
 
 import clzoo
 from clzoo.config import Preprocessing
-from clzoo.data.sources import item_ids
+from clzoo.data.listing import item_ids
 from clzoo.embed.manifest import Manifest
 from clzoo.embed.store import ITEMS_SCHEMA, Store
 from clzoo.embed.writer import StoreWriter, VectorFile

@@ -25,7 +25,6 @@ _UNPACK = {  # of each kind: its suffixes, and what to type; the first five leav
     "xz": ((".tar.xz", ".txz"), "unxz -k {}"),
     "zstd": ((".tar.zst", ".tzst"), "zstd -d {}"),
     "lz4": ((".tar.lz4",), "lz4 -d {}"),
-    "zip": ((".zip",), "python -m zipfile -e {} {}-unpacked"),
     "7-Zip": ((".7z",), "7z x {} -o{}-unpacked"),
     "rar": ((".rar",), "unrar x {} {}-unpacked/"),
 }
@@ -38,7 +37,8 @@ class Member(NamedTuple):
     name: str
     size: int
     offset: int  # of its first byte in the shard
-    kind: str  # "file", "folder" or "other" (a link, a pipe, a sparse file)
+    kind: str  # "file", "folder", "other" (a link, a pipe, a sparse file), or why it cannot be read
+    how: tuple[int, ...] = ()  # of a zip archive; see `clzoo.data.zips`
 
 
 def unpacking(path: str, *, files: bool = False) -> str | None:
@@ -88,6 +88,9 @@ def reason_of(damage: str, path: str) -> str:
     """How a shard's failure is named: the TarError of `read_headers` in words, for the shard at `path`."""
     if damage == NO_END:
         return damage
+    if damage == f"{_COMPRESSED}zip":
+        new = shlex.quote(path[: -len(".tar")] + ".zip")
+        return f"{damage}; a zip archive is read under its own name. Type: mv {shlex.quote(path)} {new}"
     if damage.startswith(_COMPRESSED):
         suffixes, command = _UNPACK[damage.removeprefix(_COMPRESSED)]
         old, new = shlex.quote(path), shlex.quote(path[: -len(".tar")] + suffixes[0])

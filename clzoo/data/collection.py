@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 
 from clzoo.data.content import Stamp, stamp_of
 from clzoo.data.images import decode_image
-from clzoo.data.sources import Item
+from clzoo.data.listing import Item, Listing
+from clzoo.data.storage import is_remote
 
 
 class Images(Protocol):
@@ -50,7 +51,7 @@ EXPECTED_LABELS = "Expected <class>/<image>.jpg in folders, or key.cls beside ke
 
 @dataclass(frozen=True)
 class Collection:
-    """One split of a source of images.
+    """A source of images, or one split of it: what `clzoo.data.opening.open_source` makes of every kind.
 
     Attributes:
         origin: where the split itself lies, for messages.
@@ -58,6 +59,8 @@ class Collection:
         failures: "path: reason" of what looked like an image and could not even be listed.
         unlabelled: why there are no labels, and what to do.
         passed_over: what else the source holds, counted by kind.
+        listing: the images by path, size and time, for what keeps them (a store); of a whole source alone.
+        root: where the paths of `listing` start: an absolute folder, or a URL.
     """
 
     origin: str
@@ -67,6 +70,30 @@ class Collection:
     failures: tuple[str, ...] = ()
     unlabelled: str = EXPECTED_LABELS
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    listing: Listing | None = None
+    root: str = ""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def items(self) -> list[Numbered]:
+        """Each image for the embedding pipeline."""
+        return [Numbered(self.images.name(row), 0, 0, self.images, row) for row in range(len(self))]
+
+
+class Numbered(NamedTuple):
+    """One image of a collection, as the embedding pipeline reads it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    images: Images
+    row: int
+
+    def read(self) -> bytes | np.ndarray:
+        """As `Images.content`."""
+        return self.images.content(self.row)
 
 
 @dataclass(frozen=True)
@@ -89,6 +116,9 @@ class FileImages:
 
     def stamp(self, row: int) -> Stamp | None:
         item = self.items[row]
+        if is_remote(item.file):  # which says its version by itself, or 0
+            known = Stamp(item.file, item.offset or 0, item.size, 0, item.mtime_ns, 0)
+            return known if item.mtime_ns else None
         return stamp_of(item.file, item.offset or 0)
 
 

@@ -1,4 +1,4 @@
-"""Image folders and tar shards as collections: one split of a source, and what the labels are."""
+"""Files as collections: one split of a folder, of shards or of a URL, and what the labels are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.data.collection import EXPECTED_LABELS, Collection, FileImages
+from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of
 from clzoo.data.samples import numbered_labels, one_image_each
-from clzoo.data.sources import Listing, is_hidden, label_of, list_images
-from clzoo.data.splits import SPLITS, first_labelled, shard_word, split_folders, words_of_split
+from clzoo.data.sources import list_images
+from clzoo.data.splits import KIND, SPLITS, first_labelled, listed_splits, shard_word, split_folders, words_of_split
+from clzoo.data.storage import join
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
@@ -22,7 +24,7 @@ _NO_CLASSES = frozenset({"images", "image", "imgs", "img", "jpegimages", "jpegs"
 
 
 def open_folder(source: Path, split: str) -> Collection:
-    """The images of one split of a folder, of tar shards, or of a text file of paths; sorted by path.
+    """The images of one split of a folder, of shards, or of a list of paths; sorted by path.
 
     The split is a sub-folder (`train`; `test`, `val`, `validation` or `valid`), or the shards with such a word in their
     names (see clzoo.data.splits); of several the first that has labels. A source without any split is the training
@@ -44,23 +46,77 @@ def open_folder(source: Path, split: str) -> Collection:
     if split in folders:
         return first_labelled([partial(_open_listed, folder) for folder in folders[split]])
     if folders:
-        found = ", ".join(folder.name for of_split in folders.values() for folder in of_split)
-        raise ClzooError(
-            f"{source} has the split {found}, but not {split}; "
-            f"expected {' or '.join(str(source / name) for name in SPLITS[split])}."
-        )
+        raise _no_such_split(str(source), split, [folder.name for of_split in folders.values() for folder in of_split])
     listing = list_images(source)
+    if is_zip(source):
+        inside = unwrapped(listing, source.name)
+        if listed_splits(inside, str(source)):
+            return open_listed(inside, str(source), split)
+        words_of_split([item.path for item in listing.items], str(source), split)  # raises if it is of another
+        return _collection(inside, str(source))
+    return _by_words(listing, str(source), split, source.is_file())
+
+
+def open_listed(listing: Listing, origin: str, split: str) -> Collection:
+    """The same of what was listed already: below a URL, in a zip archive; `origin` is what was listed."""
+    folders = listed_splits(listing, origin)
+    if split in folders:
+        below = [(listing.below(name), join(origin, name)) for name in folders[split]]
+        return first_labelled([partial(_collection, part, place) for part, place in below])
+    if folders:
+        raise _no_such_split(origin, split, [name for names in folders.values() for name in names])
+    return _by_words(listing, origin, split, False)
+
+
+def splits_of_listing(listing: Listing, source: str) -> list[str]:
+    """Which of the splits "train" and "test" a listing has, as folders or shards; empty where it has none."""
+    kinds = set(listed_splits(listing, source))
+    if not kinds:
+        kinds = {KIND[word] for item in listing.items if (word := shard_word(item.path)) is not None}
+    return [split for split in SPLITS if split in kinds]
+
+
+def is_zip(source: str | Path) -> bool:
+    """Whether a source is one zip archive, which has splits inside like a folder."""
+    return Path(source).suffix.lower() == ".zip" and Path(source).is_file()
+
+
+def splits_of_archive(source: Path) -> list[str]:
+    """Which of the splits "train" and "test" a zip archive has, as folders in it."""
+    return splits_of_listing(unwrapped(list_images(source), source.name), str(source))
+
+
+def _no_such_split(source: str, split: str, found: list[str]) -> ClzooError:
+    return ClzooError(
+        f"{source} has the split {', '.join(found)}, but not {split}; "
+        f"expected {' or '.join(join(source, name) for name in SPLITS[split])}."
+    )
+
+
+def unwrapped(listing: Listing, name: str) -> Listing:
+    """The members of one archive by their paths inside; without the one folder that a packed folder puts around."""
+    inside = listing.below(name)
+    while len(tops := {item.path.partition("/")[0] for item in inside.items}) == 1:
+        (top,) = tops
+        if not all(item.path.count("/") >= 2 for item in inside.items):
+            break
+        inside = inside.below(top)
+    return inside if inside.items else listing
+
+
+def _by_words(listing: Listing, source: str, split: str, is_file: bool) -> Collection:
+    """The shards of a split by the words in their names; a source without such words is a training split."""
     words = words_of_split([item.path for item in listing.items], source, split) if listing.items else []
     if not words:
-        return _collection(listing, str(source))
-    return first_labelled([partial(_of_word, listing, source, word) for word in words])
+        return _collection(listing, source)
+    return first_labelled([partial(_of_word, listing, source, word, is_file) for word in words])
 
 
 def _open_listed(folder: Path) -> Collection:
     return _collection(list_images(folder), str(folder))
 
 
-def _of_word(listing: Listing, source: Path, word: str) -> Collection:
+def _of_word(listing: Listing, source: str, word: str, is_file: bool) -> Collection:
     """Only the shards with the word in their names (`in1k-train-0001.tar`)."""
     mine = np.array([shard_word(item.path) == word for item in listing.items])
     ignored = listing.ignored.copy()
@@ -73,12 +129,13 @@ def _of_word(listing: Listing, source: Path, word: str) -> Collection:
         failures=[failure for failure in listing.failures if _word_of_failure(failure.path) in (word, None)],
         ignored=+ignored,
     )
-    whole = all(mine) or source.is_file()
-    return _collection(chosen, str(source) if whole else f"{source} (shards of {word})")
+    whole = all(mine) or is_file
+    return _collection(chosen, source if whole else f"{source} (shards of {word})")
 
 
 def _word_of_failure(path: str) -> str | None:
-    return shard_word(path if ".tar/" in path.lower() else f"{path}/")
+    is_member = any(f"{suffix}/" in path.lower() for suffix in CONTAINERS)
+    return shard_word(path if is_member else f"{path}/")
 
 
 def _collection(listing: Listing, origin: str) -> Collection:
@@ -107,10 +164,11 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
     if None in names:
         first = listing.items[names.index(None)].path
         count = names.count(None)
-        outside = f"{count} of {len(names)} images lie outside of class folders, the first is {listing.root / first}."
+        place = first if listing.is_remote else listing.root / first
+        outside = f"{count} of {len(names)} images lie outside of class folders, the first is {place}."
         return None, (), outside
     used = {name for name in names if name is not None}
-    is_shards = any(item.offset is not None for item in listing.items)
+    is_shards = listing.is_remote or any(item.offset is not None for item in listing.items)
     classes = sorted(used if is_shards else used | _sub_folders(listing.root))
     if len(classes) == 1 and classes[0].lower() in _NO_CLASSES and not is_shards:
         return None, (), _of_one_folder(listing, classes[0])

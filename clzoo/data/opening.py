@@ -9,48 +9,88 @@ from pathlib import Path
 
 from clzoo.config import HUB_PREFIX
 from clzoo.data.collection import Collection, FileImages
-from clzoo.data.folders import open_folder
+from clzoo.data.folders import is_zip, open_folder, open_listed, splits_of_archive, splits_of_listing, unwrapped
 from clzoo.data.hub_sets import hub_splits, open_hub_set
+from clzoo.data.listing import Listing, in_words, taken
 from clzoo.data.packed import find_packs, open_pack
-from clzoo.data.sources import in_words, taken
-from clzoo.data.splits import KIND, first_labelled, shard_word, splits_of_folder
+from clzoo.data.remote import list_remote
+from clzoo.data.sources import list_images
+from clzoo.data.splits import KIND, first_labelled, listed_splits, shard_word, splits_of_folder
+from clzoo.data.storage import is_remote
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
 
 
-def open_source(source: str | Path, split: str, *, name: str | None = None, download: bool = False) -> Collection:
-    """One split of a source of any kind; nothing is decoded yet.
+def open_source(
+    source: str | Path, split: str | None = None, *, name: str | None = None, download: bool = False
+) -> Collection:
+    """A source of any kind, as a whole or one split of it; nothing is decoded yet. The one door of all commands.
 
     Args:
-        source: hf-hub:ORG/NAME; or a folder that holds, in this order of preference, a pack, the files of torchvision's
-            `name`, or images or tar shards; or one .tar file.
+        source: a folder of images, tar shards or zip archives, or one such file; a list of paths; a folder that holds
+            a pack or the files of torchvision's `name`; hf-hub:ORG/NAME; or a URL of any of the files.
         split: "pretrain", "train" or "test"; the first two differ where a data set has images for pretraining alone.
+            None: every image there is, by its own path, with a listing; what is embedded.
         name: the recipe's data set, such as "cifar10".
         download: fetch a torchvision data set into the folder if it is missing.
 
     Raises:
         ClzooError: nothing there, not this split, or damaged; with what was expected.
     """
+    if split is None:
+        opened = _whole(source)
+        found = taken(opened.listing.items, opened.passed_over, len(opened.failures)) if opened.listing else ""
+        log.info("%s: %s", opened.origin, found)
+        return opened
     opened = _open(source, split, name, download)
     log.info("%s: %s", opened.origin, _taken(opened))
     return opened
 
 
+def _whole(source: str | Path) -> Collection:
+    if isinstance(source, str) and is_remote(source):
+        origin = source.rstrip("/") if not source.endswith("://") else source
+        return _listed(list_remote(source), origin, origin)
+    listing = list_images(source)
+    return _listed(listing, str(Path(source).resolve()), str(listing.root))
+
+
+def _listed(listing: Listing, origin: str, root: str) -> Collection:
+    return Collection(
+        origin,
+        FileImages(listing.items),
+        failures=tuple(f"{failure.path}: {failure.reason}" for failure in listing.failures),
+        passed_over=listing.ignored,
+        listing=listing,
+        root=root,
+    )
+
+
 def _open(source: str | Path, split: str, name: str | None, download: bool) -> Collection:
     part = "train" if split == "pretrain" else split
-    if str(source).startswith(HUB_PREFIX):
+    if is_hub(source):
         return open_hub_set(str(source), part)
+    if isinstance(source, str) and is_remote(source):
+        return open_listed(_of_url(source), source, part)
     folder = Path(source)
     if packs := find_packs(folder, part):
         return first_labelled([partial(open_pack, pack) for pack in packs])
     known = _torchvision_set_in(folder, name)
-    if known is None and name in FOLDERS and (download or not folder.is_dir() or not any(folder.iterdir())):
+    is_empty = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    if known is None and name in FOLDERS and (download or is_empty):
         known = name  # nothing else is there either: say how to get it, or get it
     if known is not None:
         return open_torchvision_set(known, folder, split, download=download)
     return open_folder(folder, part)
+
+
+def _of_url(url: str) -> Listing:
+    """What lies behind a URL; of one zip archive with splits, what lies in it."""
+    listing, name = list_remote(url), url.rpartition("/")[2]
+    inside = unwrapped(listing, name) if name.lower().endswith(".zip") else listing
+    return inside if listed_splits(inside, url) else listing
 
 
 def open_split(source: str | Path, split: str) -> Collection:
@@ -70,14 +110,32 @@ def open_labelled(source: str | Path, split: str) -> Collection:
 
     So both `data`, which holds `train` and `test`, and `data/test` name a test split.
     """
-    folder = Path(source)
-    is_folder = not str(source).startswith(HUB_PREFIX) and not find_packs(folder, split)
-    if folder.is_file():
-        word = shard_word(f"{folder.name}/")
-        split = "train" if word is None else KIND[word]
-    elif is_folder and _torchvision_set_in(folder, None) is None and not splits_of_folder(folder):
-        split = "train"  # how `open_source` calls the whole
-    return open_split(source, split)
+    return open_split(source, _named_split(source, split))
+
+
+def _named_split(source: str | Path, split: str) -> str:
+    """How `open_source` calls the split that a source is named for: "train" of one without any, which is the whole."""
+    if is_hub(source) or (not is_remote(source) and find_packs(Path(source), split)):
+        return split
+    if is_remote(source) or not Path(source).is_file():
+        is_set = not is_remote(source) and _torchvision_set_in(Path(source), None) is not None
+        return split if is_set or _splits_in(source) else "train"
+    if is_zip(source) and _splits_in(source):
+        return split
+    word = shard_word(f"{Path(source).name}/")
+    return "train" if word is None else KIND[word]
+
+
+def _splits_in(source: str | Path) -> list[str]:
+    """Which of the splits "train" and "test" files have, by folders and names of shards; empty where they are one."""
+    if isinstance(source, str) and is_remote(source):
+        return splits_of_listing(_of_url(source), source)
+    return splits_of_archive(Path(source)) if is_zip(source) else splits_of_folder(Path(source))
+
+
+def is_hub(source: str | Path) -> bool:
+    """Whether a source is a data set of the Hub, by its prefix."""
+    return str(source).startswith(HUB_PREFIX)
 
 
 def has_test_split(source: str | Path) -> bool:
@@ -98,8 +156,10 @@ def splits_of(source: str | Path) -> list[str]:
     Raises:
         ClzooError: it is packed already, or a data set of arrays so small that packing gains nothing.
     """
-    if str(source).startswith(HUB_PREFIX):
+    if is_hub(source):
         return hub_splits(str(source))
+    if is_remote(source):
+        return _splits_in(source)
     folder = Path(source)
     if find_packs(folder, "train") or find_packs(folder, "test"):
         raise ClzooError(f"{source} is a pack already. Type: clzoo pretrain R --data {source}")
@@ -107,7 +167,7 @@ def splits_of(source: str | Path) -> list[str]:
         raise ClzooError(
             f"{source} holds {known}, which is small arrays already. Type: clzoo pretrain R --data {source}"
         )
-    return splits_of_folder(folder)
+    return _splits_in(source)
 
 
 def _taken(opened: Collection) -> str:

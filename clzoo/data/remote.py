@@ -7,30 +7,29 @@ must not look like deleted files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from clzoo.data.archives import unpacking
 from clzoo.data.images import SUFFIXES
-from clzoo.data.ranges import BLOCKS
-from clzoo.data.remote_shards import read_index, read_indices
-from clzoo.data.sources import (
+from clzoo.data.listing import (
+    CONTAINERS,
     HIDDEN,
     HIDDEN_FOLDERS,
     Item,
     Listing,
-    add_members,
     add_unreachable,
     finished,
     ignore,
     is_hidden,
 )
+from clzoo.data.members import add_members
+from clzoo.data.ranges import BLOCKS
+from clzoo.data.remote_shards import RemoteFile, read_index, read_indices, require_ranges
 from clzoo.data.storage import first_line, is_web, join, open_url, patiently, stamp_of
+from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")  # at least two letters: C:/ is a drive
 
 
 class RemoteItem(Item):
@@ -61,13 +60,8 @@ class RemoteItem(Item):
         return content
 
 
-def is_remote(source: str | Path) -> bool:
-    """Whether a source is a URL; a Path never is."""
-    return isinstance(source, str) and _URL.match(source) is not None
-
-
 def list_remote(url: str) -> Listing:
-    """As `list_images`, of the files below a URL, or of one `.tar` shard. The listing's `root` is not used.
+    """As `list_images`, of the files below a URL, or of one `.tar` or `.zip` shard. The listing's `root` is not used.
 
     On a web server a folder is a page of links, and its URL ends with a slash.
 
@@ -85,16 +79,18 @@ def list_remote(url: str) -> Listing:
         if not url.endswith("/") and files.isfile(root):
             name = url.rpartition("/")[2]
             if command := unpacking(name, files=True):
-                raise ClzooError(f"{url} is compressed; shards are plain .tar. Download it, then type: {command}")
-            if not name.lower().endswith(".tar"):
+                raise ClzooError(f"{url} is compressed; shards are .tar or .zip. Download it, then type: {command}")
+            if not name.lower().endswith(CONTAINERS):
                 raise ClzooError(
-                    f"{url} is one file; expected a .tar shard, or a folder (a prefix) with images or shards below it. "
-                    "The URL of a folder on a web server ends with /."
+                    f"{url} is one file; expected a .tar or .zip shard, or a folder (a prefix) with images or shards "
+                    "below it. The URL of a folder on a web server ends with /."
                 )
             _add(listing, shards, files, url.removesuffix(name), name, patiently(lambda: files.info(root)))
         else:
             _walk(listing, shards, files, url, root)
-        for shard, index in read_indices(sorted(shards)):
+        for archive in sorted(shard for shard in shards if isinstance(shard, ZipItem)):
+            _add_zip(listing, archive)
+        for shard, index in read_indices(sorted(shard for shard in shards if not isinstance(shard, ZipItem))):
             add_members(listing, shard, index.replay())
     except ClzooError:
         raise
@@ -111,7 +107,7 @@ def read_remote(root: str, path: str) -> bytes:
     """
     try:
         name = root.rpartition("/")[2]
-        if name.lower().endswith(".tar") and path.startswith(f"{name}/"):
+        if name.lower().endswith(CONTAINERS) and path.startswith(f"{name}/"):
             root = root.removesuffix(name)  # the source was this one shard
         shard = _shard_of(root, path)
         if shard is None:
@@ -119,7 +115,10 @@ def read_remote(root: str, path: str) -> bytes:
             content: bytes = patiently(lambda: files.cat_file(whole))
             return content
         listing = Listing(root=Path())
-        add_members(listing, shard, read_index(shard).replay())
+        if isinstance(shard, ZipItem):
+            _add_zip(listing, shard)
+        else:
+            add_members(listing, shard, read_index(shard).replay())
     except Exception as error:
         raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
     for item in listing.items:
@@ -152,7 +151,7 @@ def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, 
         add_unreachable(listing, path, "not a regular file", info.get("size"), stamp_of(info))
         return
     suffix = PurePosixPath(path).suffix.lower()
-    if suffix != ".tar" and suffix not in SUFFIXES:
+    if suffix not in CONTAINERS and suffix not in SUFFIXES:
         ignore(listing, path)
         return
     if info.get("size") is None:  # a link on a web page
@@ -161,17 +160,24 @@ def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, 
     if size is None:
         add_unreachable(listing, path, "the server does not state its size", size, stamp)
         return
-    item = RemoteItem(path, int(size), stamp, join(url, path), None)
-    (shards if suffix == ".tar" else listing.items).append(item)
+    kind = ZipItem if suffix == ".zip" else RemoteItem
+    item = kind(path, int(size), stamp, join(url, path), None)
+    (shards if suffix in CONTAINERS else listing.items).append(item)
 
 
-def _shard_of(root: str, path: str) -> RemoteItem | None:
+def _add_zip(listing: Listing, shard: Item) -> None:
+    require_ranges(shard)
+    add_members(listing, shard, read_zip_members(cast("BinaryIO", RemoteFile(shard.file, shard.size))))
+
+
+def _shard_of(root: str, path: str) -> Item | None:
     """The shard that holds the image at this path, if one does."""
     for parent in PurePosixPath(path).parents:
-        if parent.suffix.lower() == ".tar":
+        if parent.suffix.lower() in CONTAINERS:
             url = join(root, str(parent))
             files, whole = open_url(url)
             if files.isfile(whole):
                 info = patiently(lambda files=files, whole=whole: files.info(whole))  # type: ignore[misc]
-                return RemoteItem(str(parent), int(info["size"]), stamp_of(info), url, None)
+                kind = ZipItem if parent.suffix.lower() == ".zip" else RemoteItem
+                return kind(str(parent), int(info["size"]), stamp_of(info), url, None)
     return None

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from clzoo.data.archives import Member, read_headers
+from clzoo.data.listing import Item
 from clzoo.data.ranges import BLOCK, fetch
-from clzoo.data.sources import Item
 from clzoo.data.storage import is_web, open_url, patiently
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
@@ -78,11 +78,11 @@ def read_index(shard: Item) -> ShardIndex:
     """The index of one shard, from the cache where it has this version. Raises as `read_indices`."""
     index = _cached(shard)
     if index is None:
-        _require_ranges(shard)
+        require_ranges(shard)
         members: list[Member] = []
         damage = None
         try:
-            members.extend(read_headers(cast("BinaryIO", _RemoteFile(shard.file, shard.size))))
+            members.extend(read_headers(cast("BinaryIO", RemoteFile(shard.file, shard.size))))
         except tarfile.TarError as error:
             damage = str(error)
         index = ShardIndex(members, damage)
@@ -90,13 +90,19 @@ def read_index(shard: Item) -> ShardIndex:
     return index
 
 
-class _RemoteFile(io.RawIOBase):
+class RemoteFile(io.RawIOBase):
     """A remote file that is read forward with leaps; one request brings at least a block."""
 
     def __init__(self, url: str, size: int) -> None:
         self._url, self._size = url, size
         self._place = 0
         self._start, self._held = 0, b""  # the newest block
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
 
     def read(self, count: int = -1) -> bytes:
         stop = self._size if count < 0 else min(self._place + count, self._size)
@@ -124,7 +130,7 @@ class _RemoteFile(io.RawIOBase):
         return content
 
 
-def _require_ranges(shard: Item) -> None:
+def require_ranges(shard: Item) -> None:
     """Find out whether a web server sends parts of files, before it sends the whole as an answer."""
     if not is_web(shard.file) or shard.size < 2:
         return

@@ -15,8 +15,9 @@ from typing import BinaryIO
 
 import numpy as np
 
-from clzoo.data.sources import Item, Listing
-from clzoo.errors import ClzooError
+from clzoo.data.listing import Item, Listing
+from clzoo.data.storage import is_remote
+from clzoo.errors import ClzooError, UnreadableImageError
 
 _MOST_CLASSES = 1_000_000  # a class number above this is taken for damage
 
@@ -98,6 +99,9 @@ def _read_numbers(members: Sequence[Item]) -> list[int]:
     file: BinaryIO | None = None
     try:
         for member in members:  # shard by shard: each is opened once
+            if member.how or is_remote(member.file):
+                numbers.append(_class_number(_content(member), member.path))
+                continue
             if file is None or file.name != member.file:
                 if file is not None:
                     file.close()
@@ -108,6 +112,13 @@ def _read_numbers(members: Sequence[Item]) -> list[int]:
         if file is not None:
             file.close()
     return numbers
+
+
+def _content(member: Item) -> bytes:
+    try:
+        return member.read()
+    except UnreadableImageError as error:
+        raise ClzooError(f"{member.path} cannot be read: {error}.") from error
 
 
 def _class_number(text: bytes, path: str) -> int:

@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from clzoo.data.collection import Collection
-from clzoo.data.sources import is_hidden, is_image
+from clzoo.data.listing import CONTAINERS, Listing, is_hidden, is_image
+from clzoo.data.storage import is_remote, join
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
@@ -29,6 +30,7 @@ KIND = {name: split for split, names in SPLITS.items() for name in names}
 _LIKE_SPLITS = frozenset(
     ("training", "testing", "trainval", "dev", "eval", "evaluation", "holdout", "extra", "unlabeled", "unlabelled")
 )  # no class is called so
+_SHARD = re.compile(r"(.*?)(\.tar|\.zip|\.parquet)/", re.IGNORECASE | re.DOTALL)
 _DEPTH = 6  # folders below a candidate that are searched for a first image
 
 
@@ -47,43 +49,71 @@ def split_folders(source: Path) -> dict[str, list[Path]]:
             visible = [(entry.name, _is_folder(entry)) for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
-    folders = sorted(source / name for name, is_folder in visible if is_folder)
-    named = [path for path in folders if path.name.lower() in KIND]
+    found = _splits_among(
+        str(source),
+        sorted(name for name, is_folder in visible if is_folder),
+        sorted(name for name, is_folder in visible if not is_folder and (is_image(name) or _is_shard(name))),
+        lambda name, direct: _first_image_below(source / name, direct=direct),
+    )
+    return {split: [source / name for name in names] for split, names in found.items()}
+
+
+def listed_splits(listing: Listing, source: str) -> dict[str, list[str]]:
+    """The same of what was listed, such as a URL or a zip archive: names of folders at its top. Raises as above."""
+    paths = [item.path for item in listing.items]
+    tops = {top for top, slash, _ in (path.partition("/") for path in paths) if slash and not _is_shard(top)}
+    loose = sorted({top for top in (path.partition("/")[0] for path in paths) if top not in tops})
+
+    def holds(folder: str, direct: bool) -> bool:
+        below = (path[len(folder) + 1 :] for path in paths if path.startswith(f"{folder}/"))
+        return any(direct or "/" in path for path in below)
+
+    return _splits_among(source, sorted(tops), loose, holds)
+
+
+def _splits_among(
+    source: str, folders: list[str], loose: list[str], holds: Callable[[str, bool], bool]
+) -> dict[str, list[str]]:
+    """Names of the folders that are splits.
+
+    Args:
+        loose: names of images and shards beside the folders.
+        holds: whether images or shards lie below a folder; without its second argument not right in it.
+    """
+    named = [name for name in folders if name.lower() in KIND]
     if not named:
         return {}
-    beside = [path for path in folders if path not in named and _holds_images(path)]
-    loose = sorted(
-        source / name for name, is_folder in visible if not is_folder and (is_image(name) or _is_shard(name))
-    )
-    if not _are_splits(named, beside, loose):
-        names = ", ".join(path.name for path in named)
-        log.info("%s: %s is read as a class, no split: beside it lies %s", source, names, _some(beside))
+    beside = [name for name in folders if name not in named and holds(name, True)]
+    if not _are_splits(source, named, beside, loose, lambda name: holds(name, False)):
+        log.info("%s: %s is read as a class, no split: beside it lies %s", source, ", ".join(named), _some(beside))
         return {}
     if beside or loose:
         log.warning("%s: beside the splits %s is passed over", source, _some([*beside, *loose]))
-    found: dict[str, list[Path]] = {}
+    found: dict[str, list[str]] = {}
     for name in KIND:
-        for path in named:
-            if path.name.lower() == name:
-                found.setdefault(KIND[name], []).append(path)
+        for folder in named:
+            if folder.lower() == name:
+                found.setdefault(KIND[name], []).append(folder)
     return found
 
 
-def _are_splits(named: list[Path], beside: list[Path], loose: list[Path]) -> bool:
+def _are_splits(
+    source: str, named: list[str], beside: list[str], loose: list[str], holds_class_folders: Callable[[str], bool]
+) -> bool:
     """Whether folders named for splits are splits (else classes), by the folders and images beside them."""
-    kinds = {KIND[path.name.lower()] for path in named}
-    of_train = [path for path in named if KIND[path.name.lower()] == "train"] or named
-    in_classes = all(map(_holds_class_folders, of_train))
-    odd = [path for path in beside if path.name.lower() not in _LIKE_SPLITS]
+    kinds = {KIND[name.lower()] for name in named}
+    of_train = [name for name in named if KIND[name.lower()] == "train"] or named
+    in_classes = all(map(holds_class_folders, of_train))
+    odd = [name for name in beside if name.lower() not in _LIKE_SPLITS]
     if not beside and not loose:
         return True
     if in_classes and (len(kinds) == 2 or not odd):
         return True
-    if beside and len(odd) == len(beside) and len(kinds) == 1 and not any(map(_holds_class_folders, named)):
+    if beside and len(odd) == len(beside) and len(kinds) == 1 and not any(map(holds_class_folders, named)):
         return False
-    source, first = named[0].parent, named[0]
+    first = join(source, named[0])
     raise ClzooError(
-        f"{source} can be read in two ways: {', '.join(path.name for path in named)} as "
+        f"{source} can be read in two ways: {', '.join(named)} as "
         f"{'splits' if len(named) > 1 else 'a split'}, without {_some([*beside, *loose])} beside; or as classes like "
         f"those. For a split name its folder: {first} (of evaluate: --data train=DIR,test=DIR). For classes rename it: "
         f"mv {first} {first}-class"
@@ -99,19 +129,19 @@ def shard_word(path: str) -> str | None:
     Raises:
         ClzooError: it states two.
     """
-    shard, inside, _ = path.lower().partition(".tar/")
-    words = re.split(r"[^a-z]+", shard.rpartition("/")[2]) if inside else []
+    shard = _SHARD.match(path)
+    words = re.split(r"[^a-z]+", shard[1].lower().rpartition("/")[2]) if shard else []
     found = [word for word in dict.fromkeys(words) if word in KIND]
-    if len({KIND[word] for word in found}) > 1:
-        name = path[: len(shard)].rpartition("/")[2]
+    if shard and len({KIND[word] for word in found}) > 1:
+        name = f"{shard[1]}{shard[2]}".rpartition("/")[2]
         raise ClzooError(
-            f"{name}.tar can be read in two ways: as a shard of {' or of '.join(found)}. Rename it, so that one of "
+            f"{name} can be read in two ways: as a shard of {' or of '.join(found)}. Rename it, so that one of "
             "these words is left."
         )
     return found[0] if found else None
 
 
-def words_of_split(paths: Iterable[str], source: Path, split: str) -> list[str]:
+def words_of_split(paths: Iterable[str], source: str, split: str) -> list[str]:
     """The words, the preferred first, that name the shards of a split among `paths`; empty where they name none.
 
     Raises:
@@ -129,15 +159,16 @@ def words_of_split(paths: Iterable[str], source: Path, split: str) -> list[str]:
         raise ClzooError(
             f"{source} can be read in two ways: {of_split} as a shard of the split {min(words)}, without {without}; or "
             "as one of many, the word being no split. For the split put its shards into a folder "
-            f"{source / SPLITS[min(kinds)][0]}; for the other rename them, so that the word {min(words)} is gone."
+            f"{join(source, SPLITS[min(kinds)][0])}; for the other rename them, so that the word {min(words)} is gone."
         )
     if split not in kinds:
         found = f"shards of {', '.join(sorted(words))}" if words else "no splits"
-        if classes := [name for name in KIND if (source / name).is_dir()]:  # else it would have been opened
+        here = None if is_remote(source) else Path(source)
+        if here and (classes := [name for name in KIND if (here / name).is_dir()]):  # else it would have been opened
             found += f" ({', '.join(classes)} is a class among others; name the splits: --data train=DIR,test=DIR)"
         raise ClzooError(
             f"{source} has {found}; for the {split} split expected the folder "
-            f"{' or '.join(str(source / name) for name in SPLITS[split])}, or shards with such a word in their names."
+            f"{' or '.join(join(source, name) for name in SPLITS[split])}, or shards with such a word in their names."
         )
     return [word for word in SPLITS[split] if word in words]
 
@@ -148,7 +179,7 @@ def splits_of_folder(source: Path) -> list[str]:
         return []
     kinds = set(split_folders(source))
     if not kinds:
-        names = (path.name for path in source.rglob("*.tar") if not is_hidden(path.name))
+        names = (path.name for path in source.rglob("*") if _is_shard(path.name) and not is_hidden(path.name))
         kinds = {KIND[word] for name in names if (word := shard_word(f"{name}/")) is not None}
     return [split for split in SPLITS if split in kinds]
 
@@ -198,15 +229,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _holds_images(folder: Path) -> bool:
-    return _first_image_below(folder, direct=True)
-
-
-def _holds_class_folders(folder: Path) -> bool:
-    """Whether images lie in sub-folders, or in shards."""
-    return _first_image_below(folder, direct=False)
-
-
 def _first_image_below(folder: Path, *, direct: bool) -> bool:
     """Whether there is an image or a shard; without `direct` images right in the folder do not count."""
     for place, names, files in os.walk(folder, followlinks=True):
@@ -221,9 +243,9 @@ def _first_image_below(folder: Path, *, direct: bool) -> bool:
 
 
 def _is_shard(name: str) -> bool:
-    return name.lower().endswith(".tar")
+    return name.lower().endswith(CONTAINERS)
 
 
-def _some(paths: Sequence[Path]) -> str:
-    rest = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    return ", ".join(path.name for path in paths[:3]) + rest
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest

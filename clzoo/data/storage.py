@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -19,7 +20,13 @@ _PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs":
 _PACKAGES |= {"http": "aiohttp", "https": "aiohttp"}
 _VERSIONS = ("ETag", "etag", "blob_id", "md5Hash", "md5", "checksum", "sha256")
 _TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "created")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+(::|://)")  # at least two letters: C:/ is a drive
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError)  # another attempt would not help
+
+
+def is_remote(source: object) -> bool:
+    """Whether a source is a URL; a Path never is."""
+    return isinstance(source, str) and _URL.match(source) is not None
 
 
 def open_url(url: str) -> tuple[Any, str]:

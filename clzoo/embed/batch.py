@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from clzoo.data.gpu_decoding import is_plain_jpeg
-from clzoo.data.sources import Failure
+from clzoo.data.listing import Failure
 from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.encoder import Encoder, ImageLike
 from clzoo.errors import UnreadableImageError

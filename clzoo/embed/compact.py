@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clzoo.data.sources import Failure
+from clzoo.data.listing import Failure
 from clzoo.embed.manifest import Segment
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import StoreWriter, VectorFile, store_lock

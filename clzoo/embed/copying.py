@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from clzoo.data.remote import is_remote, join, open_url
+from clzoo.data.storage import is_remote, join, open_url
 from clzoo.embed.manifest import MANIFEST
 from clzoo.embed.store import ERRORS, Store, open_store
 from clzoo.embed.writer import is_segment, store_lock

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.data.gpu_decoding import nvjpeg
+from clzoo.data.listing import Failure, Listing
+from clzoo.data.opening import open_source
 from clzoo.data.parallel import usable_cores
-from clzoo.data.remote import is_remote, list_remote
-from clzoo.data.sources import Failure, Listing, list_images, taken
+from clzoo.data.storage import is_remote
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.embed.gpu import compile_pays
 from clzoo.embed.manifest import STORE_DTYPES
@@ -226,13 +227,9 @@ def embed_share(
         if value is not None and value < 1:
             raise ClzooError(f"{name} must be at least 1, found {value}.")
     folder = local_out(out, source)
-    if isinstance(source, str) and is_remote(source):
-        listing = list_remote(source)
-        origin = root = source.rstrip("/") if not source.endswith("://") else source
-    else:
-        listing = list_images(source)
-        origin, root = str(Path(source).resolve()), str(listing.root)
-    log.info("%s: %s", origin, taken(listing.items, listing.ignored, len(listing.failures)))
+    opened = open_source(source)
+    listing, origin, root = opened.listing, opened.origin, opened.root
+    assert listing is not None  # of a whole source
     if share is not None:
         folder, listing = share.folder(folder), share.of(listing)
     if engine not in ENGINES:

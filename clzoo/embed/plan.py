@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from clzoo.data.remote import is_remote
-from clzoo.data.sources import Item, Listing, label_of
+from clzoo.data.listing import Item, Listing, label_of
+from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
 from clzoo.embed.shares import Share
 from clzoo.embed.store import ITEMS_SCHEMA, Store

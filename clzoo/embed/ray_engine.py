@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 
 from clzoo.data.images import max_pixels, set_max_pixels
-from clzoo.data.remote import RemoteItem, is_remote
-from clzoo.data.sources import Failure, Item
+from clzoo.data.listing import Failure, Item
+from clzoo.data.remote import RemoteItem
+from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.embed.stream import Clock, Encoded, Settings, encode_items
 from clzoo.encoder import Encoder

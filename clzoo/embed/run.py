@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clzoo.data.sources import Failure, Listing
+from clzoo.data.listing import Failure, Listing
 from clzoo.embed.compact import is_compact, known_errors, merge
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.plan import check_same_kind, items_table, make_plan, relabelled

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clzoo.data.sources import Listing, item_ids
+from clzoo.data.listing import Listing, item_ids
 from clzoo.errors import ClzooError
 
 

@@ -66,7 +66,7 @@ def open_store(path: str | Path, *, images: str | Path | None = None) -> Store:
 
 
 def _place_of(images: str | Path) -> str:
-    from clzoo.data.remote import is_remote
+    from clzoo.data.storage import is_remote
 
     if is_remote(images):
         return str(images)
@@ -187,8 +187,9 @@ class Store:
         Raises:
             UnreadableImageError: it is no longer there; the message is the reason alone.
         """
-        from clzoo.data.remote import is_remote, read_remote
+        from clzoo.data.remote import read_remote
         from clzoo.data.sources import read_image
+        from clzoo.data.storage import is_remote
 
         path = self.items["path"][int(row)].as_py()
         return read_remote(self.manifest.root, path) if is_remote(self.manifest.root) else read_image(self.root, path)

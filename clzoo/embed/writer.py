@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from clzoo.data.sources import Failure
+from clzoo.data.listing import Failure
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY, errors_stamp
 from clzoo.errors import ClzooError

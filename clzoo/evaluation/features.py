@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from clzoo.data.images import max_pixels
 from clzoo.data.parallel import usable_cores
 from clzoo.embed.manifest import preprocessing_of
 from clzoo.embed.progress import progress_bar
-from clzoo.embed.stream import Clock, Readable, Settings, default_batch_size, encode_items
+from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import filled_folder, read_json, write_json
@@ -149,7 +149,7 @@ def _fill(prefix: Path, encoder: Encoder, images: Recorder) -> None:
 
 def _encoded(encoder: Encoder, images: Recorder) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """(vectors (n, D), rows (n,), "name: reason" of failures) of batch after batch."""
-    items: Sequence[Readable] = [_Numbered(images, row) for row in range(len(images))]
+    items = Collection("", images).items
     settings = Settings(default_batch_size(encoder), usable_cores(), "fp32", "fp32", normalize=False)
     clock = Clock()
     stream = encode_items(items, np.arange(len(items)), encoder, settings, clock)
@@ -163,23 +163,6 @@ def _encoded(encoder: Encoder, images: Recorder) -> Iterator[tuple[np.ndarray, n
                     )
             yield encoded.vectors, encoded.positions, [f"{f.path}: {f.reason}" for f in encoded.failures]
             advance(len(encoded.positions) + len(encoded.failures))
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    """An image for the embedding pipeline."""
-
-    images: Recorder
-    row: int
-    size: int = 0
-    mtime_ns: int = 0
-
-    @property
-    def path(self) -> str:
-        return self.images.name(self.row)
-
-    def read(self) -> bytes | np.ndarray:
-        return self.images.content(self.row)
 
 
 def _hash_of(encoder: Encoder) -> str:

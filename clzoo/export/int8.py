@@ -21,9 +21,8 @@ from onnxruntime.quantization import (
 from PIL import Image
 
 from clzoo.config import Preprocessing
-from clzoo.data.collection import FileImages
+from clzoo.data.opening import open_source
 from clzoo.data.parallel import in_order
-from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.export.parity import BATCHES
 from clzoo.lite.provenance import PIXELS
@@ -48,7 +47,7 @@ def read_pictures(folder: Path, p: Preprocessing) -> tuple[list[np.ndarray], lis
     Raises:
         ClzooError: no such folder, or fewer than 34 readable images in it.
     """
-    images = FileImages(list_images(folder).items)
+    images = open_source(folder).images
     drawn = np.random.default_rng(0).permutation(len(images))[: CALIBRATION + _HELD_OUT]
     square = Preprocessing(size=2 * p.resize, crop_pct=1.0)  # larger than the network's, so that it is resized again
 

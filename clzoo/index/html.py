@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data.images import decode_image
-from clzoo.data.remote import is_remote
+from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import atomic_path

@@ -16,9 +16,10 @@ from picture_folders import encoded, make_shard, picture
 from web_server import WebServer
 
 from clzoo.data import ranges, remote_shards, storage
+from clzoo.data.listing import Listing
 from clzoo.data.ranges import BlockCache
 from clzoo.data.remote import RemoteItem, list_remote, read_remote
-from clzoo.data.sources import Listing, list_images
+from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.zoo import cache
 
@@ -57,7 +58,7 @@ def shards(tmp_path: Path) -> Path:
     (tmp_path / "shards" / "packed.tar").write_bytes(b"PK\x03\x04")
     picture(2, 2).save(tmp_path / "shards" / "alone.png")
     (tmp_path / "shards" / ".thumbnails").mkdir()
-    for name in (".thumbnails/1.png", "._alone.png", "more.zip"):
+    for name in (".thumbnails/1.png", "._alone.png", "more.7z"):
         (tmp_path / "shards" / name).write_bytes(b"no data")
     return tmp_path / "shards"
 

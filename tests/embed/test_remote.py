@@ -21,8 +21,8 @@ from web_server import WebServer
 from clzoo import ClzooError, Encoder, embed_folder, open_store
 from clzoo.cli import main
 from clzoo.data import storage
-from clzoo.data.remote import is_remote, list_remote
-from clzoo.data.storage import stamp_of
+from clzoo.data.remote import list_remote
+from clzoo.data.storage import is_remote, stamp_of
 from clzoo.embed import merge_stores
 from clzoo.embed.copying import copy_store
 from clzoo.embed.manifest import MANIFEST

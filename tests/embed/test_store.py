@@ -16,7 +16,7 @@ from pictures import by_path
 from small_models import small_encoder
 
 from clzoo import ClzooError, Encoder, embed_folder, open_store
-from clzoo.data.sources import Failure
+from clzoo.data.listing import Failure
 from clzoo.embed import Store, export_store
 from clzoo.embed.compact import known_errors
 from clzoo.embed.manifest import MANIFEST, Manifest
@@ -66,7 +66,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 import pyarrow as pa
-from clzoo.data.sources import Failure, item_ids
+from clzoo.data.listing import Failure, item_ids
 from clzoo.embed import open_store
 from clzoo.embed.compact import known_errors
 from clzoo.embed.store import ITEMS_SCHEMA

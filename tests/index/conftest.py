@@ -15,7 +15,7 @@ from PIL import Image
 
 from clzoo import Encoder
 from clzoo.config import ModelConfig, Preprocessing
-from clzoo.data.sources import item_ids
+from clzoo.data.listing import item_ids
 from clzoo.embed.manifest import Manifest, Segment, preprocessing_of
 from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY, ITEMS_SCHEMA, Store, open_store
 
