@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.config import HUB_PREFIX
-from clzoo.data.remote import is_remote
+from clzoo.data.storage import is_remote
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
 from clzoo.files import held, read_json, write_json, write_text
