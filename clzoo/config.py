@@ -86,6 +86,7 @@ class ModelConfig:
     weights_sha256: str | None = None  # clzoo.proof: over the converted tensors; None: never downloaded
     pretrain_sha256: str | None = None  # of the file pretrain.safetensors beside the weights; None: there is none
     probe: tuple[float, ...] | None = None  # first 16 features of the probe image; None: never downloaded
+    parameters: int | None = None  # numbers that training moves, of the network without classifier
     published: dict[str, float] = field(default_factory=dict)  # e.g. {"linear": 74.7, "knn": 69.4}, top-1 in percent
     published_source: str = ""  # who published them, where it is not the source's repository
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clzoo.data.known_sets import claimed, recognised
 from clzoo.data.opening import has_test_split
 from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.encoder import Encoder
@@ -18,12 +20,13 @@ from clzoo.evaluation.label_free import evaluate_without_labels
 from clzoo.evaluation.run import evaluate, open_splits, title_of
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
+from clzoo.pretrain.data_names import TrainedOn, trained_on
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method
-from clzoo.zoo.cards import THIS_MODEL, hub_id_of
+from clzoo.zoo.cards import THIS_MODEL
 from clzoo.zoo.saving import round_weights, save_entry
 from clzoo.zoo.swapping import settle
 
@@ -80,7 +83,10 @@ def publish(
     round_weights(method.backbone, dtype)
     encoder = encoder_of(method, recipe, name, device)
     subject = with_heads(encoder, name, recipe, method, images=fingerprint["images"], classes=classes)
-    called = title or recipe.data.title
+    images_of_run = trained_on(run, recipe)
+    encoder.config = replace(encoder.config, data=images_of_run.id)
+    _warn_of(name, images_of_run)
+    called = title or images_of_run.title
     if measured is not None:
         evaluation = _with_controls(_read_measured(measured, encoder), encoder, data, called)
     elif data is not None and images is not None and (protocols or _has_labelled_test(images, data)):
@@ -91,8 +97,8 @@ def publish(
     else:
         evaluation = {"labels": False, "model": {"weights_sha256": encoder.weights_sha256}, "data": {}, "results": []}
     metrics = {
-        "results": _with_hub_id(evaluation, recipe),
-        "training": _training(recipe, state, called),
+        "results": _with_hub_id(evaluation),
+        "training": _training(recipe, state, images_of_run),
         "evaluation": _published(evaluation, name),
     }
 
@@ -102,15 +108,16 @@ def publish(
     return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype, add=add_state)
 
 
-def name_for(recipe: Recipe) -> str:
-    """A zoo name that fits a recipe."""
-    parts = (recipe.method.name, recipe.backbone.name, recipe.data.name)
+def name_for(recipe: Recipe, data: str) -> str:
+    """A zoo name that fits a recipe, and what it trained on (`TrainedOn.id`)."""
+    parts = (recipe.method.name, recipe.backbone.name, data)
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", part) for part in parts)
 
 
 def publish_command(run: Path, data: str | Path) -> str:
     """What to type to publish a finished run that trained on `data`."""
-    name = name_for(load_recipe(run / "recipe.yaml"))
+    recipe = load_recipe(run / "recipe.yaml")
+    name = name_for(recipe, trained_on(run, recipe).id)
     words = ["clzoo", "publish", str(run), name]
     if read_data(run)[1] is not None:  # labelled
         words += ["--data", str(data)]
@@ -133,7 +140,7 @@ def _require_fitting(name: str, recipe: Recipe) -> None:
     if name.count("-") != 2 or not name.startswith(f"{recipe.method.name}-"):
         raise ClzooError(
             f"{name!r} does not fit the run; zoo names are <method>-<backbone>-<data>, here for example "
-            f"{name_for(recipe)}."
+            f"{name_for(recipe, recipe.data.name)}."
         )
 
 
@@ -173,10 +180,10 @@ def _has_labelled_test(images: TrainingSet, data: str | Path) -> bool:
     return False
 
 
-def _training(recipe: Recipe, state: dict[str, Any], title: str) -> dict[str, Any]:
+def _training(recipe: Recipe, state: dict[str, Any], images: TrainedOn) -> dict[str, Any]:
     return {
         "recipe": "recipe.yaml",
-        "data": title,
+        **images.training_facts(),
         "seed": recipe.seed,
         "epochs": recipe.schedule.epochs,
         **{key: state[key] for key in ("images_seen", "encoder_forwards", "minutes", "hardware", "versions")},
@@ -193,13 +200,27 @@ def _published(evaluation: dict[str, Any], name: str) -> dict[str, Any]:
     return {**rest, "data": data, "model": {**evaluation["model"], "name": name}}
 
 
-def _with_hub_id(evaluation: dict[str, Any], recipe: Recipe) -> list[dict[str, Any]]:
-    """Labelled results of the model itself on the recipe's data say which data set of the Hub that is."""
+def _warn_of(name: str, images: TrainedOn) -> None:
+    """Say so where a name claims a published data set that the images are not."""
+    claim = claimed(name.rpartition("-")[2])
+    if claim is not None and claim is not images.known:
+        log.warning(
+            "the name %s says %s, but the %d images of %s are not that data set; the card does not say so. A name that "
+            "fits: %s",
+            name, claim.title, images.images, images.title, f"{name.rpartition('-')[0]}-{images.id}",
+        )  # fmt: skip
+
+
+def _with_hub_id(evaluation: dict[str, Any]) -> list[dict[str, Any]]:
+    """Labelled results of the model itself on a data set of the Hub say which one; by classes and counts, whole."""
     rows: list[dict[str, Any]] = evaluation["results"]
-    hub_id = hub_id_of(recipe.data.name)
-    if hub_id is None or evaluation.get("labels") is False:
+    data = evaluation["data"]
+    if evaluation.get("labels") is False or "classes" not in data:
         return rows
-    title = evaluation["data"]["title"]
+    known = recognised(data["classes"], {split: data[split]["images"] for split in ("train", "test")})
+    hub_id, title = known.hub_id if known else None, data["title"]
+    if hub_id is None:
+        return rows
     own = [row["of"] == THIS_MODEL and row["dataset"] == title for row in rows]
     return [{**row, "dataset_id": hub_id} if is_own else row for row, is_own in zip(rows, own, strict=True)]
 

@@ -20,6 +20,7 @@ class Result:
         std: sample standard deviation over `seeds`; None where nothing was drawn, or with one seed.
         split: what was measured on.
         dataset: title of the data, where it is not the evaluation's own.
+        images: how many of `split` were measured on, where it is not the evaluation's own number; 0 for none to say.
     """
 
     protocol: str
@@ -29,6 +30,7 @@ class Result:
     seeds: tuple[int, ...] = ()
     split: str = "test"
     dataset: str | None = None
+    images: int | None = None
 
     @classmethod
     def over_seeds(cls, protocol: str, metric: str, values: Sequence[float], seeds: tuple[int, ...]) -> Result:
@@ -36,7 +38,7 @@ class Result:
         std = statistics.stdev(values) if len(values) > 1 else None
         return cls(protocol, metric, statistics.mean(values), std, seeds)
 
-    def to_json(self, dataset: str, of: str) -> dict[str, Any]:
+    def to_json(self, dataset: str, of: str, images: int | None = None) -> dict[str, Any]:
         """A row of metrics.json, four significant digits; see `clzoo.zoo.cards.render_card`."""
         row: dict[str, Any] = {
             "protocol": self.protocol,
@@ -46,6 +48,8 @@ class Result:
             "of": of,
             "value": float(f"{self.value:.4g}"),
         }
+        if count := images if self.images is None else self.images:
+            row["images"] = count
         if self.seeds:
             row["seeds"] = list(self.seeds)
         if self.std is not None:

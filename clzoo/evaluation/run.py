@@ -18,6 +18,7 @@ from clzoo.config import HUB_PREFIX
 from clzoo.data.classes import places_by_name, with_classes_of
 from clzoo.data.collection import Collection, Images
 from clzoo.data.imbalance import check_subset, class_sizes
+from clzoo.data.known_sets import claimed, recognised
 from clzoo.data.opening import open_labelled, open_split
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.encoder import Encoder
@@ -147,6 +148,7 @@ def evaluate(
     subject = find_subject(model, device)
     size = subject.encoder.config.preprocessing.size
     train, test = open_splits(data)
+    called = _called(title, data, train, test)
     job = _Job(
         subject,
         train,
@@ -157,7 +159,7 @@ def evaluate(
         Finetune.for_size(size, changes.get("finetune")),
         _subsets(changes.get("imbalanced", {})),
         _one_setting(changes, "lowshot", "images", int),
-        [(title or title_of(data), data), *_further_sets(changes)],
+        [(called, data), *_further_sets(changes)],
         cache_dir,
     )
     outcomes = {}
@@ -168,7 +170,7 @@ def evaluate(
     if controls:
         log.info("the untrained network and the raw pixels on %s", train.origin)
         found = measure_controls(subject.encoder, train, test, names, seeds=job.seeds, cache_dir=cache_dir)
-    return _evaluation(job, outcomes, found, title or title_of(data), (time.monotonic() - started) / 60)
+    return _evaluation(job, outcomes, found, called, (time.monotonic() - started) / 60)
 
 
 def parse_protocols(protocols: str | Sequence[str]) -> list[str]:
@@ -207,6 +209,19 @@ def title_of(data: DataSource) -> str:
         return source.removeprefix(HUB_PREFIX)
     path = Path(source).resolve()
     return path.parent.name if path.name == "train" else path.name
+
+
+def _called(title: str | None, data: DataSource, train: Collection, test: Collection) -> str:
+    """The title, or the name of the folder; a title that claims a published data set must be that of these images."""
+    claim = claimed(title) if title is not None else None
+    counts = {"train": len(train.images), "test": len(test.images)}
+    if claim is not None and recognised(train.classes, counts) is not claim:
+        raise ClzooError(
+            f"--title {title!r} is the name of a data set of {claim.images['train']:,} and {claim.images['test']:,} "
+            f"images; these are {counts['train']:,} and {counts['test']:,} images in {len(train.classes)} classes, or "
+            f"classes of other names. Leave out --title, or say what it is: --title {title_of(data)!r}"
+        )
+    return title or title_of(data)
 
 
 @dataclass
@@ -346,7 +361,8 @@ def _evaluation(
     job: _Job, outcomes: dict[str, Outcome], controls: list[tuple[str, Result]], title: str, minutes: float
 ) -> Evaluation:
     encoder = job.subject.encoder
-    results = [r.to_json(title, THIS_MODEL) for outcome in outcomes.values() for r in outcome.results]
+    count = len(job.test.labels)
+    results = [r.to_json(title, THIS_MODEL, count) for outcome in outcomes.values() for r in outcome.results]
     metrics = {
         "model": {
             "name": job.subject.title,
@@ -364,7 +380,7 @@ def _evaluation(
         },
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "seeds": list(job.seeds),
-        "results": [*results, *(result.to_json(title, of) for of, result in controls)],
+        "results": [*results, *(result.to_json(title, of, count) for of, result in controls)],
         "details": {name: outcome.details for name, outcome in outcomes.items()},
         "minutes": round(minutes, 2),
         "hardware": describe_hardware(str(encoder.device)),

@@ -43,12 +43,14 @@ def evaluate_transfer(
         top1.append(accuracy.value)
         above_chance.append(100 * (accuracy.value - chance) / (100 - chance))
         one = f"transfer:v1(linear:v1,{title})"
-        results.append(Result(one, "top-1", accuracy.value, accuracy.std, seeds, dataset=title))
+        results.append(
+            Result(one, "top-1", accuracy.value, accuracy.std, seeds, dataset=title, images=len(test.labels))
+        )
         fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
         details.append({"title": title, "classes": len(train.classes), **fingerprints, **outcome.details})
     if not titles:
         raise ClzooError("transfer needs at least one data set.")
     both, over = ", ".join(titles), f"transfer:v1(linear:v1,{len(titles)} sets)"
-    results.append(Result(over, "mean top-1", statistics.mean(top1), seeds=seeds, dataset=both))
-    results.append(Result(over, "normalised mean", statistics.mean(above_chance), seeds=seeds, dataset=both))
+    results.append(Result(over, "mean top-1", statistics.mean(top1), seeds=seeds, dataset=both, images=0))
+    results.append(Result(over, "normalised mean", statistics.mean(above_chance), seeds=seeds, dataset=both, images=0))
     return Outcome(results, {"sets": details})

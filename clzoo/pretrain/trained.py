@@ -15,6 +15,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.pretrain.build import build_method, model_config
 from clzoo.pretrain.checkpoint import load_checkpoint
+from clzoo.pretrain.data_names import trained_on
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data
@@ -34,8 +35,11 @@ def load_run(run: Path, device: str | torch.device = "auto") -> tuple[Encoder, R
         log.warning("%s stopped at step %d of %d; its newest checkpoint is taken", run, state["step"], state["steps"])
     data, _ = read_data(run)
     method = load_method(run, recipe, data["classes"] or None)
-    name = f"{recipe.method.name}-{recipe.backbone.name}-{recipe.data.name}"
-    return encoder_of(method, recipe, name, device), recipe, method
+    encoder = encoder_of(method, recipe, "", device)
+    images = trained_on(run, recipe)
+    name = f"{recipe.method.name}-{recipe.backbone.name}-{images.id}"
+    encoder.config = dataclasses.replace(encoder.config, name=name, data=images.id)
+    return encoder, recipe, method
 
 
 def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:

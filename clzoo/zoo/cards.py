@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from clzoo.config import HUB_PREFIX, SMALL_ALEXNET, ModelConfig
+from clzoo.data.known_sets import KNOWN
 from clzoo.errors import ClzooError
 from clzoo.files import write_text
 from clzoo.page import render
@@ -48,14 +49,7 @@ _METHODS = {
     ),
 }
 
-_DATA = {  # our id -> (name, id on the Hub where one is the customary copy)
-    "cifar10": ("CIFAR-10", "uoft-cs/cifar10"),
-    "cifar100": ("CIFAR-100", "uoft-cs/cifar100"),
-    "stl10": ("STL-10", None),
-    "tiny": ("Tiny-ImageNet", "zh-plus/tiny-imagenet"),
-    "in100": ("ImageNet-100", None),
-    "in1k": ("ImageNet-1k", "ILSVRC/imagenet-1k"),
-}
+_IN100 = ("in100", "ImageNet-100")  # which 100 classes differs from paper to paper, so nothing is recognised as it
 
 # Identifiers of https://huggingface.co/docs/hub/repositories-licenses that weights usually carry. The Hub refuses one
 # that it does not know, so any other licence goes as "other" with its name.
@@ -79,8 +73,8 @@ def render_card(config: ModelConfig, metrics: dict[str, Any], *, address: str | 
     Args:
         config: with `weights_sha256` null for an entry that holds no weights.
         metrics: content of metrics.json, {"results": [...], "training": {...}}. A result has protocol, dataset,
-            split, metric, value and of ("this model", or the control that it is of), and may have seeds, std, and
-            dataset_id (on the Hub; see clzoo.zoo.eval_results). An entry that says in "evaluation" that "labels" is
+            split, metric, value and of ("this model", or the control that it is of), and may have seeds, std, images
+            (how many were measured on) and dataset_id (on the Hub). An entry that says in "evaluation" that "labels" is
             False has no labelled evaluation, and the card says so.
         address: what `clzoo.load` is given: "hf-hub:ORG/NAME", a path, or a zoo name (default: the config's name).
 
@@ -129,11 +123,6 @@ def headlines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in results if not row["metric"].endswith("-shot")]
 
 
-def hub_id_of(data: str) -> str | None:
-    """Id on the Hub of the customary copy of one of our data sets, if there is one."""
-    return _DATA[data][1] if data in _DATA else None
-
-
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -142,8 +131,21 @@ def _method(config: ModelConfig) -> _Method | None:
     return _METHODS.get(config.method)
 
 
-def _data_name(config: ModelConfig) -> str:
-    return _DATA[config.data][0] if config.data in _DATA else config.data
+def _data_name(config: ModelConfig, metrics: dict[str, Any]) -> str:
+    """What the weights were trained on: as the run recorded it, with counts; of others' weights by the entry's name."""
+    training = metrics.get("training") or {}
+    if "data" in training:
+        images = f" ({training['images']:,} images)" if "images" in training else ""
+        return f"{training['data']}{images}"
+    return dict([_IN100, *((known.id, known.title) for known in KNOWN.values())]).get(config.data, config.data)
+
+
+def _hub_data_set(config: ModelConfig, metrics: dict[str, Any]) -> str | None:
+    """The Hub's id of what the weights were trained on: of a run where its images were recognised, and else by name."""
+    training = metrics.get("training") or {}
+    if training:
+        return training.get("dataset_id")
+    return KNOWN[config.data].hub_id if config.data in KNOWN else None
 
 
 def _no_labels(metrics: dict[str, Any]) -> bool:
@@ -170,7 +172,7 @@ def _front_matter(config: ModelConfig, metrics: dict[str, Any]) -> str:
         tags.append("timm")
     labelled = [] if _no_labels(metrics) else headlines(metrics.get("results", []))
     results = [_eval_result(row) for row in labelled if row["of"] == THIS_MODEL]
-    dataset = hub_id_of(config.data)
+    dataset = _hub_data_set(config, metrics)
     data = ModelCardData(
         **_license_fields(config.license),
         library_name="clzoo",
@@ -221,7 +223,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "is_recipe": source is None and config.weights_sha256 is None,
         "method": method,
         "method_link": f"[{method.title}](https://arxiv.org/abs/{method.arxiv})" if method else config.method,
-        "data_name": _data_name(config),
+        "data_name": _data_name(config, metrics),
         "repo_url": _repo_url(source.repo) if source else "",
         "training_command": training_command(config),
         "address": address,
@@ -229,7 +231,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "feature": "the second connected layer" if config.architecture == SMALL_ALEXNET else feature,
         "mean": _numbers(config.preprocessing.mean),
         "std": _numbers(config.preprocessing.std),
-        "measured": [_measured(row) for row in headlines(metrics.get("results", []))],
+        "measured": [_measured(row, metrics) for row in headlines(metrics.get("results", []))],
         "no_labels": _no_labels(metrics),
         "published": _published(config),
         "training": [[key.replace("_", " "), _fact(value)] for key, value in (metrics.get("training") or {}).items()],
@@ -244,11 +246,20 @@ def _timm_address(address: str) -> str:
     return f"local-dir:{address}" if "/" in address else f"local-dir:hub/{address}"
 
 
-def _measured(row: dict[str, Any]) -> list[str]:
+def _images(row: dict[str, Any], metrics: dict[str, Any]) -> int | None:
+    """How many images a row was measured on: as it says, or as the evaluation that it is of says of its split."""
+    data = (metrics.get("evaluation") or {}).get("data") or {}
+    of_split = data.get(row["split"]) if row["dataset"] == data.get("title") else None
+    found = row.get("images", of_split.get("images") if isinstance(of_split, dict) else None)
+    return found if isinstance(found, int) else None
+
+
+def _measured(row: dict[str, Any], metrics: dict[str, Any]) -> list[str]:
     spread = f" ± {row['std']:g}" if row.get("std") is not None else ""
     seeds = ", ".join(map(str, row["seeds"])) if row.get("seeds") else "-"
     of = f"**{THIS_MODEL}**" if row["of"] == THIS_MODEL else row["of"]
-    place = f"{row['dataset']}, {row['split']}"
+    images = _images(row, metrics)
+    place = f"{row['dataset']}, {row['split']}" + (f", {images:,} images" if images is not None else "")
     return [of, row["protocol"], place, row["metric"], f"{row['value']:g}{spread}", seeds]
 
 

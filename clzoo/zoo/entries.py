@@ -10,6 +10,7 @@ from typing import Any, Literal
 from clzoo import assets
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
+from clzoo.files import read_json
 
 WEIGHTS = "model.safetensors"
 
@@ -20,9 +21,9 @@ Status = Literal["bundled", "hub", "recipe-only"]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Sorted names of the zoo that match a shell pattern, e.g. `list_models("*vit*")`; recipe-only names included."""
+    """Sorted names of the zoo that hold a text ("vit") or match a shell pattern ("*vit_*"), recipe-only ones included."""
     names = (folder.parent.name for folder in assets.HUB.glob("*/config.json"))
-    return sorted(fnmatch.filter(names, pattern))
+    return sorted(fnmatch.filter(names, pattern if set(pattern) & set("*?[") else f"*{pattern}*"))
 
 
 def entries() -> list[ModelConfig]:
@@ -36,12 +37,15 @@ def entry(name: str) -> ModelConfig:
     Raises:
         ClzooError: no such name; the message holds the closest ones.
     """
-    names = list_models()
-    if name not in names:
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        near = f"The closest: {', '.join(close)}. " if close else ""
-        raise ClzooError(f"the zoo has no model {name!r}. {near}Type: clzoo list")
+    if name not in list_models():
+        raise ClzooError(f"the zoo has no model {name!r}. {closest(name)}Type: clzoo list")
     return ModelConfig.load(assets.HUB / name / "config.json")
+
+
+def closest(name: str) -> str:
+    """A sentence with the names nearest to one that the zoo does not have; empty if none is near."""
+    close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
+    return f"The closest: {', '.join(close)}. " if close else ""
 
 
 def bundled_weights(name: str) -> Path | None:
@@ -65,13 +69,21 @@ def training_command(config: ModelConfig) -> str:
 
 
 def row(config: ModelConfig) -> dict[str, Any]:
-    """One line of `clzoo list`. `verified`: hash and probe of the weights are recorded, so `clzoo verify` can pass."""
+    """One line of `clzoo list`.
+
+    `parameters`: None where nobody counted them. `input`: side in pixels. `linear`, `knn`: top-1 in percent as measured by
+    clzoo (linear:v1, knn:v1) on `measured_on`, None where nothing was. `verified`: hash and probe of the weights are
+    recorded, so `clzoo verify` can pass.
+    """
     return {
         "name": config.name,
         "method": config.method,
         "backbone": config.backbone,
         "data": config.data,
+        "parameters": config.parameters,
+        "input": config.preprocessing.size,
         "dim": config.num_features,
+        **measured(config.name),
         "status": status(config),
         "source": config.source.repo if config.source else None,
         "licence": config.license,
@@ -79,18 +91,36 @@ def row(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def measured(name: str) -> dict[str, Any]:
+    """Accuracies of an entry from the metrics.json beside it, and the data with the number of test images."""
+    path = assets.HUB / name / "metrics.json"
+    metrics = read_json(path) if path.is_file() else {}
+    found: dict[str, Any] = {"linear": None, "knn": None, "measured_on": None}
+    for line in metrics.get("results", []):
+        protocol = line["protocol"].partition(":v1(")[0]
+        if line["of"] == "this model" and line["metric"] == "top-1" and found.get(protocol, 0) is None:
+            images = line.get("images") or metrics.get("evaluation", {}).get("data", {}).get("test", {}).get("images")
+            found[protocol] = line["value"]
+            found["measured_on"] = line["dataset"] + (f", {images:,} images" if images else "")
+    return found
+
+
 def facts(config: ModelConfig) -> list[tuple[str, object]]:
     """`clzoo info` as (label, value) pairs; None where nothing is recorded."""
     p, source = config.preprocessing, config.source
     published = ", ".join(f"{evaluation} {value:g}" for evaluation, value in config.published.items())
+    line = row(config)
     options = f" {config.model_args}" if config.model_args else ""
     pairs: list[tuple[str, object]] = [
-        *((label, value) for label, value in row(config).items() if label not in ("source", "licence", "verified")),
+        *((label, line[label]) for label in ("name", "method", "backbone", "data", "dim", "status")),
+        ("parameters", f"{config.parameters:,}" if config.parameters else None),
         ("architecture", f"timm {config.architecture}{options}"),
         ("feature", "class token" if config.global_pool == "token" else "global average pool"),
         ("input", f"shorter side {p.resize} px, {p.interpolation}, centre {p.size} px, mean {p.mean}, std {p.std}"),
         ("licence", f"{config.license}. {config.license_note}" if config.license_note else config.license),
         ("recipe", config.recipe),
+        ("measured by clzoo", f"linear {line['linear']} / k-NN {line['knn']}, top-1 % on {line['measured_on']}"
+         if line["measured_on"] else None),
         ("published, top-1 %", published or None),
         ("weights_sha256", config.weights_sha256 or "not recorded"),
         ("probe", "recorded" if config.probe else "not recorded"),

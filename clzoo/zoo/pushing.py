@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +26,8 @@ from clzoo.files import read_json
 from clzoo.lite import load as load_lite
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, is_generated, render_card
-from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
-from clzoo.zoo.eval_results import eval_results
 from clzoo.zoo.loading import locate, pretraining_state
-from clzoo.zoo.saving import save_entry
+from clzoo.zoo.saving import EVAL_RESULTS, OUR_RESULTS, save_entry
 from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import read_safetensors
 
@@ -160,10 +157,7 @@ def _operations(
             operations.append(CommitOperationAdd(name, path))
         elif name in remote:
             operations.append(CommitOperationDelete(name))
-    results = eval_results(metrics)
-    operations += [CommitOperationAdd(name, text.encode()) for name, text in results.items()]
-    ours = re.compile(rf"{re.escape(EVAL_RESULTS)}/[^/]+--[^/]+\.yaml")  # others may add files of their own there
-    stale = [name for name in remote if ours.fullmatch(name) and name not in results]
+    stale = remote & {f"{EVAL_RESULTS}/{name}" for name in OUR_RESULTS}  # others may add files of their own there
     return operations + [CommitOperationDelete(name) for name in sorted(stale)]
 
 

@@ -14,18 +14,23 @@ from safetensors.torch import save_file
 
 from clzoo import assets
 from clzoo.config import ModelConfig
+from clzoo.data.known_sets import KNOWN
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_text
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, write_card
 from clzoo.zoo.entries import PRETRAINING_STATE
-from clzoo.zoo.eval_results import FOLDER as EVAL_RESULTS
-from clzoo.zoo.eval_results import eval_results
 from clzoo.zoo.swapping import settle, swapped_folder
 from clzoo.zoo.weights import build_encoder
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
+
+EVAL_RESULTS = ".eval_results"
+
+OUR_RESULTS = {f"{known.hub_id.replace('/', '--')}.yaml" for known in KNOWN.values() if known.hub_id}
+"""What earlier versions wrote there, against the Hub's rules: a data set must be a registered benchmark with tasks of its
+own, and none of these is."""
 
 PARTS = (
     *("config.json", "model.safetensors", "README.md", "metrics.json", "recipe.yaml", "pretrain.safetensors"),
@@ -45,7 +50,7 @@ def save_entry(
     dtype: str = "fp32",
     add: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Write `folder` as a hub entry: model.safetensors, metrics.json, .eval_results, recipe.yaml, card, config.json.
+    """Write `folder` as a hub entry: model.safetensors, metrics.json, recipe.yaml, card, config.json.
 
     config.json is the encoder's config with the hash and the probe of the weights as stored, and the hash of the
     pretrain.safetensors that belongs to them. The entry is made beside
@@ -85,8 +90,6 @@ def save_entry(
             with atomic_path(new / "model.safetensors") as temporary:  # which gives it the usual permissions
                 save_file(tensors, temporary, metadata={"format": "pt"})
             write_json(new / "metrics.json", metrics)
-            for name, text in eval_results(metrics).items():
-                write_text(new / name, text)
             if recipe is not None:
                 write_text(new / "recipe.yaml", recipe)
             write_card(new, config, metrics, address=address)
@@ -103,17 +106,18 @@ def _hash_of(path: Path) -> str | None:
 
 
 def _keep(old: Path, new: Path, same_weights: bool) -> None:
-    """Copy what stays of the old entry: its card, others' results, and what speaks of the same weights."""
+    """Copy what stays of the old entry: its card, others' results, and what speaks of the same weights.
+
+    `OUR_RESULTS` go.
+    """
     names = ["README.md"] + (["recipe.yaml", "model.onnx", "pretrain.safetensors"] if same_weights else [])
     for name in names:
         if (old / name).is_file():
             shutil.copy2(old / name, new / name)
     if not (old / EVAL_RESULTS).is_dir():
         return
-    metrics = old / "metrics.json"
-    ours = eval_results(read_json(metrics)) if metrics.is_file() else {}
     for path in (old / EVAL_RESULTS).iterdir():
-        if path.is_file() and f"{EVAL_RESULTS}/{path.name}" not in ours:
+        if path.is_file() and path.name not in OUR_RESULTS:
             (new / EVAL_RESULTS).mkdir(exist_ok=True)
             shutil.copy2(path, new / EVAL_RESULTS / path.name)
 
@@ -149,7 +153,10 @@ def _with_proof(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelC
         where=f"the encoder {config.name}",
         next_step="Give it the config of the network that it holds.",
     )
-    return dataclasses.replace(config, weights_sha256=weights_sha256(tensors), probe=tuple(rebuilt.probe()))
+    parameters = sum(parameter.numel() for parameter in rebuilt.module.parameters())
+    return dataclasses.replace(
+        config, weights_sha256=weights_sha256(tensors), probe=tuple(rebuilt.probe()), parameters=parameters
+    )
 
 
 def _recorded_weights(folder: Path) -> str | None:
