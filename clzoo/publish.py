@@ -87,6 +87,7 @@ def publish(
     encoder.config = replace(encoder.config, data=images_of_run.id)
     _warn_of(name, images_of_run)
     called = title or images_of_run.title
+    images_of_run = replace(images_of_run, title=called)
     if measured is not None:
         evaluation = _with_controls(_read_measured(measured, encoder), encoder, data, called)
     elif data is not None and images is not None and (protocols or _has_labelled_test(images, data)):

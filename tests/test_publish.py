@@ -76,7 +76,6 @@ def test_unlabelled_images_are_found_where_the_run_had_them_and_measured_without
     assert str(runs["flat"].parent.parent) not in (entry / "metrics.json").read_text()  # no place of this machine
     assert "No labelled evaluation" in card
     assert "model-index" not in card
-    assert not (entry / ".eval_results").exists()
     assert clzoo.load(entry, device="cpu").weights_sha256 == metrics["evaluation"]["model"]["weights_sha256"]
 
 
@@ -140,6 +139,30 @@ def test_labels_without_a_test_split_are_no_labelled_evaluation(labelled, small_
     assert "classes has no test split" in caplog.text
 
 
+def test_a_recipes_data_set_is_not_claimed_for_other_images(runs, labelled, tmp_path, caplog):
+    entry = publish(runs["labelled"], NAME, labelled, tmp_path / "entry", device="cpu")
+    metrics, card = content_of(entry)
+    assert metrics["training"]["data"] == "animals"
+    assert metrics["training"]["images"] == 48
+    assert {row["dataset"] for row in metrics["results"]} == {"animals"}
+    config = json.loads((entry / "config.json").read_text())
+    assert config["clzoo"]["data"] == "animals"
+    text = card + json.dumps({**metrics, "evaluation": None}) + json.dumps({**config, "clzoo": None})
+    assert "CIFAR-10" not in text
+    assert "uoft-cs" not in text
+    assert "pretrained on animals (48 images)" in card
+    assert "animals, test, 24 images" in card
+    assert "A name that fits: simclr-resnet18-animals" in caplog.text  # the name itself is the publisher's to choose
+
+
+def test_a_title_that_claims_a_data_set_is_refused_for_other_images(runs, labelled, tmp_path):
+    with pytest.raises(ClzooError, match=r"'CIFAR-10' is the name of a data set of 50,000 and 10,000 .* 48 and 24"):
+        publish(runs["labelled"], NAME, labelled, tmp_path / "entry", title="CIFAR-10", device="cpu")
+    assert not (tmp_path / "entry" / "config.json").exists()
+    entry = publish(runs["labelled"], NAME, labelled, tmp_path / "entry", title="six noises", device="cpu")
+    assert {row["dataset"] for row in content_of(entry)[0]["results"]} == {"six noises"}
+
+
 @pytest.mark.parametrize("kind", ["flat", "labelled"])
 def test_the_next_command_works_as_it_is_printed(kind, runs, flat, labelled, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -151,7 +174,8 @@ def test_the_next_command_works_as_it_is_printed(kind, runs, flat, labelled, tmp
     assert main(again) is None
     printed = capsys.readouterr().out.partition("Next: ")[2].strip()
     assert main(shlex.split(printed)[1:]) is None
-    name = name_for(load_recipe(recipe))
+    name = shlex.split(printed)[3]
+    assert name.rpartition("-")[2] == {"flat": "flat", "labelled": "animals"}[kind]  # and not the recipe's cifar10
     assert (tmp_path / "hub" / name / "model.safetensors").is_file()
     second = shlex.split(publish_command(run, data))  # where an entry of that name lies already
     assert second[-2:] == ["--out", str(run / "entry")]

@@ -24,12 +24,14 @@ def command(pattern: str, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json(rows)
     else:
-        print_table(("name", "params", "px", "dim", "linear", "k-NN", "status"), [_shown(line) for line in rows])
-        say("Top-1 in percent by linear:v1 and knn:v1, on what `clzoo info NAME` says. Where from, and licences: --json")
+        print_table(("name", "params", "px", "dim", "linear/k-NN", "status"), [_shown(line) for line in rows])
+        say(
+            "Top-1 in percent by linear:v1 and knn:v1, on what `clzoo info NAME` says. Where from, and licences: --json"
+        )
 
 
 def _shown(line: dict[str, Any]) -> list[object]:
     count = line["parameters"]
-    size = "-" if count is None else f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
-    accuracies = ["-" if line[key] is None else f"{line[key]:.1f}" for key in ("linear", "knn")]
-    return [line["name"], size, line["input"], line["dim"], *accuracies, line["status"]]
+    size = "-" if count is None else f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"
+    accuracies = " / ".join("-" if line[key] is None else f"{line[key]:.1f}" for key in ("linear", "knn"))
+    return [line["name"], size, line["input"], line["dim"], accuracies, line["status"]]

@@ -21,7 +21,7 @@ Status = Literal["bundled", "hub", "recipe-only"]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Sorted names of the zoo that hold a text ("vit") or match a shell pattern ("*vit_*"), recipe-only ones included."""
+    """Sorted names of the zoo that hold a text ("vit") or match a shell pattern ("*vit_*"), also without weights."""
     names = (folder.parent.name for folder in assets.HUB.glob("*/config.json"))
     return sorted(fnmatch.filter(names, pattern if set(pattern) & set("*?[") else f"*{pattern}*"))
 
@@ -71,8 +71,8 @@ def training_command(config: ModelConfig) -> str:
 def row(config: ModelConfig) -> dict[str, Any]:
     """One line of `clzoo list`.
 
-    `parameters`: None where nobody counted them. `input`: side in pixels. `linear`, `knn`: top-1 in percent as measured by
-    clzoo (linear:v1, knn:v1) on `measured_on`, None where nothing was. `verified`: hash and probe of the weights are
+    `parameters`: None where nobody counted them. `input`: side in pixels. `linear`, `knn`: top-1 in percent by
+    linear:v1 and knn:v1 on `measured_on`; None where nothing was. `verified`: hash and probe of the weights are
     recorded, so `clzoo verify` can pass.
     """
     return {
@@ -119,8 +119,12 @@ def facts(config: ModelConfig) -> list[tuple[str, object]]:
         ("input", f"shorter side {p.resize} px, {p.interpolation}, centre {p.size} px, mean {p.mean}, std {p.std}"),
         ("licence", f"{config.license}. {config.license_note}" if config.license_note else config.license),
         ("recipe", config.recipe),
-        ("measured by clzoo", f"linear {line['linear']} / k-NN {line['knn']}, top-1 % on {line['measured_on']}"
-         if line["measured_on"] else None),
+        (
+            "measured by clzoo",
+            f"linear {line['linear']} / k-NN {line['knn']}, top-1 % on {line['measured_on']}"
+            if line["measured_on"]
+            else None,
+        ),
         ("published, top-1 %", published or None),
         ("weights_sha256", config.weights_sha256 or "not recorded"),
         ("probe", "recorded" if config.probe else "not recorded"),

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 EVAL_RESULTS = ".eval_results"
 
 OUR_RESULTS = {f"{known.hub_id.replace('/', '--')}.yaml" for known in KNOWN.values() if known.hub_id}
-"""What earlier versions wrote there, against the Hub's rules: a data set must be a registered benchmark with tasks of its
-own, and none of these is."""
+"""What earlier versions wrote there, against the Hub's rules: they want registered benchmarks and their tasks."""
 
 PARTS = (
     *("config.json", "model.safetensors", "README.md", "metrics.json", "recipe.yaml", "pretrain.safetensors"),

@@ -40,10 +40,28 @@ def test_list_shows_every_entry_and_what_there_is_of_it(clzoo_says):
     code, out, _ = clzoo_says("list")
     lines = out.splitlines()
     assert code == 0
-    assert lines[0].split() == ["name", "method", "backbone", "data", "dim", "status", "source", "licence"]
-    assert [line.split()[0] for line in lines[1:]] == clzoo.list_models()
-    cacr = next(line for line in lines if line.startswith("cacr-resnet50-in1k "))
-    assert cacr.split() == ["cacr-resnet50-in1k", "cacr", "resnet50", "in1k", "2048", "hub", "hjzheng/CACR", "mit"]
+    assert lines[0].split() == ["name", "params", "px", "dim", "linear/k-NN", "status"]
+    assert [line.split()[0] for line in lines[1:-1]] == clzoo.list_models()
+    assert max(len(line.rstrip()) for line in lines[:-1]) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert rows["cacr-resnet50-in1k"] == ["23.5M", "224", "2048", "-", "/", "-", "hub"]
+    assert rows["supcon-resnet10_w32-tiny"] == ["971k", "64", "256", "37.2", "/", "31.1", "bundled"]
+
+
+def test_list_takes_a_part_of_a_name_and_says_so_where_nothing_matches(clzoo_says):
+    _, out, _ = clzoo_says("list", "vit")
+    names = [line.split()[0] for line in out.splitlines()[1:-1]]
+    assert names == [name for name in clzoo.list_models() if "vit" in name]
+    assert names
+    code, out, err = clzoo_says("list", "hydra-vit_smal-in1k")
+    assert (code, out) == (1, "")
+    assert "The closest: hydra-vit_small-in1k" in err
+
+
+def test_info_says_what_was_measured_on_how_many_images(clzoo_says):
+    _, out, _ = clzoo_says("info", "supcon-resnet10_w32-tiny")
+    assert "linear 37.21 / k-NN 31.14, top-1 % on Tiny-ImageNet, 10,000 images" in out
+    assert "shorter side 64 px" in out
 
 
 def test_list_json_is_one_document(clzoo_says):

@@ -9,7 +9,6 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.transfer import evaluate_transfer
-from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 from clzoo.publish import _with_hub_id
 
 CPU = torch.device("cpu")
@@ -64,7 +63,11 @@ def test_the_protocol_takes_the_data_and_further_folders(tmp_path):
         evaluate(small_encoder(), first, "transfer", settings=["transfer.sets=[nowhere]"], cache_dir=tmp_path)
 
 
-def test_only_rows_of_the_recipes_own_data_name_its_data_set_on_the_hub():
-    rows = [{"of": "this model", "dataset": name} for name in ("CIFAR-10", "birds", "CIFAR-10, birds")]
-    told = _with_hub_id(rows, load_recipe(find_recipe("simclr_cifar10")), "CIFAR-10")
-    assert ["dataset_id" in row for row in told] == [True, False, False]
+@pytest.mark.parametrize(("train", "known"), [(50_000, True), (2_000, False)])
+def test_only_rows_of_a_recognised_data_set_name_it_on_the_hub(train, known):
+    rows = [{"of": "this model", "dataset": name} for name in ("mine", "birds", "mine, birds")]
+    rows.append({"of": "raw pixels", "dataset": "mine"})
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    data = {"title": "mine", "classes": classes, "train": {"images": train}, "test": {"images": 10_000}}
+    told = _with_hub_id({"results": rows, "data": data})
+    assert [row.get("dataset_id") for row in told] == ["uoft-cs/cifar10" if known else None, None, None, None]
