@@ -14,9 +14,8 @@ import clzoo
 from clzoo.cli import main
 from clzoo.errors import ClzooError
 from clzoo.pretrain.loop import pretrain
-from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.start import class_names
-from clzoo.publish import name_for, publish, publish_command
+from clzoo.publish import publish, publish_command
 
 NAME = "simclr-resnet18-cifar10"
 

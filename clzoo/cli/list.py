@@ -34,4 +34,4 @@ def _shown(line: dict[str, Any]) -> list[object]:
     count = line["parameters"]
     size = "-" if count is None else f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k"
     accuracies = " / ".join("-" if line[key] is None else f"{line[key]:.1f}" for key in ("linear", "knn"))
-    return [line["name"], size, line["input"], line["dim"], accuracies, line["status"]]
+    return [line["name"], size, line["input"], line["dim"], accuracies, line["status"].removesuffix("-only")]

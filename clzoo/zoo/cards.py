@@ -143,8 +143,9 @@ def _data_name(config: ModelConfig, metrics: dict[str, Any]) -> str:
 def _hub_data_set(config: ModelConfig, metrics: dict[str, Any]) -> str | None:
     """The Hub's id of what the weights were trained on: of a run where its images were recognised, and else by name."""
     training = metrics.get("training") or {}
-    if training:
-        return training.get("dataset_id")
+    if "images" in training:
+        found: str | None = training.get("dataset_id")
+        return found
     return KNOWN[config.data].hub_id if config.data in KNOWN else None
 
 

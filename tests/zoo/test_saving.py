@@ -44,8 +44,9 @@ def test_the_config_proves_the_stored_weights(tmp_path):
     stored = load_file(tmp_path / "model.safetensors")
     assert recorded(tmp_path).weights_sha256 == weights_sha256(stored) == encoder.weights_sha256
     assert recorded(tmp_path).probe == tuple(encoder.probe())
+    count = sum(parameter.numel() for parameter in encoder.module.parameters())
     assert recorded(tmp_path) == dataclasses.replace(
-        encoder.config, weights_sha256=encoder.weights_sha256, probe=tuple(encoder.probe())
+        encoder.config, weights_sha256=encoder.weights_sha256, probe=tuple(encoder.probe()), parameters=count
     )
 
 
