@@ -15,6 +15,7 @@ from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo import lite
+    from clzoo.curation import find_duplicates
     from clzoo.data.images import set_max_pixels
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
@@ -39,6 +40,7 @@ _HOME = {
     "evaluate": "clzoo.evaluation",
     "compare": "clzoo.evaluation",
     "set_max_pixels": "clzoo.data.images",
+    "find_duplicates": "clzoo.curation",
 }
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "compare",
     "embed_folder",
     "evaluate",
+    "find_duplicates",
     "list_models",
     "lite",
     "load",

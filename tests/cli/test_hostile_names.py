@@ -125,6 +125,20 @@ def test_search(place, store, output):
         output()
 
 
+def test_curate(place, store, output):
+    for code, arguments in (
+        (0, ["duplicates", store]),
+        (0, ["duplicates", store, "--json", "--html", place / "curated.html"]),
+        (1, ["duplicates", place / "none"]),
+        (1, ["duplicates", store, "--images", place / "none"]),
+        (1, ["duplicates", store, "--model", place / "none"]),
+    ):
+        assert run("curate", *arguments) == code, arguments
+        output(names=arguments[-1] != store)
+    page = (place / "curated.html").read_text(encoding="utf-8")
+    assert "owned" in page
+
+
 def test_json_is_exact_although_it_is_plain(store, place, output):
     main(["store", "index", str(store)])
     query = next((place / "data/test").glob("0*/*.png"))

@@ -1,0 +1,83 @@
+"""clzoo curate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
+
+
+@click.group("curate")
+def command() -> None:
+    """Look through a collection: duplicates. Nothing is changed or deleted."""
+
+
+def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every job has."""
+    options = (
+        click.option("--images", metavar="PLACE", help="Where the images of the store lie now, if they have moved."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+        click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page."),
+        max_pixels_option,
+        quiet_option,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def copies_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what duplicates and leaks share: how copies are told."""
+    options = (
+        click.option("--false-flags", type=float, default=0.001, show_default=True, help="False share of the pairs."),
+        click.option("--threshold", type=float, metavar="COSINE", help="Report from this similarity instead."),
+        click.option("--model", metavar="NAME", help="The model of the store, where it has moved."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def report(found: Any, as_json: bool, page: Path | None) -> None:
+    """Print what a job found, and write its page."""
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for line in found.summary():
+            say(line)
+    if page is not None:
+        say(f"wrote {found.write_page(page)}", err=as_json)
+
+
+@command.command("duplicates")
+@click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
+@copies_options
+@click.option("--keep", type=click.Choice(["largest", "oldest", "first"]), default="largest", show_default=True)
+@job_options
+def duplicates(
+    store: Path,
+    false_flags: float,
+    threshold: float | None,
+    model: str | None,
+    keep: str,
+    images: str | None,
+    as_json: bool,
+    page: Path | None,
+    quiet: bool,
+) -> None:
+    """Find the groups of images that are one: the same file, the same pixels, or copies.
+
+    The threshold is chosen so that of the pairs reported the share --false-flags is false. Copies of the collection's
+    own images are planted, which tells the kinds that the store's encoder sees there. --json lists what to keep and
+    what could go, with reasons; nothing is deleted.
+    """
+    from clzoo.curation import find_duplicates
+    from clzoo.embed import open_store
+
+    opened = open_store(store, images=images)
+    found = find_duplicates(opened, false_flags=false_flags, threshold=threshold, keep=keep, encoder=model)
+    report(found, as_json, page)

@@ -1,0 +1,23 @@
+"""Jobs that people have with a collection of images, done on its store: each file is one job, or a part of several.
+
+Nothing here changes or deletes an image or a store. Names are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clzoo.curation.duplicates import Duplicates, find_duplicates
+
+_HOME = {
+    "Duplicates": "clzoo.curation.duplicates",
+    "find_duplicates": "clzoo.curation.duplicates",
+}
+
+__all__ = ["Duplicates", "find_duplicates"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'clzoo.curation' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

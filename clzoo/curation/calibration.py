@@ -1,0 +1,352 @@
+"""Which similarity says that two images are one, and which kinds of copies an encoder sees there.
+
+Distinct images of a collection get rarer the nearer they are. What is looked at is the number of their pairs within a
+distance r (r^2 = 2 - 2 cosine): near its small end it falls as a power, n(r) = n0 (r / r0)^d, d the dimension that the
+collection has for this encoder (the correlation dimension of Grassberger and Procaccia 1983). d is taken from the
+distances from a sample of rows to all rows, by the median of log(r0 / r), which a minority of true copies among them
+moves little, and to the careful side. So the number of distinct pairs beyond a threshold is known also where there are
+too few to be counted.
+
+The threshold is then the lowest at which
+
+    distinct pairs expected / pairs found <= the share of false flags
+
+which is the rule of Benjamini and Hochberg (1995) for the share of false ones among what is reported. A collection
+without copies has nothing that stands out, and nothing is reported.
+
+Of images that the fit has not seen, copies are planted and embedded by the store's own encoder. They tell which kinds
+are found at that threshold, and how many of the pairs that they bring are false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clzoo.curation.pairs import Pairs, pairs_above
+from clzoo.curation.pictures import Pictures, encoder_of
+from clzoo.curation.planting import KINDS
+from clzoo.errors import ClzooError, UnreadableImageError
+
+if TYPE_CHECKING:
+    from clzoo.encoder import Encoder
+
+FALSE_FLAGS = 0.001
+"""Default share of false flags among the pairs that are reported."""
+
+PLANTED = 200
+"""Images whose copies are planted, at most; a third of a small collection."""
+
+FEWEST = 30
+"""Images from which distinct pairs can be told; with fewer the threshold is what mild copies reach."""
+
+MILD = "JPEG, quality 75"
+HIGHEST = 0.9999
+"""Largest threshold that is chosen: above it the rounding of stored vectors decides."""
+
+_SAMPLE = 2000  # rows whose distances to all others tell the dimension
+_NEIGHBORS = 4  # pairs of each of them, on average, that are looked at
+_SMALLEST = 1e-3  # distance below which half-precision vectors do not tell anything
+SEEN, HALF_SEEN = 0.95, 0.5
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """How many pairs of distinct images are expected within a distance.
+
+    Attributes:
+        pairs: of the whole collection within `radius`.
+        radius: r0.
+        dimension: d.
+    """
+
+    pairs: float
+    radius: float
+    dimension: float
+
+    def beyond(self, similarity: np.ndarray | float) -> np.ndarray:
+        """Expected number of distinct pairs with a cosine of at least `similarity`, of any shape."""
+        share = distance(similarity) / self.radius
+        return np.asarray(self.pairs * np.minimum(share, 1.0) ** self.dimension)
+
+    def similarity_of(self, pairs: float) -> float:
+        """The cosine beyond which so many are expected."""
+        radius = self.radius * min(pairs / self.pairs, 1.0) ** (1 / self.dimension)
+        return float(1 - radius**2 / 2)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of copy: how many of those planted were found at the threshold.
+
+    `lowest` is the cosine that 95 % of them reach, `median` the one that half of them do.
+    """
+
+    name: str
+    planted: int
+    found: float  # share
+    lowest: float
+    median: float
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return "seen" if self.found >= SEEN else "seen in part" if self.found >= HALF_SEEN else "mostly not seen"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where a threshold comes from and what it does.
+
+    Attributes:
+        threshold: cosine from which two images are reported.
+        rule: how it was chosen, in words.
+        false_flags: the share that was asked for; None where the threshold was given.
+        expected_false: pairs of distinct images that are expected beyond it, in the whole collection; None where there
+            are too few images to tell.
+        dimension: d of the fit, or None.
+        kinds: what became of the planted copies; empty where none were planted.
+        planted_images: whose copies they were.
+        planted_false: share of false ones among the pairs that the planted copies bring; None without.
+    """
+
+    threshold: float
+    rule: str
+    false_flags: float | None
+    expected_false: float | None
+    dimension: float | None
+    kinds: tuple[Kind, ...] = ()
+    planted_images: int = 0
+    planted_false: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, with verdicts."""
+        kinds = [{**asdict(kind), "verdict": kind.verdict} for kind in self.kinds]
+        return {**asdict(self), "kinds": kinds}
+
+
+def distance(similarity: np.ndarray | float) -> np.ndarray:
+    """Euclidean distance of two unit vectors of this cosine."""
+    return np.sqrt(np.maximum(2 - 2 * np.asarray(similarity, np.float64), 0.0))
+
+
+def fit_distinct(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray | None = None) -> Distinct | None:
+    """How distinct images of a collection get rarer, from some of its `rows` against all of it, or against `others`.
+
+    Args:
+        vectors: unit vectors (N, D).
+        rows: (S,) of them.
+
+    Returns:
+        None where there are too few pairs, or all are the same.
+    """
+    bank = vectors if others is None else others
+    if len(rows) < FEWEST // 2 or len(bank) < FEWEST // 2:
+        return None
+    wanted = min(_NEIGHBORS * len(rows), len(rows) * (len(bank) - 1) // 4)
+    floor = _floor_of(vectors[rows], bank, wanted + (len(rows) if others is None else 0))
+    found = pairs_above(vectors[rows], floor, bank, what="distances")
+    if others is None:
+        found = found.where(rows[found.first] != found.second)  # each row is nearest to itself
+    radii = distance(similarity_of(found, vectors[rows], bank))
+    radius = float(radii.max(initial=0.0))
+    ratios = np.log(radius / np.maximum(radii, _SMALLEST)) if radius > _SMALLEST else np.zeros(0)
+    if len(ratios) < FEWEST or np.median(ratios) <= 0:
+        return None
+    whole = len(radii) * len(vectors) / len(rows) / (2 if others is None else 1)
+    return Distinct(whole, radius, float(np.log(2) / np.median(ratios)))
+
+
+def choose_threshold(similarity: np.ndarray, distinct: Distinct, false_flags: float) -> tuple[float, int]:
+    """The lowest cosine at which the share of false ones among pairs of these cosines (P,) is small enough.
+
+    Returns:
+        the cosine, at most HIGHEST, and how many of the pairs reach it; with none it is where a single one would.
+    """
+    ordered = np.sort(similarity.astype(np.float64))[::-1]
+    passed = np.flatnonzero(distinct.beyond(ordered) <= false_flags * np.arange(1, len(ordered) + 1))
+    count = int(passed[-1]) + 1 if len(passed) else 0
+    threshold = min(distinct.similarity_of(false_flags * max(count, 1)), HIGHEST)
+    return threshold, int((ordered >= threshold).sum())
+
+
+def similarity_of(pairs: Pairs, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosines (P,) of pairs in float64: close to 1 the products of float32 are coarse."""
+    cosines = np.empty(len(pairs))
+    for start in range(0, len(pairs), 65_536):
+        part = slice(start, start + 65_536)
+        a, b = vectors[pairs.first[part]].astype(np.float64), others[pairs.second[part]].astype(np.float64)
+        cosines[part] = 1 - np.square(a - b).sum(axis=1) / 2
+    return cosines
+
+
+def draw_samples(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose copies are planted and rows that the fit sees, drawn with seed 0, none in both."""
+    rows = np.random.default_rng(0).permutation(count)
+    planted = min(PLANTED, count // 3) if count >= FEWEST else count
+    return np.sort(rows[:planted]), np.sort(rows[planted : planted + _SAMPLE])
+
+
+def plant(pictures: Pictures, rows: np.ndarray, encoder: Encoder) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Copies of the images of some rows, embedded.
+
+    Returns:
+        the rows (P,) whose picture can be read, and unit vectors (P, D) by kind.
+    """
+    images, kept = [], []
+    for row in rows.tolist():
+        try:
+            images.append(pictures.image(row))
+            kept.append(row)
+        except UnreadableImageError:
+            continue
+    if not kept:
+        raise pictures.missing()
+    vectors = {name: encoder.embed([copy(image) for image in images]) for name, copy in KINDS.items()}
+    return np.array(kept), vectors
+
+
+def kinds_found(planted: dict[str, np.ndarray], originals: np.ndarray, threshold: float) -> tuple[Kind, ...]:
+    """What became of copies (P, D) of each kind beside their originals (P, D)."""
+    kinds = []
+    for name, copies in planted.items():
+        cosines = 1 - np.square(copies.astype(np.float64) - originals).sum(axis=1) / 2
+        lowest, median = np.quantile(cosines, (1 - SEEN, 0.5))
+        kinds.append(Kind(name, len(copies), float((cosines >= threshold).mean()), float(lowest), float(median)))
+    return tuple(kinds)
+
+
+def planted_false(
+    planted: dict[str, np.ndarray], rows: np.ndarray, vectors: np.ndarray, bank: np.ndarray, threshold: float
+) -> float | None:
+    """Share of false pairs among those of planted copies with the rows of `bank`; None where there are none.
+
+    A pair with another row than the original is false, unless the original itself is as near to that row.
+    """
+    true = false = 0
+    own = pairs_above(vectors[rows], threshold, bank, what="planted")
+    known = set(zip(own.first.tolist(), own.second.tolist(), strict=True))
+    for copies in planted.values():
+        found = pairs_above(copies.astype(np.float32), threshold, bank, what="planted")
+        is_known = [pair in known for pair in zip(found.first.tolist(), found.second.tolist(), strict=True)]
+        true += sum(is_known)
+        false += len(found) - sum(is_known)
+    return false / (true + false) if true + false else None
+
+
+def _floor_of(queries: np.ndarray, bank: np.ndarray, wanted: int) -> float:
+    """About the cosine that so many pairs of the two reach, told from up to 250 of the queries."""
+    some = queries[np.linspace(0, len(queries) - 1, min(len(queries), 250)).round().astype(int)]
+    cosines = np.concatenate([(row[None] @ bank.T).ravel() for row in some])
+    place = max(1, min(len(cosines) - 1, round(wanted * len(some) / len(queries))))
+    return float(np.partition(cosines, -place)[-place])
+
+
+def in_words(calibration: Calibration) -> Sequence[str]:
+    """What a reader of a report has to know, a sentence each."""
+    lines = [calibration.rule]
+    if calibration.expected_false is not None:
+        lines.append(f"{calibration.expected_false:.2g} pairs of distinct images are expected beyond it.")
+    for verdict in ("seen", "seen in part", "mostly not seen"):
+        names = [f"{kind.name} ({kind.found:.1%})" for kind in calibration.kinds if kind.verdict == verdict]
+        if names:
+            lines.append(f"Copies that are {verdict} by this encoder at this threshold: {', '.join(names)}.")
+    if calibration.planted_false is not None:
+        lines.append(
+            f"Of the pairs that copies of {calibration.planted_images} held-out images brought "
+            f"{calibration.planted_false:.2%} were false."
+        )
+    return lines
+
+
+def check_settings(false_flags: float, threshold: float | None) -> None:
+    """Raise ClzooError unless they are a share and a cosine."""
+    if not 0 < false_flags < 1:
+        raise ClzooError(f"false_flags is a share of the pairs reported, above 0 and below 1; found {false_flags}.")
+    if threshold is not None and not 0 < threshold <= 1:
+        raise ClzooError(f"a threshold is a cosine above 0 and at most 1, found {threshold}.")
+
+
+def calibrate(
+    pictures: Pictures,
+    vectors: np.ndarray,
+    rows: np.ndarray,
+    false_flags: float,
+    threshold: float | None,
+    model: Encoder | str | Path | None,
+    queries: np.ndarray | None = None,
+) -> tuple[Calibration, Pairs]:
+    """Choose the threshold, find the pairs beyond it, and measure what it does to planted copies.
+
+    Args:
+        pictures: of the store of `vectors`.
+        vectors: unit vectors (N, D).
+        rows: (R,) of them that are looked at: of identical images one.
+        threshold: where the user gave one.
+        queries: unit vectors (M, D) of another collection to be compared with the rows, instead of them with each
+            other.
+
+    Returns:
+        what was chosen and measured, and the pairs: rows of `queries`, or else of `vectors`, and rows of `vectors`.
+    """
+    bank = vectors[rows]
+    held_out, sample = draw_samples(len(rows))
+    if queries is None:
+        distinct = fit_distinct(bank, sample)
+    else:
+        distinct = fit_distinct(queries, draw_samples(len(queries))[1], bank)
+    shown, planted = plant(pictures, rows[held_out], encoder_of(pictures.store, model))
+    pairs: Pairs | None = None
+    asked = None if threshold is not None or distinct is None else false_flags
+    if threshold is not None:
+        rule = f"Pairs from a cosine of {threshold} are reported, as given."
+    elif distinct is not None:
+        threshold, rule, pairs = _stands_out(bank, queries, distinct, false_flags)
+    else:
+        threshold = _mild(planted[MILD], vectors[shown])
+        rule = (
+            f"There are too few images to tell how alike different ones are: the threshold {threshold:.4f} is what "
+            f"{SEEN:.0%} of the copies '{MILD}' reach, and the share of false flags is not known."
+        )
+    if pairs is None:
+        pairs = pairs_above(bank if queries is None else queries, threshold, None if queries is None else bank)
+    calibration = Calibration(
+        threshold=threshold,
+        rule=rule,
+        false_flags=asked,
+        expected_false=None if distinct is None else float(distinct.beyond(threshold)),
+        dimension=None if distinct is None else distinct.dimension,
+        kinds=kinds_found(planted, vectors[shown], threshold),
+        planted_images=len(shown),
+        planted_false=planted_false(planted, shown, vectors, bank, threshold),
+    )
+    first = rows[pairs.first] if queries is None else pairs.first
+    return calibration, Pairs(first, rows[pairs.second], pairs.similarity)
+
+
+def _stands_out(
+    bank: np.ndarray, queries: np.ndarray | None, distinct: Distinct, false_flags: float
+) -> tuple[float, str, Pairs]:
+    """The threshold by the share of false flags, the rule in words, and the pairs beyond it."""
+    first = bank if queries is None else queries
+    floor = distinct.similarity_of(min(float(len(first)), distinct.pairs))
+    candidates = pairs_above(bank, floor) if queries is None else pairs_above(queries, floor, bank)
+    exact = similarity_of(candidates, first, bank)
+    threshold, count = choose_threshold(exact, distinct, false_flags)
+    rule = (
+        f"Pairs from a cosine of {threshold:.4f} are reported: at most {false_flags:.2%} of them are false."
+        if count
+        else f"No pair stands out from those of distinct images at a share of false flags of {false_flags:.2%}: the "
+        f"threshold is {threshold:.4f}."
+    )
+    return threshold, rule, candidates.where(exact >= threshold)
+
+
+def _mild(copies: np.ndarray, originals: np.ndarray) -> float:
+    """The cosine that most of the mildest copies reach."""
+    cosines = 1 - np.square(copies.astype(np.float64) - originals).sum(axis=1) / 2
+    return float(min(np.quantile(cosines, 1 - SEEN), HIGHEST))

@@ -1,0 +1,107 @@
+"""The pictures behind a store's rows, and the encoder that made it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from clzoo.data.images import decode_image
+from clzoo.data.remote import is_remote
+from clzoo.data.sources import Item, list_images
+from clzoo.embed.store import Store
+from clzoo.errors import ClzooError, UnreadableImageError
+
+if TYPE_CHECKING:
+    from clzoo.encoder import Encoder
+
+
+class Pictures:
+    """Reads the image of any row, from any thread; the headers of each shard are read once."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._shards: dict[Path, dict[str, Item]] = {}
+        self._lock = Lock()
+
+    def read(self, row: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            UnreadableImageError: it is no longer there; the reason alone.
+        """
+        if is_remote(self.store.manifest.root):
+            return self.store.image_bytes(row)
+        whole = self.store.root / self.store.paths[row]
+        shard = next((parent for parent in whole.parents if parent.suffix.lower() == ".tar" and parent.is_file()), None)
+        if shard is None:
+            return self.store.image_bytes(row)
+        with self._lock:
+            if shard not in self._shards:
+                self._shards[shard] = {item.path: item for item in list_images(shard).items}
+        item = self._shards[shard].get(whole.relative_to(shard.parent).as_posix())
+        if item is None:
+            raise UnreadableImageError(f"not in {shard} (any more)")
+        return item.read()
+
+    def image(self, row: int) -> Image.Image:
+        """The same, decoded."""
+        return decode_image(self.read(row))
+
+    def sha256(self, row: int) -> str | None:
+        """Of the encoded image; None where it cannot be read."""
+        try:
+            return hashlib.sha256(self.read(row)).hexdigest()
+        except UnreadableImageError:
+            return None
+
+    def pixels_sha256(self, row: int) -> str | None:
+        """Of the decoded pixels and their size; None where they cannot be read."""
+        try:
+            image = self.image(row)
+        except UnreadableImageError:
+            return None
+        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+
+    def pixels(self, row: int) -> int:
+        """Width times height, 0 where the picture cannot be read."""
+        try:
+            image = self.image(row)
+        except UnreadableImageError:
+            return 0
+        return image.width * image.height
+
+    def missing(self) -> ClzooError:
+        """What to raise where none of the pictures that are needed is there."""
+        return ClzooError(
+            f"the pictures of {self.store.path} are not at {self.store.manifest.root} (any more). Say where they lie "
+            "now: --images DIR"
+        )
+
+
+def encoder_of(store: Store, model: str | Path | Encoder | None = None) -> Encoder:
+    """The encoder that made a store, loaded as its manifest names it, or from `model` where it has moved.
+
+    Raises:
+        ClzooError: it is not there any more; or `model` has other weights or another preprocessing.
+    """
+    from clzoo.encoder import Encoder
+    from clzoo.zoo import load
+
+    if isinstance(model, Encoder):
+        store.check_model(model)
+        return model
+    try:
+        encoder = load(model or store.manifest.load, size=store.manifest.preprocessing["size"])
+    except ClzooError as error:
+        if model is not None:
+            raise
+        raise ClzooError(
+            f"{store.path} remembers its model as {store.manifest.load}, and that cannot be loaded: {error} "
+            "If it has moved, say where it is: --model PLACE"
+        ) from error
+    store.check_model(encoder)
+    return encoder

@@ -1,0 +1,61 @@
+"""Copies of an image as they come about: saved again, made smaller, cut, mirrored, turned, brightened, captioned."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+from PIL import Image, ImageDraw, ImageEnhance
+
+from clzoo.data.images import decode_image
+
+
+def _jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: _saved(image, "JPEG", quality=quality)
+
+
+def _scaled(share: float) -> Callable[[Image.Image], Image.Image]:
+    def scale(image: Image.Image) -> Image.Image:
+        return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))), _BEST)
+
+    return scale
+
+
+def _cut(image: Image.Image) -> Image.Image:
+    """The middle, of 90 % of each side."""
+    across, down = round(image.width * 0.05), round(image.height * 0.05)
+    return image.crop((across, down, image.width - across, image.height - down))
+
+
+def _captioned(image: Image.Image) -> Image.Image:
+    """A white bar over the lowest eighth, with black text."""
+    copy = image.copy()
+    top = copy.height - max(1, copy.height // 8)
+    draw = ImageDraw.Draw(copy)
+    draw.rectangle((0, top, copy.width, copy.height), fill="white")
+    draw.text((2, top), "caption", fill="black", font_size=max(4, (copy.height - top) * 3 // 4))
+    return copy
+
+
+def _saved(image: Image.Image, kind: str, **options: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return decode_image(buffer.getvalue())
+
+
+_BEST = Image.Resampling.LANCZOS
+
+KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "PNG": lambda image: _saved(image, "PNG"),
+    "JPEG, quality 95": _jpeg(95),
+    "JPEG, quality 75": _jpeg(75),
+    "JPEG, quality 40": _jpeg(40),
+    "half the size": _scaled(1 / 2),
+    "a quarter of the size": _scaled(1 / 4),
+    "cut to 90 % of each side": _cut,
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned by 3 degrees": lambda image: image.rotate(3, Image.Resampling.BICUBIC),
+    "brighter by a fifth": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "caption bar": _captioned,
+}
+"""The copies that are planted, by name: functions of an RGB image."""

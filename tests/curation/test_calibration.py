@@ -1,0 +1,73 @@
+"""The threshold keeps its promise where the truth is known."""
+
+import numpy as np
+import pytest
+from test_pairs import unit
+
+from clzoo import ClzooError
+from clzoo.curation.calibration import check_settings, choose_threshold, draw_samples, fit_distinct, similarity_of
+from clzoo.curation.pairs import pairs_above
+
+COPIES = 200
+
+
+def collection(seed: int, copies: int = COPIES) -> np.ndarray:
+    """2,000 distinct vectors of 12 dimensions, and noisy copies of the first of them."""
+    vectors = unit(2000, seed=seed, dim=12)
+    noise = np.random.default_rng(seed + 100).normal(size=(copies, 12)).astype(np.float32)
+    near = vectors[:copies] + noise * np.linspace(0.001, 0.06, copies, dtype=np.float32)[:, None]
+    return np.concatenate([vectors, near / np.linalg.norm(near, axis=1, keepdims=True)])
+
+
+def reported(vectors: np.ndarray, false_flags: float) -> np.ndarray:
+    """Of each pair reported whether it is a planted one."""
+    distinct = fit_distinct(vectors, draw_samples(len(vectors))[1])
+    pairs = pairs_above(vectors, distinct.similarity_of(len(vectors) / 2))
+    exact = similarity_of(pairs, vectors, vectors)
+    threshold, count = choose_threshold(exact, distinct, false_flags)
+    chosen = pairs.where(exact >= threshold)
+    assert len(chosen) == count
+    return chosen.second - chosen.first == 2000
+
+
+@pytest.mark.parametrize("share", [0.2, 0.05])
+def test_the_share_of_false_flags_is_kept_and_most_copies_are_found(share):
+    found = np.concatenate([reported(collection(seed), share) for seed in range(5)])
+    assert (~found).mean() <= share
+    assert found.sum() >= 0.5 * 5 * COPIES
+
+
+def test_a_smaller_share_reports_less():
+    vectors = collection(0)
+    counts = [len(reported(vectors, share)) for share in (0.2, 0.01, 0.001)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] > 0
+
+
+def test_a_collection_without_copies_has_hardly_ever_anything_to_report():
+    assert sum(len(reported(collection(seed, copies=0), 0.001)) for seed in range(5)) == 0
+
+
+def test_distinct_pairs_are_foretold_far_beyond_those_that_can_be_counted():
+    vectors = unit(3000, seed=3, dim=10)
+    distinct = fit_distinct(vectors, draw_samples(len(vectors))[1])
+    fresh = pairs_above(unit(12_000, seed=4, dim=10), distinct.similarity_of(20))
+    assert 10 < len(fresh) / 16 < 60  # sixteen times as many pairs of images
+
+
+def test_what_is_held_out_is_not_what_the_fit_sees():
+    for count in (1, 29, 30, 100, 10_000):
+        held_out, sample = draw_samples(count)
+        assert not set(held_out) & set(sample)
+        assert len(held_out)
+
+
+def test_too_few_or_all_the_same_tell_nothing():
+    assert fit_distinct(unit(10), np.arange(10)) is None
+    assert fit_distinct(np.tile(unit(1), (100, 1)), np.arange(100)) is None
+
+
+@pytest.mark.parametrize(("share", "threshold"), [(0, None), (1, None), (float("nan"), None), (0.1, 0), (0.1, 1.1)])
+def test_settings_out_of_range_are_refused(share, threshold):
+    with pytest.raises(ClzooError, match="found"):
+        check_settings(share, threshold)

@@ -1,0 +1,153 @@
+"""Duplicates: what is one is found and named, with the one to keep; nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from patterns import content_of, make_patterns, pattern
+from picture_folders import encoded, make_shard
+from PIL import Image
+
+import clzoo
+from clzoo import ClzooError, find_duplicates, open_store
+from clzoo.cli import main
+from clzoo.curation.duplicates import BYTES, NEAR, PIXELS
+from clzoo.curation.grouping import Preference, keep_and_remove
+from clzoo.data import sources
+
+
+@pytest.fixture(scope="module")
+def found(planted, encoder):
+    return find_duplicates(planted / "store", encoder=encoder, false_flags=0.01)
+
+
+def test_every_planted_copy_is_found_and_named_and_nothing_else(found):
+    groups = [{Path(m.path).stem: m.kind for m in group if not m.is_kept} for group in found.groups]
+    kept = [[Path(m.path).stem for m in group if m.is_kept] for group in found.groups]
+    assert kept == [["000"], ["b_same_pixels"], ["002"]]  # a BMP of the same pixels has more bytes
+    assert groups == [{"a_same_file": BYTES}, {"001": PIXELS}, {"c_cut": NEAR}]
+
+
+def test_reasons_say_why_the_other_is_kept(found):
+    reasons = {Path(member.path).stem: member.reason for member in found.removable}
+    assert reasons["001"] == "the other: more bytes"
+    assert reasons["c_cut"] == "the other: more pixels"
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("oldest", "c_cut"), ("first", "002")])
+def test_another_rule_keeps_another(planted, encoder, keep, kept):
+    found = find_duplicates(planted / "store", encoder=encoder, false_flags=0.01, keep=keep)
+    assert Path(found.groups[2][0].path).stem == kept
+
+
+def test_the_report_says_which_kinds_are_seen(found):
+    kinds = {kind.name: kind for kind in found.calibration.kinds}
+    assert kinds["PNG"].found == 1
+    assert kinds["cut to 90 % of each side"].found >= 0.9
+    assert kinds["a quarter of the size"].found == 0
+    assert all(kind.planted == found.calibration.planted_images for kind in kinds.values())
+    text = "\n".join(found.summary())
+    assert "a quarter of the size (" in text
+    assert "mostly not seen" in text
+
+
+def test_nothing_is_changed(planted, tmp_path, capsys):
+    before = content_of(planted)
+    main(["curate", "duplicates", str(planted / "store"), "--html", str(tmp_path / "page.html"), "--json", "--quiet"])
+    assert content_of(planted) == before
+    out = json.loads(capsys.readouterr().out)
+    assert out["images"] == 63
+    assert [sum(member["keep"] for member in group) for group in out["groups"]] == [1, 1, 1]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img") == 6
+    assert "default-src 'none'" in page
+    assert "<script" not in page
+
+
+def test_pictures_that_moved_are_asked_for_and_taken_from_their_new_place(planted, tmp_path, encoder):
+    store = shutil.copytree(planted / "store", tmp_path / "store")
+    manifest = json.loads((store / "manifest.json").read_text())
+    (store / "manifest.json").write_text(json.dumps({**manifest, "root": str(tmp_path / "gone")}))
+    with pytest.raises(ClzooError, match="--images DIR"):
+        find_duplicates(store, encoder=encoder)
+    found = find_duplicates(open_store(store, images=planted / "pictures"), encoder=encoder, false_flags=0.01)
+    assert len(found.groups) == 3
+
+
+def test_one_image_and_none_and_nothing_but_copies(tmp_path, encoder):
+    one = make_patterns(tmp_path / "one", 1)
+    clzoo.embed_folder(one, encoder, out=tmp_path / "store1")
+    assert find_duplicates(tmp_path / "store1", encoder=encoder).groups == []
+
+    for number in range(5):
+        shutil.copy(one / "000.png", one / f"copy{number}.png")
+    clzoo.embed_folder(one, encoder, out=tmp_path / "store6")
+    found = find_duplicates(tmp_path / "store6", encoder=encoder)
+    assert [len(group) for group in found.groups] == [6]
+    assert found.count(BYTES) == 5
+    assert "too few images" in found.calibration.rule
+
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ClzooError, match="none of the 1 images"):
+        clzoo.embed_folder(tmp_path / "none", encoder, out=tmp_path / "store0")
+    with pytest.raises(ClzooError, match="is empty"):
+        find_duplicates(tmp_path / "store0", encoder=encoder)
+
+
+def test_a_cut_of_every_picture_is_found(tmp_path, encoder):
+    folder = make_patterns(tmp_path / "twice", 60)
+    for path in sorted(folder.glob("*.png")):
+        with Image.open(path) as image:
+            image.crop((2, 2, 46, 46)).save(path.with_suffix(".bmp"))
+    clzoo.embed_folder(folder, encoder, out=tmp_path / "store")
+    found = find_duplicates(tmp_path / "store", encoder=encoder, false_flags=0.05)
+    assert [{Path(member.path).stem for member in group} for group in found.groups] == [{f"{n:03}"} for n in range(60)]
+
+
+def test_vectors_that_are_not_finite_and_another_encoder_are_refused(planted, tmp_path):
+    from small_models import small_encoder
+
+    with pytest.raises(ClzooError, match="Use the model that made it"):
+        find_duplicates(planted / "store", encoder=small_encoder())
+    store = shutil.copytree(planted / "store", tmp_path / "store")
+    vectors = store / open_store(store).manifest.segments[0].embeddings
+    broken = np.load(vectors)
+    broken[3, 5] = np.nan
+    np.save(vectors, broken)
+    with pytest.raises(ClzooError, match="not finite"):
+        find_duplicates(store)
+
+
+def test_each_shard_is_opened_once(tmp_path, encoder, monkeypatch):
+    members = {f"{number:03}.png": encoded(pattern(number)) for number in range(40)}
+    members["copy.png"] = members["007.png"]
+    make_shard(tmp_path / "images" / "one.tar", members)
+    clzoo.embed_folder(tmp_path / "images", encoder, out=tmp_path / "store")
+    opened = []
+    read_headers = sources.read_headers
+    monkeypatch.setattr(sources, "read_headers", lambda *a, **k: opened.append(1) or read_headers(*a, **k))
+    found = find_duplicates(tmp_path / "store", encoder=encoder)
+    assert [[member.path for member in group] for group in found.groups] == [["one.tar/007.png", "one.tar/copy.png"]]
+    assert len(opened) == 1
+
+
+def test_in_a_chain_nothing_goes_that_is_only_like_something_that_goes():
+    neighbors = {0: [1], 1: [0, 2], 2: [1, 3], 3: [2]}
+    kept, removed = keep_and_remove([0, 1, 2, 3], neighbors, key=lambda row: row)
+    assert kept == [0, 2]
+    assert removed == {1: 0, 3: 2}
+
+
+def test_preferences_fall_back_in_order():
+    large, old = Preference(100, 5, 9, "b"), Preference(50, 9, 1, "a")
+    assert large.key("largest") < old.key("largest")
+    assert old.key("oldest") < large.key("oldest")
+    assert old.key("first") < large.key("first")
+    assert large.reason(old, "largest") == "more pixels"
+    assert old.reason(large, "oldest") == "older file"
+    assert Preference(1, 1, 1, "a").reason(Preference(1, 1, 1, "b"), "largest") == "first by path"
