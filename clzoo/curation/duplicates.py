@@ -186,16 +186,19 @@ def _note(member: Member) -> str:
     return f"{member.kind}, {member.similarity:.4f}; {member.reason}"
 
 
+def hashes_of(pictures: Pictures, rows: np.ndarray) -> dict[int, str]:
+    """SHA-256 of the files of some rows (R,), but of those that cannot be read."""
+    found = in_order(lambda place: pictures.sha256(int(rows[place])), len(rows))
+    hashes = zip(rows.tolist(), with_progress(found, len(rows), "hashing"), strict=True)
+    return {row: sha256 for row, sha256 in hashes if sha256 is not None}
+
+
 def _hashes_of_equal_sizes(pictures: Pictures) -> list[str | None]:
     """SHA-256 of each file that has as many bytes as another; None of the others and where it cannot be read."""
     sizes = pictures.store.items["size"].to_numpy()
     _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    candidates = np.flatnonzero(counts[inverse] > 1)
-    hashes: list[str | None] = [None] * len(sizes)
-    found = in_order(lambda place: pictures.sha256(int(candidates[place])), len(candidates))
-    for row, sha256 in zip(candidates.tolist(), with_progress(found, len(candidates), "hashing"), strict=True):
-        hashes[row] = sha256
-    return hashes
+    hashes = hashes_of(pictures, np.flatnonzero(counts[inverse] > 1))
+    return [hashes.get(row) for row in range(len(sizes))]
 
 
 def _equal_vectors(vectors: np.ndarray) -> list[list[int]]:

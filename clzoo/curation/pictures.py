@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from clzoo.data.images import decode_image
-from clzoo.data.remote import is_remote
-from clzoo.data.sources import Item, list_images
+from clzoo.data.listing import CONTAINERS, Item
+from clzoo.data.sources import list_images
+from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 
@@ -36,12 +37,17 @@ class Pictures:
         if is_remote(self.store.manifest.root):
             return self.store.image_bytes(row)
         whole = self.store.root / self.store.paths[row]
-        shard = next((parent for parent in whole.parents if parent.suffix.lower() == ".tar" and parent.is_file()), None)
+        shard = next(
+            (parent for parent in whole.parents if parent.suffix.lower() in CONTAINERS and parent.is_file()), None
+        )
         if shard is None:
             return self.store.image_bytes(row)
         with self._lock:
             if shard not in self._shards:
-                self._shards[shard] = {item.path: item for item in list_images(shard).items}
+                try:
+                    self._shards[shard] = {item.path: item for item in list_images(shard).items}
+                except ClzooError as error:
+                    raise UnreadableImageError(str(error)) from error
         item = self._shards[shard].get(whole.relative_to(shard.parent).as_posix())
         if item is None:
             raise UnreadableImageError(f"not in {shard} (any more)")
