@@ -91,6 +91,7 @@ def publish(
     if measured is not None:
         evaluation = _with_controls(_read_measured(measured, encoder), encoder, data, called)
     elif data is not None and images is not None and (protocols or _has_labelled_test(images, data)):
+        open_splits(data)  # without a test split of their own, all images were trained on
         evaluation = evaluate(subject, data, protocols or "knn,linear", seeds=seeds, title=called).metrics
         evaluation = _with_controls(evaluation, encoder, data, called)
     elif images is not None:

@@ -61,6 +61,7 @@ class Collection:
         passed_over: what else the source holds, counted by kind.
         listing: the images by path, size and time, for what keeps them (a store); of a whole source alone.
         root: where the paths of `listing` start: an absolute folder, or a URL.
+        drawn: the rule by which this split was drawn (clzoo.data.drawn); None where the source itself has it.
     """
 
     origin: str
@@ -72,6 +73,7 @@ class Collection:
     passed_over: Mapping[str, int] = field(default_factory=dict)
     listing: Listing | None = None
     root: str = ""
+    drawn: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -150,6 +150,23 @@ def has_test_split(source: str | Path) -> bool:
     )
 
 
+def is_whole(source: str | Path) -> bool:
+    """Whether a source has no splits: a folder of classes, a pack or an archive of it, a list.
+
+    A Hub data set of the one split "train" is whole too: that is how the Hub calls what has no splits.
+    """
+    if is_hub(source):
+        return hub_splits(str(source)) == ["train"]
+    if is_remote(source):
+        return not _splits_in(source)
+    folder = Path(source)
+    if folder.is_file():
+        return _named_split(source, "test") == "train" and shard_word(f"{folder.name}/") is None
+    if packs := [*find_packs(folder, "train"), *find_packs(folder, "test")]:
+        return packs == [folder]
+    return folder.is_dir() and _torchvision_set_in(folder, None) is None and not _splits_in(folder)
+
+
 def splits_of(source: str | Path) -> list[str]:
     """The splits of a source that is to be packed, "train" and "test"; empty where it is one whole.
 

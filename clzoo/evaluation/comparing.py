@@ -22,7 +22,7 @@ from clzoo.evaluation.paired import CASES, DRAWS, Case, Difference, cases_of, cl
 from clzoo.evaluation.report import write_folder
 from clzoo.evaluation.report_parts import Section, Table
 from clzoo.evaluation.report_sections import class_names
-from clzoo.evaluation.run import DataSource, Evaluation, evaluate, open_splits
+from clzoo.evaluation.run import DataSource, Evaluation, evaluate, splits_to_judge
 from clzoo.evaluation.subject import find_subject
 from clzoo.zoo.cards import THIS_MODEL, headlines
 
@@ -168,7 +168,7 @@ def compare(
     """
     if len(models) < 2:
         raise ClzooError(f"a comparison needs at least two models, found {len(models)}. To judge one: clzoo evaluate")
-    train_images, test_images = open_splits(data)
+    train_images, test_images = splits_to_judge(data, cache_dir=cache_dir)
     evaluations, features = [], []
     whole: list[tuple[Features, Features]] = []
     for model in models:

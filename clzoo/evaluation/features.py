@@ -189,4 +189,5 @@ def _fingerprint(
         "classes": len(collection.classes),
         "skipped": skipped,
         "sha256": digest.hexdigest(),
+        **({} if collection.drawn is None else {"drawn": collection.drawn}),
     }

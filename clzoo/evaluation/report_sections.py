@@ -196,4 +196,6 @@ def _data_section(metrics: dict[str, Any]) -> Section:
         rows.append([split, part["origin"], part["images"], part["skipped"], part["sha256"][:16]])
     versions = ", ".join(f"{name} {version}" for name, version in metrics["versions"].items())
     table = Table(("split", "source", "images", "unreadable", "sha256"), rows)
-    return Section("Data and versions", notes=[versions], tables=[table], folded=True)
+    drawn = metrics["data"].get("split")
+    rule = [] if drawn is None else [f"The source has no test split: train and test were drawn by {drawn['rule']}."]
+    return Section("Data and versions", notes=[*rule, versions], tables=[table], folded=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +55,11 @@ class Result:
         if self.std is not None:
             row["std"] = float(f"{self.std:.2g}")
         return row
+
+
+def split_name(test: Mapping[str, Any]) -> str:
+    """What rows call the split with this fingerprint (`clzoo.evaluation.features`)."""
+    return f"test, drawn by {test['drawn']}" if "drawn" in test else "test"
 
 
 @dataclass

@@ -17,9 +17,11 @@ import numpy as np
 from clzoo.config import HUB_PREFIX
 from clzoo.data.classes import places_by_name, with_classes_of
 from clzoo.data.collection import Collection, Images
+from clzoo.data.drawn import RECORD, drawn_splits
 from clzoo.data.imbalance import check_subset, class_sizes
 from clzoo.data.known_sets import claimed, recognised
-from clzoo.data.opening import open_labelled, open_split
+from clzoo.data.opening import is_whole, open_labelled, open_split
+from clzoo.data.splits import KIND
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -36,7 +38,8 @@ from clzoo.evaluation.lowshot import evaluate_lowshot
 from clzoo.evaluation.pairs import view_pairs
 from clzoo.evaluation.presets import linear_sgd_changes
 from clzoo.evaluation.relations import evaluate_relations
-from clzoo.evaluation.results import Outcome, Result
+from clzoo.evaluation.results import Outcome, Result, split_name
+from clzoo.evaluation.seen import saw_in_pretraining
 from clzoo.evaluation.subject import Subject, find_subject
 from clzoo.evaluation.transfer import evaluate_transfer
 from clzoo.hardware import describe_hardware, describe_versions
@@ -123,7 +126,8 @@ def evaluate(
 
     Args:
         model: an Encoder, what `clzoo.load` takes, or a run folder (its newest checkpoint).
-        data: a source with train and test splits (see docs/data.md), or both by name.
+        data: a source with train and test splits (see docs/data.md), or both by name; of one without splits, such as a
+            folder of classes, a fifth is drawn to be tested on (clzoo.data.drawn).
         protocols: names of PROTOCOLS, as a sequence or separated by commas.
         seeds: how many seeds, 0 to N - 1; what is drawn (validation splits, subsets, training) is drawn with each, and
             results are mean and standard deviation. What draws nothing is measured once.
@@ -137,8 +141,8 @@ def evaluate(
         cache_dir: of the features, instead of clzoo's cache.
 
     Raises:
-        ClzooError: an unknown protocol, a split without labels, classes that differ between train and test, or what a
-            protocol refuses (see there).
+        ClzooError: an unknown protocol, a split without labels, classes that differ between train and test, a test
+            split drawn from images whose labels the model was pretrained with, or what a protocol refuses (see there).
     """
     names = parse_protocols(protocols)
     if seeds < 1:
@@ -147,7 +151,8 @@ def evaluate(
     started = time.monotonic()
     subject = find_subject(model, device)
     size = subject.encoder.config.preprocessing.size
-    train, test = open_splits(data)
+    train, test = splits_to_judge(data, cache_dir=cache_dir)
+    seen = test.drawn is not None and saw_in_pretraining(subject, train, test)
     called = _called(title, data, train, test)
     job = _Job(
         subject,
@@ -170,7 +175,7 @@ def evaluate(
     if controls:
         log.info("the untrained network and the raw pixels on %s", train.origin)
         found = measure_controls(subject.encoder, train, test, names, seeds=job.seeds, cache_dir=cache_dir)
-    return _evaluation(job, outcomes, found, called, (time.monotonic() - started) / 60)
+    return _evaluation(job, outcomes, found, called, seen, (time.monotonic() - started) / 60)
 
 
 def parse_protocols(protocols: str | Sequence[str]) -> list[str]:
@@ -200,6 +205,25 @@ def open_splits(data: DataSource) -> tuple[Collection, Collection]:
     else:
         train, test = open_split(data, "train"), open_split(data, "test")
     return train, with_classes_of(train, test)
+
+
+def splits_to_judge(data: DataSource, *, cache_dir: str | Path | None = None) -> tuple[Collection, Collection]:
+    """`open_splits`; of a source without splits a test split is drawn.
+
+    Raises:
+        ClzooError: what `open_splits` raises, or none can be drawn.
+    """
+    if isinstance(data, Mapping) or not is_whole(data):
+        return open_splits(data)
+    whole = open_split(data, "train")
+    if any(name.lower() in KIND for name in whole.classes):  # a class called `test`, or a split with odd neighbours
+        return open_splits(data)
+    train, test = drawn_splits(whole, cache_dir=cache_dir)
+    log.info(
+        "%s has no test split: %d of its images are drawn to be tested on, %d are left (%s)",
+        train.origin, len(test.images), len(train.images), test.drawn,
+    )  # fmt: skip
+    return train, test
 
 
 def title_of(data: DataSource) -> str:
@@ -252,7 +276,8 @@ class _Job:
         """Title, train and test features of each set of "transfer"."""
         yield self.sets[0][0], self.train, self.test
         for title, data in self.sets[1:]:
-            train, test = (extract(self.subject.encoder, part, cache_dir=self.cache_dir) for part in open_splits(data))
+            parts = splits_to_judge(data, cache_dir=self.cache_dir)
+            train, test = (extract(self.subject.encoder, part, cache_dir=self.cache_dir) for part in parts)
             yield title, train, test
 
     def held(self, images: Collection) -> TrainingSet:
@@ -358,11 +383,18 @@ def _pretrained_on(job: _Job) -> tuple[str, np.ndarray] | None:
 
 
 def _evaluation(
-    job: _Job, outcomes: dict[str, Outcome], controls: list[tuple[str, Result]], title: str, minutes: float
+    job: _Job, outcomes: dict[str, Outcome], controls: list[tuple[str, Result]], title: str, seen: bool, minutes: float
 ) -> Evaluation:
     encoder = job.subject.encoder
     count = len(job.test.labels)
-    results = [r.to_json(title, THIS_MODEL, count) for outcome in outcomes.values() for r in outcome.results]
+    results = [(THIS_MODEL, result) for outcome in outcomes.values() for result in outcome.results]
+    split = split_name(job.test.fingerprint)
+    if seen:
+        split += ", seen in pretraining without labels"
+    rows = [
+        result.to_json(title, of, count) | ({"split": split} if result.dataset is None else {})
+        for of, result in [*results, *controls]
+    ]
     metrics = {
         "model": {
             "name": job.subject.title,
@@ -377,10 +409,11 @@ def _evaluation(
             "class_titles": class_titles(job.train_images.classes, job.train_images.origin),
             "train": {**_source_of(job.train_images), **job.train.fingerprint},
             "test": {**_source_of(job.test_images), **job.test.fingerprint},
+            **({} if job.test_images.drawn is None else {"split": {**RECORD, "seen_in_pretraining": seen}}),
         },
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "seeds": list(job.seeds),
-        "results": [*results, *(result.to_json(title, of, count) for of, result in controls)],
+        "results": rows,
         "details": {name: outcome.details for name, outcome in outcomes.items()},
         "minutes": round(minutes, 2),
         "hardware": describe_hardware(str(encoder.device)),

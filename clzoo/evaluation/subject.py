@@ -33,6 +33,7 @@ class Subject:
         aside: what else a checkpoint held, by name: in it the gates of converted weights may lie.
         images: how many images it was pretrained on; None if not recorded.
         classes: names of the classes it was pretrained on, in the order of their gates; None if not recorded.
+        learned_labels: whether its method used them.
     """
 
     encoder: Encoder
@@ -43,6 +44,7 @@ class Subject:
     aside: dict[str, torch.Tensor] = field(default_factory=dict)
     images: int | None = None
     classes: tuple[str, ...] | None = None
+    learned_labels: bool = False
 
     def gates(self) -> FeatureFilter | None:
         """Hydra's gates, if it has any.
@@ -131,4 +133,5 @@ def with_heads(
         filter=None if pair_loss is None else pair_loss.filter,
         images=images,
         classes=classes,
+        learned_labels=method.needs.labels,
     )

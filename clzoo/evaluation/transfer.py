@@ -14,7 +14,7 @@ import torch
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.linear import evaluate_linear
-from clzoo.evaluation.results import Outcome, Result
+from clzoo.evaluation.results import Outcome, Result, split_name
 
 
 def evaluate_transfer(
@@ -44,7 +44,9 @@ def evaluate_transfer(
         above_chance.append(100 * (accuracy.value - chance) / (100 - chance))
         one = f"transfer:v1(linear:v1,{title})"
         results.append(
-            Result(one, "top-1", accuracy.value, accuracy.std, seeds, dataset=title, images=len(test.labels))
+            Result(
+                one, "top-1", accuracy.value, accuracy.std, seeds, split_name(test.fingerprint), title, len(test.labels)
+            )
         )
         fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
         details.append({"title": title, "classes": len(train.classes), **fingerprints, **outcome.details})

@@ -1,0 +1,60 @@
+"""Whether a model was pretrained on the very images that it is to be judged on."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from clzoo.data.classes import places_by_name
+from clzoo.data.collection import Collection
+from clzoo.data.imbalance import class_sizes
+from clzoo.errors import ClzooError
+from clzoo.evaluation.subject import Subject
+
+log = logging.getLogger("clzoo")
+
+
+def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) -> bool:
+    """Whether train and test, drawn from one source, are what a model was pretrained on, images without their labels.
+
+    They are if there are as many images in classes of the same names (a run keeps no more than that and a hash of its
+    pixels). A warning says so, and also where it cannot be told of a model that learned from labels.
+
+    Raises:
+        ClzooError: they are, and it learned from their labels: its accuracy on them would say nothing.
+    """
+    if subject.recipe is None or subject.classes is None:
+        return False
+    place = places_by_name(train.classes, subject.classes)
+    if place is None:
+        return False
+    named = "--data train=DIR,test=DIR"
+    if subject.images is None:
+        if subject.learned_labels:
+            log.warning(
+                "%s learned from labels of classes that are called like these; if it was from these images, the "
+                "accuracy says nothing. Name images that it has not seen: %s", subject.title, named,
+            )  # fmt: skip
+        return False
+    assert train.labels is not None
+    assert test.labels is not None
+    counts = np.zeros(len(place), np.int64)  # in the order of the classes that pretraining knew, as subsets count
+    counts[place] = np.bincount(np.concatenate([train.labels, test.labels]), minlength=len(place))
+    if _count(counts, subject.recipe.data.subset) != subject.images:
+        return False
+    if subject.learned_labels:
+        raise ClzooError(
+            f"{subject.title} was pretrained on the {subject.images:,} images of {test.origin} with their labels, so "
+            f"none of them can be drawn as a test split. Name images that it has not seen: {named}"
+        )
+    log.warning(
+        "%s was pretrained, without labels, on the images of %s: those that are drawn to be tested on are among them. "
+        "For others: %s", subject.title, test.origin, named,
+    )  # fmt: skip
+    return True
+
+
+def _count(counts: np.ndarray, subset: str | None) -> int:
+    """How many of so many images (C,) of each class a run takes."""
+    return int(counts.sum()) if subset is None else sum(class_sizes(counts.tolist(), subset))
