@@ -96,7 +96,9 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what `clzoo evaluate` and `clzoo compare` share."""
     options = (
-        click.option("--data", required=True, metavar="SRC", help="Of train and test, or classes; or train=SRC,test=SRC."),
+        click.option(
+            "--data", required=True, metavar="SRC", help="Of train and test, or classes; or train=SRC,test=SRC."
+        ),
         click.option("--protocol", "protocols", default="knn,linear", show_default=True, help="Separated by commas."),
         click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Mean over so many."),
         click.option("--title", help="What to call the data.  [default: the folder's name]"),
