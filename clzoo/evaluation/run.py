@@ -216,8 +216,11 @@ def splits_to_judge(data: DataSource, *, cache_dir: str | Path | None = None) ->
     if isinstance(data, Mapping) or not is_whole(data):
         return open_splits(data)
     whole = open_split(data, "train")
-    if any(name.lower() in KIND for name in whole.classes):  # a class called `test`, or a split with odd neighbours
-        return open_splits(data)
+    if odd := [name for name in whole.classes if name.lower() in KIND]:
+        raise ClzooError(
+            f"{whole.origin} has no splits, and its class {odd[0]} is called like one, so no test split is drawn from "
+            "it. Name both: --data train=DIR,test=DIR; or give that class another name."
+        )
     train, test = drawn_splits(whole, cache_dir=cache_dir)
     log.info(
         "%s has no test split: %d of its images are drawn to be tested on, %d are left (%s)",
