@@ -101,7 +101,7 @@ def step_shares(recipe: Recipe, device: torch.device, steps: int) -> None:
         t0 = now(device)
         batch = Batch(render_views(pixels, samples, recipe, epoch=step), samples % 10, step=step)
         t1 = now(device)
-        with autocast(device):
+        with autocast(device, recipe.precision):
             method(batch).backward()
         t2 = now(device)
         optimizer.step()

@@ -41,3 +41,22 @@ def test_odd_images_are_tried_one_by_one_and_by_the_command(tmp_path):
         assert "good.png: decoded" in result.stdout
         assert "odd.eps: not an image that Pillow can read" in result.stdout
         assert "3 files: 1 decoded, 2 refused with a reason" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_day_with_a_gpu_is_rehearsed_on_a_cpu(tmp_path):
+    """Every part that `benchmarks/gpu.sh` would run starts and ends well; again, nothing is left to do."""
+    command = ["bash", str(SCRIPTS[0].parent / "gpu.sh"), "--rehearse", "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    for _ in range(2):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("there already") == 7
+    refused = subprocess.run(
+        [sys.executable, str(SCRIPTS[0].parent / "gpu.py"), "--table", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "rehearsal, which measures nothing" in refused.stderr
