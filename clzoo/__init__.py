@@ -15,7 +15,7 @@ from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo import lite
-    from clzoo.curation import find_duplicates
+    from clzoo.curation import find_duplicates, find_leaks
     from clzoo.data.images import set_max_pixels
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
@@ -41,6 +41,7 @@ _HOME = {
     "compare": "clzoo.evaluation",
     "set_max_pixels": "clzoo.data.images",
     "find_duplicates": "clzoo.curation",
+    "find_leaks": "clzoo.curation",
 }
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "embed_folder",
     "evaluate",
     "find_duplicates",
+    "find_leaks",
     "list_models",
     "lite",
     "load",

@@ -13,13 +13,12 @@ from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 
 @click.group("curate")
 def command() -> None:
-    """Look through a collection: duplicates. Nothing is changed or deleted."""
+    """Look through a collection: duplicates, leaks. Nothing is changed or deleted."""
 
 
-def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what every job has."""
+def json_and_page(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add how a job is reported."""
     options = (
-        click.option("--images", metavar="PLACE", help="Where the images of the store lie now, if they have moved."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
         click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page."),
         max_pixels_option,
@@ -28,6 +27,12 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what every job on one store has."""
+    option = click.option("--images", metavar="PLACE", help="Where the images of the store lie now, if they moved.")
+    return option(json_and_page(function))
 
 
 def copies_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,4 +85,40 @@ def duplicates(
 
     opened = open_store(store, images=images)
     found = find_duplicates(opened, false_flags=false_flags, threshold=threshold, keep=keep, encoder=model)
+    report(found, as_json, page)
+
+
+@command.command("leaks")
+@click.argument("train", metavar="TRAIN", type=click.Path(path_type=Path))
+@click.argument("test", metavar="TEST", type=click.Path(path_type=Path))
+@copies_options
+@click.option("--out", metavar="CERT", type=click.Path(path_type=Path), help="Write the certificate, JSON.")
+@click.option("--train-images", metavar="PLACE", help="Where the images of TRAIN lie now, if they have moved.")
+@click.option("--test-images", metavar="PLACE", help="The same of TEST.")
+@json_and_page
+def leaks(
+    train: Path,
+    test: Path,
+    false_flags: float,
+    threshold: float | None,
+    model: str | None,
+    out: Path | None,
+    train_images: str | None,
+    test_images: str | None,
+    as_json: bool,
+    page: Path | None,
+    quiet: bool,
+) -> None:
+    """Find the images of the store TEST that are in the store TRAIN too.
+
+    The certificate names both stores, the weights, the threshold and every pair; clzoo evaluate --leaks CERT judges
+    with and without those images.
+    """
+    from clzoo.curation import find_leaks
+    from clzoo.embed import open_store
+
+    stores = open_store(train, images=train_images), open_store(test, images=test_images)
+    found = find_leaks(*stores, false_flags=false_flags, threshold=threshold, encoder=model)
+    if out is not None:
+        say(f"wrote {found.save(out)}", err=as_json)
     report(found, as_json, page)

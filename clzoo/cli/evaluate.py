@@ -17,6 +17,7 @@ from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, pri
     "--taxonomy", metavar="FILE", help="CSV class,parent for relations.  [default: one that fits the classes]"
 )
 @click.option("--controls", is_flag=True, help="Also measure the untrained network, and the raw pixels.")
+@click.option("--leaks", metavar="CERT", help="Of clzoo curate leaks: also measure without the leaked test images.")
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="The report.  [default: NAME-evaluation]")
 @click.option("--json", "json_out", metavar="FILE", help="Write metrics.json there too; - prints it.")
 @max_pixels_option
@@ -31,6 +32,7 @@ def command(
     settings: tuple[str, ...],
     taxonomy: str | None,
     controls: bool,
+    leaks: str | None,
     out: Path | None,
     json_out: str | None,
     quiet: bool,
@@ -54,6 +56,7 @@ def command(
         taxonomy=taxonomy,
         settings=settings,
         controls=controls,
+        leaks=leaks,
         device=device,
     )
     folder = evaluation.write(out or Path(f"{Path(model).name}-evaluation"))
@@ -63,8 +66,8 @@ def command(
     if json_out is not None:
         write_json(Path(json_out), evaluation.metrics)
     shown = headlines(evaluation.results)
-    rows = [[r["of"], r["protocol"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
-    print_table(("features of", "protocol", "metric", "value", ""), rows)
+    rows = [[r["of"], r["protocol"], r["split"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
+    print_table(("features of", "protocol", "split", "metric", "value", ""), rows)
     say(f"{folder / 'report.html'} shows everything.")
 
 

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clzoo.curation.duplicates import Duplicates, find_duplicates
+    from clzoo.curation.leaks import Leaks, find_leaks
 
 _HOME = {
     "Duplicates": "clzoo.curation.duplicates",
     "find_duplicates": "clzoo.curation.duplicates",
+    "Leaks": "clzoo.curation.leaks",
+    "find_leaks": "clzoo.curation.leaks",
 }
 
-__all__ = ["Duplicates", "find_duplicates"]
+__all__ = ["Duplicates", "Leaks", "find_duplicates", "find_leaks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image
 from clzoo.data.collection import Images
 from clzoo.errors import UnreadableImageError
 from clzoo.evaluation.controls import PIXELS, UNTRAINED
+from clzoo.evaluation.leaks import WITHOUT
 from clzoo.evaluation.mistakes import chance, confused_pairs, wilson_interval
 from clzoo.page import data_uri
 from clzoo.zoo.cards import THIS_MODEL
@@ -117,7 +118,7 @@ def headlines_of(metrics: dict[str, Any], labels: np.ndarray | None) -> list[Hea
     ]
     found = []
     for row in rows:
-        if row["of"] != THIS_MODEL or row["protocol"].startswith(("lowshot", "transfer")):
+        if row["of"] != THIS_MODEL or row["protocol"].startswith(("lowshot", "transfer")) or row["split"] == WITHOUT:
             continue
         controls = {r["of"]: r["value"] for r in rows if r["protocol"] == row["protocol"]}
         low, high = wilson_interval(row["value"], images)

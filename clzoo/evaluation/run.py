@@ -33,6 +33,7 @@ from clzoo.evaluation.controls import measure_controls
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
 from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn
+from clzoo.evaluation.leaks import WITHOUT, certificate_for, chosen_images, details_of, kept_rows
 from clzoo.evaluation.linear import evaluate_linear
 from clzoo.evaluation.lowshot import evaluate_lowshot
 from clzoo.evaluation.pairs import view_pairs
@@ -119,6 +120,7 @@ def evaluate(
     taxonomy: str | Path | None = None,
     settings: Sequence[str] = (),
     controls: bool = False,
+    leaks: str | Path | None = None,
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> Evaluation:
@@ -137,6 +139,8 @@ def evaluate(
         settings: overrides such as "linear_sgd.lr=10" or "finetune.epochs=5".
         controls: also judge the same network untrained (by each seed) and the raw pixels by k-NN, and the first by
             "linear", where these are asked for: results whose "of" is not the model.
+        leaks: certificate of `clzoo curate leaks` of both splits: everything is also measured without the leaked test
+            images, as results whose "split" says so.
         device: where to load a model that is given by name; probes run where the encoder is.
         cache_dir: of the features, instead of clzoo's cache.
 
@@ -167,15 +171,27 @@ def evaluate(
         [(called, data), *_further_sets(changes)],
         cache_dir,
     )
-    outcomes = {}
+    certificate = None if leaks is None else certificate_for(leaks, subject.encoder.weights_sha256)
+    fewer = None if certificate is None else job.without(certificate)
+    outcomes, without = {}, {}
     for name in dict.fromkeys(name.partition(":")[0] if name.startswith("knn") else name for name in names):
         log.info("%s on %s", name, job.train_images.origin)
         outcomes[name] = _measure(name, names, job)
+        if fewer is not None:
+            without[name] = _measure(name, names, fewer)
     found = []
     if controls:
         log.info("the untrained network and the raw pixels on %s", train.origin)
         found = measure_controls(subject.encoder, train, test, names, seeds=job.seeds, cache_dir=cache_dir)
-    return _evaluation(job, outcomes, found, called, seen, (time.monotonic() - started) / 60)
+    evaluation = _evaluation(job, outcomes, found, called, seen, (time.monotonic() - started) / 60)
+    if certificate is not None and fewer is not None:
+        images = len(fewer.test)
+        for result in (result for outcome in without.values() for result in outcome.results):
+            row = dataclasses.replace(result, split=WITHOUT).to_json(called, THIS_MODEL, images)
+            evaluation.metrics["results"].append(row)
+        removed = len(job.test) - images
+        evaluation.metrics["details"]["leaks"] = details_of(certificate, removed, without.items())
+    return evaluation
 
 
 def parse_protocols(protocols: str | Sequence[str]) -> list[str]:
@@ -282,6 +298,14 @@ class _Job:
             parts = splits_to_judge(data, cache_dir=self.cache_dir)
             train, test = (extract(self.subject.encoder, part, cache_dir=self.cache_dir) for part in parts)
             yield title, train, test
+
+    def without(self, certificate: dict[str, Any]) -> _Job:
+        """The same without the test images that a certificate calls leaked."""
+        kept = kept_rows(certificate, (self.train_images, self.train), (self.test_images, self.test), self.cache_dir)
+        images, features = chosen_images(self.test_images, self.test, kept)
+        fewer = dataclasses.replace(self, test_images=images)
+        fewer.__dict__.update(train=self.train, test=features)  # what the properties would extract again
+        return fewer
 
     def held(self, images: Collection) -> TrainingSet:
         """The images themselves, for what runs the network every epoch."""

@@ -131,6 +131,9 @@ def test_curate(place, store, output):
         (0, ["duplicates", store, "--json", "--html", place / "curated.html"]),
         (1, ["duplicates", place / "none"]),
         (1, ["duplicates", store, "--images", place / "none"]),
+        (0, ["leaks", store, store, "--threshold", "0.9999", "--json", "--out", place / "leaks.json"]),
+        (0, ["leaks", store, store, "--threshold", "0.9999", "--html", place / "curated.html"]),
+        (1, ["leaks", store, place / "none"]),
         (1, ["duplicates", store, "--model", place / "none"]),
     ):
         assert run("curate", *arguments) == code, arguments

@@ -1,0 +1,49 @@
+"""The certificate of leaks: written by `clzoo curate leaks`, read by `clzoo evaluate --leaks`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from clzoo.errors import ClzooError
+from clzoo.files import read_json
+
+FORMAT, VERSION = "clzoo-leaks", 1
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with what tells it from any other, and with its own hash."""
+    content = {"format": FORMAT, "version": VERSION, **content}
+    return {**content, "sha256": _sha256_of(content)}
+
+
+def read_certificate(path: str | Path) -> dict[str, Any]:
+    """The content of a certificate.
+
+    Raises:
+        ClzooError: no certificate, one of a newer clzoo, or one that was changed after it was written.
+    """
+    found = read_json(Path(path))
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ClzooError(f"{path} is no certificate of leaks. Make one: clzoo curate leaks TRAIN TEST --out {path}")
+    if found.get("version") != VERSION:
+        raise ClzooError(f"{path} is of version {found.get('version')!r}, this clzoo reads {VERSION}.")
+    content = {key: value for key, value in found.items() if key != "sha256"}
+    if found.get("sha256") != _sha256_of(content):
+        raise ClzooError(
+            f"{path} was changed after it was written: its content has another hash than it says. Make it again: "
+            f"clzoo curate leaks TRAIN TEST --out {path}"
+        )
+    return content
+
+
+def hash_of_set(sha256: Iterable[str]) -> str:
+    """One hash of the hashes of many files, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(sha256)).encode()).hexdigest()
+
+
+def _sha256_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
