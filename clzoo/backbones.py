@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -128,6 +128,21 @@ def _measured(built: _Built) -> tuple[nn.Module, int]:
     with torch.device("meta"):
         module = network_of(built.config)
     return module, feature_width(module, built.config.preprocessing.size)
+
+
+def with_fixed_size(config: ModelConfig) -> ModelConfig:
+    """The config with `fixed_input_size` as timm has it for the architecture.
+
+    timm makes such a network for the `input_size` of a config.json, where no `img_size` is given; of any other it takes
+    the size that the class has by default. A wrong value gives another network, or one that does not fit the weights.
+    """
+    if not config.timm_builds_it:
+        return config
+    settings = timm.models.get_pretrained_cfg(config.architecture)
+    args = config.model_args
+    any_size = args.get("dynamic_img_size") or args.get("strict_img_size") is False or args.get("use_naflex")
+    fixed = bool(settings is not None and settings.fixed_input_size) and not any_size
+    return replace(config, fixed_input_size=fixed)
 
 
 def made_for(model_args: dict[str, Any]) -> int | None:

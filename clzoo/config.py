@@ -1,7 +1,10 @@
 """ModelConfig: the one small object that says everything needed to use a model's weights.
 
-It is `config.json` of a hub entry: timm's own keys (architecture, model_args, num_features, global_pool,
-pretrained_cfg) and a `clzoo` block for the rest. Nothing here imports torch.
+It is `config.json` of a hub entry. Where timm builds the same network, that is timm's own keys (architecture,
+model_args, num_features, global_pool, pretrained_cfg) and a `clzoo` block for the rest. Where only clzoo builds it, all
+is in the `clzoo` block: timm, and transformers, which takes whatever has a `pretrained_cfg`, would build another
+network and load what fits. For them the file then names an architecture and a model type that they do not know.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
 from clzoo.wording import shown
 
-SCHEMA = 1
-"""Version of the `clzoo` block; a reader refuses a higher one."""
+SCHEMA = 2
+"""Version of config.json; a reader refuses a higher one. Version 1 had timm's keys for every network."""
 
 HUB_PREFIX = "hf-hub:"
 """Before ORG/NAME: a model or a data set of the Hugging Face Hub."""
@@ -89,43 +92,58 @@ class ModelConfig:
     parameters: int | None = None  # numbers that training moves, of the network without classifier
     published: dict[str, float] = field(default_factory=dict)  # e.g. {"linear": 74.7, "knn": 69.4}, top-1 in percent
     published_source: str = ""  # who published them, where it is not the source's repository
+    # Whether timm makes the network for one input size; see clzoo.backbones.with_fixed_size. None: not asked yet.
+    fixed_input_size: bool | None = field(default=None, compare=False)
 
     @property
     def timm_builds_it(self) -> bool:
-        """Whether timm alone can build this architecture (the small-image stem and the small AlexNet are ours)."""
+        """Whether timm alone builds this network (the small-image stem and the small AlexNet are ours)."""
         return self.stem_stride is None and self.architecture != SMALL_ALEXNET
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        p = self.preprocessing
-        # What timm's create_model needs to know of the classifier it is asked to leave out.
-        is_vit = self.architecture.startswith("vit") or self.global_pool == "token"  # "deit_...", "test_vit"
-        first_conv, classifier = ("patch_embed.proj", "head") if is_vit else ("conv1", "fc")
         ours = dataclasses.asdict(self)
-        for key in ("architecture", "num_features", "global_pool", "model_args", "preprocessing"):
+        del ours["fixed_input_size"]
+        if not self.timm_builds_it:
+            return {"model_type": "clzoo", "architecture": self._name_unknown_to_timm(), "clzoo": _block(ours)}
+        for key in (*_NETWORK, "preprocessing"):
             del ours[key]
         return {
             "architecture": self.architecture,
             "num_classes": 0,
             "num_features": self.num_features,
             "global_pool": self.global_pool,
-            "model_args": self.model_args,
-            "pretrained_cfg": {
-                "tag": f"{self.method}_{self.data}",
-                "custom_load": False,
-                "input_size": [3, p.size, p.size],
-                "fixed_input_size": is_vit,
-                "interpolation": p.interpolation,
-                "crop_pct": p.crop_pct,
-                "crop_mode": "center",
-                "mean": list(p.mean),
-                "std": list(p.std),
-                "num_classes": 0,
-                "first_conv": first_conv,
-                "classifier": classifier,
-                "license": self.license,
-            },
-            "clzoo": {"schema": SCHEMA, **ours},
+            # timm and transformers call create_model(architecture, **model_args), and look nowhere else for the pool.
+            "model_args": {**self.model_args, "global_pool": self.global_pool},
+            "dtype": "float32",  # of the arithmetic, for transformers: it would compute in the stored type
+            "pretrained_cfg": self._pretrained_cfg(),
+            "clzoo": _block(ours),
+        }
+
+    def _name_unknown_to_timm(self) -> str:
+        """What timm says that it does not know; without a slash or colon, which would be a place to it."""
+        stem = "" if self.stem_stride is None else " with a small-image stem"
+        return f"clzoo's {self.architecture}{stem}"
+
+    def _pretrained_cfg(self) -> dict[str, Any]:
+        p = self.preprocessing
+        # What timm's create_model needs to know of the classifier it is asked to leave out.
+        is_vit = self.architecture.startswith("vit") or self.global_pool == "token"  # "deit_...", "test_vit"
+        first_conv, classifier = ("patch_embed.proj", "head") if is_vit else ("conv1", "fc")
+        return {
+            "tag": f"{self.method}_{self.data}",
+            "custom_load": False,
+            "input_size": [3, p.size, p.size],
+            "fixed_input_size": is_vit if self.fixed_input_size is None else self.fixed_input_size,
+            "interpolation": p.interpolation,
+            "crop_pct": p.crop_pct,
+            "crop_mode": "center",
+            "mean": list(p.mean),
+            "std": list(p.std),
+            "num_classes": 0,
+            "first_conv": first_conv,
+            "classifier": classifier,
+            "license": self.license,
         }
 
     def save(self, folder: Path) -> None:
@@ -157,21 +175,11 @@ class ModelConfig:
                 "Type: pip install --upgrade clzoo"
             )
         try:
-            cfg = raw["pretrained_cfg"]
-            timm_keys = {key: raw[key] for key in ("architecture", "num_features")}
-            preprocessing = Preprocessing(
-                size=cfg["input_size"][-1],
-                crop_pct=cfg["crop_pct"],
-                interpolation=cfg["interpolation"],
-                mean=tuple(cfg["mean"]),
-                std=tuple(cfg["std"]),
-            )
+            network, preprocessing = _from_timm_keys(raw, where) if "pretrained_cfg" in raw else _from_block(ours)
             source = ours.pop("source", None)
             probe = ours.pop("probe", None)
             config = cls(
-                **timm_keys,
-                global_pool=raw.get("global_pool", "avg"),
-                model_args=raw.get("model_args") or {},
+                **network,
                 preprocessing=preprocessing,
                 source=None if source is None else Source(**{**source, "drop": tuple(source.get("drop", ()))}),
                 probe=None if probe is None else tuple(probe),
@@ -184,6 +192,43 @@ class ModelConfig:
         for problem in _problems(config):
             raise ClzooError(f"{where} is not a valid model config: {problem}.")
         return config
+
+
+_NETWORK = ("architecture", "num_features", "global_pool", "model_args")
+
+
+def _block(ours: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": SCHEMA, **ours}
+
+
+def _from_timm_keys(raw: dict[str, Any], where: str) -> tuple[dict[str, Any], Preprocessing]:
+    """The network and its preprocessing, of a config that timm reads too (and of every one of version 1)."""
+    cfg, model_args = raw["pretrained_cfg"], raw.get("model_args") or {}
+    pool = raw.get("global_pool", "avg")
+    if isinstance(model_args, dict) and "global_pool" in model_args:
+        if model_args["global_pool"] != pool:
+            raise ClzooError(
+                f"{where} is not a valid model config: global_pool is {shown(pool)}, and "
+                f"{shown(model_args['global_pool'])} in model_args, which is what timm and transformers read."
+            )
+        model_args = {key: value for key, value in model_args.items() if key != "global_pool"}
+    preprocessing = Preprocessing(
+        size=cfg["input_size"][-1],
+        crop_pct=cfg["crop_pct"],
+        interpolation=cfg["interpolation"],
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+    )
+    network = {key: raw[key] for key in ("architecture", "num_features")}
+    network |= {"global_pool": pool, "model_args": model_args, "fixed_input_size": cfg.get("fixed_input_size")}
+    return network, preprocessing
+
+
+def _from_block(ours: dict[str, Any]) -> tuple[dict[str, Any], Preprocessing]:
+    """The same of a config that only clzoo reads; takes them out of its `clzoo` block."""
+    network = {key: ours.pop(key) for key in _NETWORK}
+    p = ours.pop("preprocessing")
+    return network, Preprocessing(**{**p, "mean": tuple(p["mean"]), "std": tuple(p["std"])})
 
 
 def _problems(config: ModelConfig) -> Iterator[str]:
@@ -206,6 +251,8 @@ def _problems(config: ModelConfig) -> Iterator[str]:
             yield f"{key} is {shown(values)}, expected three numbers" + (" above 0" if key == "std" else "")
     if config.probe is not None and not (len(config.probe) <= 16 and all(map(_is_number, config.probe))):
         yield f"probe is {shown(config.probe)}, expected at most 16 numbers"
+    if config.fixed_input_size not in (None, True, False):
+        yield f"fixed_input_size is {shown(config.fixed_input_size)}, expected true or false"
     for key in ("model_args", "published"):
         if not isinstance(value := getattr(config, key), dict):
             yield f"{key} is {shown(value)}, expected a table"

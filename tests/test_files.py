@@ -11,6 +11,8 @@ from clzoo.evaluation.taxonomy import read_taxonomy
 from clzoo.files import parse_json, read_json
 from clzoo.zoo.entries import entry
 
+TIMMS, OURS = "mocov3-vit_small-in1k", "supcon-resnet10_w32-tiny"  # who builds the network: timm too, or clzoo alone
+
 DEEP = {kind: start * 5_000 + end * 5_000 for kind, start, end in (("lists", "[", "]"), ("tables", '{"a":', "}"))}
 
 
@@ -38,16 +40,33 @@ def test_a_file_that_is_too_long_is_not_read(tmp_path):
         ModelConfig.load(path)
 
 
-@pytest.mark.parametrize("place", [(), ("clzoo",), ("clzoo", "name"), ("model_args",), ("pretrained_cfg", "mean")])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        (TIMMS, ()),
+        (TIMMS, ("clzoo",)),
+        (TIMMS, ("clzoo", "name")),
+        (TIMMS, ("model_args",)),
+        (TIMMS, ("pretrained_cfg", "mean")),
+        (TIMMS, ("pretrained_cfg", "fixed_input_size")),
+        (OURS, ("clzoo",)),
+        (OURS, ("clzoo", "name")),
+        (OURS, ("clzoo", "model_args")),
+        (OURS, ("clzoo", "preprocessing")),
+        (OURS, ("clzoo", "preprocessing", "mean")),
+    ],
+)
 @pytest.mark.parametrize(
     "value",
     ["x" * 10**5, ["lol"] * 10**5, {"a": ["lol"] * 10**5}, 10**4000, None, True],
     ids=lambda v: type(v).__name__,
 )
-def test_a_wrong_value_anywhere_in_a_config_is_refused_shortly(place, value):
-    raw = entry("supcon-resnet10_w32-tiny").to_json()
-    if place == ("model_args",) and (value is None or isinstance(value, dict)):
-        return  # none, and a table, are what it may be
+def test_a_wrong_value_anywhere_in_a_config_is_refused_shortly(name, place, value):
+    raw = entry(name).to_json()
+    if place[-1:] == ("model_args",) and (isinstance(value, dict) or (value is None and name == TIMMS)):
+        return  # a table is what it may be; timm's file may also have none
+    if place[-1:] == ("fixed_input_size",) and (value is None or value is True):
+        return
     table = raw
     for key in place[:-1]:
         table = table[key]
@@ -72,10 +91,13 @@ def test_a_wrong_value_anywhere_in_a_config_is_refused_shortly(place, value):
     ],
 )
 def test_a_preprocessing_that_cannot_be_is_refused(key, value):
-    raw = entry("supcon-resnet10_w32-tiny").to_json()
+    raw = entry(TIMMS).to_json()
     raw["pretrained_cfg"][key] = value
-    with pytest.raises(ClzooError, match=f"{key} is"):
-        ModelConfig.from_json(raw, where="theirs")
+    ours = entry(OURS).to_json()
+    ours["clzoo"]["preprocessing"]["size" if key == "input_size" else key] = value[-1] if key == "input_size" else value
+    for config in (raw, ours):
+        with pytest.raises(ClzooError, match=f"{key} is"):
+            ModelConfig.from_json(config, where="theirs")
 
 
 def test_the_manifest_of_a_store_is_read_with_the_same_bounds(tmp_path):

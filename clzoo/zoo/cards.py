@@ -229,6 +229,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "training_command": training_command(config),
         "address": address,
         "timm_address": _timm_address(address) if _timm_loads_it(config) else "",
+        "folder": _timm_address(address).partition(":")[2],  # or repository, as transformers is given it
         "feature": "the second connected layer" if config.architecture == SMALL_ALEXNET else feature,
         "mean": _numbers(config.preprocessing.mean),
         "std": _numbers(config.preprocessing.std),

@@ -20,14 +20,16 @@ from huggingface_hub.errors import (
 )
 
 import clzoo
+from clzoo.backbones import with_fixed_size
 from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
-from clzoo.files import read_json
+from clzoo.files import as_json, read_json
 from clzoo.lite import load as load_lite
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, is_generated, render_card
 from clzoo.zoo.loading import locate, pretraining_state
 from clzoo.zoo.saving import EVAL_RESULTS, OUR_RESULTS, save_entry
+from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files
 from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import read_safetensors
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clzoo")
 
 _REQUIRED = ("config.json", "model.safetensors", "README.md", "metrics.json")
-_OPTIONAL = ("recipe.yaml", "pretrain.safetensors", "model.onnx")
+_OPTIONAL = ("recipe.yaml", "pretrain.safetensors", "model.onnx", *SENTENCE_FILES)
 
 _LOG_IN = "Type: hf auth login; or set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens)."
 
@@ -128,7 +130,7 @@ def _checked_entry(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
     missing = [name for name in _REQUIRED if not (folder / name).is_file()]
     if missing:
         raise ClzooError(f"{folder} is not a whole model folder: {', '.join(missing)} missing. {remake}")
-    config = ModelConfig.load(folder / "config.json")
+    config = with_fixed_size(ModelConfig.load(folder / "config.json"))
     metrics = read_json(folder / "metrics.json")
     check_metrics(metrics)
     found = weights_sha256(read_safetensors(folder / "model.safetensors", next_step=remake))
@@ -148,12 +150,15 @@ def _operations(
 ) -> list[CommitOperationAdd | CommitOperationDelete]:
     """The one commit: our files, and the removal of an optional one that belongs to what lay there before."""
     operations: list[CommitOperationAdd | CommitOperationDelete] = []
+    generated = {"config.json": config.to_json(), **sentence_files(config)}  # so that an entry of an older clzoo loads
     for name in (*_REQUIRED, *_OPTIONAL):
         path = folder / name
-        if name == "README.md" and is_generated(path.read_text(encoding="utf-8", errors="replace")):
+        if name in generated:
+            operations.append(CommitOperationAdd(name, as_json(generated[name]).encode()))
+        elif name == "README.md" and is_generated(path.read_text(encoding="utf-8", errors="replace")):
             card = render_card(config, metrics, address=f"{HUB_PREFIX}{repo_id}")
             operations.append(CommitOperationAdd(name, card.encode()))
-        elif path.is_file():
+        elif path.is_file() and name not in SENTENCE_FILES:
             operations.append(CommitOperationAdd(name, path))
         elif name in remote:
             operations.append(CommitOperationDelete(name))

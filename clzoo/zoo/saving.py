@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from clzoo import assets
+from clzoo.backbones import with_fixed_size
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import KNOWN
 from clzoo.errors import ClzooError
@@ -20,6 +21,7 @@ from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_tex
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, write_card
 from clzoo.zoo.entries import PRETRAINING_STATE
+from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files
 from clzoo.zoo.swapping import settle, swapped_folder
 from clzoo.zoo.weights import build_encoder
 
@@ -33,7 +35,7 @@ OUR_RESULTS = {f"{known.hub_id.replace('/', '--')}.yaml" for known in KNOWN.valu
 
 PARTS = (
     *("config.json", "model.safetensors", "README.md", "metrics.json", "recipe.yaml", "pretrain.safetensors"),
-    *("model.onnx", EVAL_RESULTS),
+    *("model.onnx", EVAL_RESULTS, *SENTENCE_FILES),
 )
 """What an entry consists of; anything else in its folder is the user's."""
 
@@ -49,7 +51,8 @@ def save_entry(
     dtype: str = "fp32",
     add: Callable[[Path], object] | None = None,
 ) -> Path:
-    """Write `folder` as a hub entry: model.safetensors, metrics.json, recipe.yaml, card, config.json.
+    """Write `folder` as a hub entry: model.safetensors, metrics.json, recipe.yaml, card, config.json, and what
+    sentence-transformers needs (clzoo.zoo.sentence_files).
 
     config.json is the encoder's config with the hash and the probe of the weights as stored, and the hash of the
     pretrain.safetensors that belongs to them. The entry is made beside
@@ -89,6 +92,8 @@ def save_entry(
             with atomic_path(new / "model.safetensors") as temporary:  # which gives it the usual permissions
                 save_file(tensors, temporary, metadata={"format": "pt"})
             write_json(new / "metrics.json", metrics)
+            for name, value in sentence_files(config).items():
+                write_json(new / name, value)
             if recipe is not None:
                 write_text(new / "recipe.yaml", recipe)
             write_card(new, config, metrics, address=address)
@@ -153,9 +158,10 @@ def _with_proof(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelC
         next_step="Give it the config of the network that it holds.",
     )
     parameters = sum(parameter.numel() for parameter in rebuilt.module.parameters())
-    return dataclasses.replace(
+    proven = dataclasses.replace(
         config, weights_sha256=weights_sha256(tensors), probe=tuple(rebuilt.probe()), parameters=parameters
     )
+    return with_fixed_size(proven)
 
 
 def _recorded_weights(folder: Path) -> str | None:

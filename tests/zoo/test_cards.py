@@ -93,7 +93,9 @@ def test_timm_is_named_only_where_timm_can_load_the_weights():
     ):
         config = small_config(**changes)
         assert ("timm" in front_matter(config)["tags"]) == named, changes
-        assert ("timm.create_model" in render_card(config, EMPTY)) == named, changes
+        card = render_card(config, EMPTY)
+        for call in ("timm.create_model(", "AutoModel.from_pretrained(", "SentenceTransformer("):
+            assert (call in card) == named, changes
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,9 @@ def test_the_example_can_be_typed_as_it_stands(address, clzoo_says, timm_says):
     card = render_card(small_config(**PROVEN), EMPTY, address=address)
     assert f'clzoo.load("{clzoo_says}")' in card
     assert f'timm.create_model("{timm_says}", pretrained=True)' in card
+    folder = timm_says.partition(":")[2]
+    for call in ("AutoModel.from_pretrained", "AutoImageProcessor.from_pretrained", "SentenceTransformer"):
+        assert f'{call}("{folder}")' in card
 
 
 def test_a_method_that_trains_with_labels_is_not_called_self_supervised():

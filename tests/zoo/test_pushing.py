@@ -12,12 +12,14 @@ from huggingface_hub import ModelCard
 from small_models import METRICS, result, small_encoder
 
 import clzoo
+from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.zoo.saving import save_entry
 
 REPO = "tester/small"
-UPLOADED = {"config.json", "model.safetensors", "README.md", "metrics.json"}
+REQUIRED = {"config.json", "model.safetensors", "README.md", "metrics.json"}
+UPLOADED = REQUIRED | {"modules.json", "sentence_bert_config.json"}
 
 PUSH_ALL = """
 import json, sys
@@ -48,7 +50,7 @@ def entry(tmp_path: Path) -> Path:
 # -- before the network ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(UPLOADED))
+@pytest.mark.parametrize("name", sorted(REQUIRED))
 def test_a_folder_without_one_of_its_files_is_refused_and_the_file_named(entry, name):
     (entry / name).unlink()
     with pytest.raises(ClzooError, match=rf"{name} missing.*save_pretrained"):
@@ -98,6 +100,20 @@ def test_a_push_is_one_commit_of_exactly_the_entrys_files(hub, entry):
     agents = [headers["user-agent"] for method, path, headers in hub.requests if "/commit/" in path]
     assert all(f"clzoo/{clzoo.__version__}" in agent for agent in agents)
     assert any(method == "PUT" for method, *_ in hub.requests)  # the weights took the LFS path
+
+
+def test_an_entry_in_the_first_format_is_pushed_in_the_present_one(hub, entry):
+    """What it says stays; transformers would have built another network from it, or sentence-transformers pooled it."""
+    config = ModelConfig.load(entry / "config.json")
+    raw = read_json(entry / "config.json")
+    raw["clzoo"]["schema"] = 1
+    del raw["model_args"]["global_pool"], raw["dtype"]
+    (entry / "config.json").write_text(json.dumps(raw))
+    (entry / "modules.json").unlink()
+    push_all(hub, {"path": entry, "repo_id": REPO})
+    files = hub.files(REPO)
+    assert set(files) == UPLOADED
+    assert json.loads(files["config.json"]) == json.loads(json.dumps(config.to_json()))
 
 
 def test_without_lfs_the_same_files_arrive_in_the_commit_itself(hub, entry):

@@ -33,7 +33,8 @@ def recorded(folder: Path) -> ModelConfig:
 def test_a_saved_folder_holds_exactly_what_a_push_uploads(tmp_path):
     save_entry(small_encoder(), tmp_path / "m", metrics=METRICS, recipe="method: cacr\n")
     names = {path.name for path in (tmp_path / "m").iterdir()}
-    assert names == {"config.json", "model.safetensors", "metrics.json", "recipe.yaml", "README.md"}
+    through_timm = {"modules.json", "sentence_bert_config.json"}
+    assert names == {"config.json", "model.safetensors", "metrics.json", "recipe.yaml", "README.md", *through_timm}
     assert read_json(tmp_path / "m" / "metrics.json") == METRICS
     assert (tmp_path / "m" / "recipe.yaml").read_text() == "method: cacr\n"
 
