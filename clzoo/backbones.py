@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from clzoo.config import SMALL_ALEXNET, ModelConfig
 from clzoo.errors import ClzooError
+from clzoo.timm_import import timm
 
 _NOT_ARCHITECTURE = (
     "checkpoint_path",
@@ -102,12 +103,55 @@ def skeleton_of(config: ModelConfig) -> nn.Module:
         ClzooError: as `create_backbone` and `feature_width`; or the feature is not `num_features` long.
     """
     module, found = _measured(_Built.of(config))
+    _require_width(found, config)
+    return copy.deepcopy(module)
+
+
+def unfilled_network_of(config: ModelConfig) -> nn.Module:
+    """The config's network on the CPU, for weights that take the place of all parameters: those are not drawn.
+
+    What the network computes beside them is there, and torch's random state stays. Not on the meta device, whose
+    arithmetic imports torch's compiler: that takes longer than to load most models. Errors as in `create_backbone`.
+    """
+    with torch.random.fork_rng(devices=[]), _Undrawn():
+        return network_of(config)
+
+
+def require_feature(network: nn.Module, config: ModelConfig) -> None:
+    """Run a network on one image, on its device, and compare its feature with the config.
+
+    Raises:
+        ClzooError: it does not take images of the config's size, or the feature is not `num_features` long.
+    """
+    device = next(network.parameters()).device
+    size = config.preprocessing.size
+    with torch.no_grad():  # what a network keeps of a forward pass may be needed in training, unlike inference tensors
+        _require_width(_width(network.eval(), torch.zeros(1, 3, size, size, device=device)), config)
+
+
+def _require_width(found: int, config: ModelConfig) -> None:
     if found != config.num_features:
         raise ClzooError(
             f"num_features is {config.num_features}, but {config.architecture} gives {found} values for an image. "
             "Correct config.json."
         )
-    return copy.deepcopy(module)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Parameters are not filled with random values."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _DRAWING and args and isinstance(args[0], nn.Parameter):
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+_DRAWING = {
+    *(getattr(torch.Tensor, name) for name in ("normal_", "uniform_", "erfinv_")),
+    *(getattr(nn.init, name) for name in ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_")),
+    *(getattr(nn.init, name) for name in ("kaiming_uniform_", "xavier_normal_", "xavier_uniform_", "orthogonal_")),
+}
+"""What draws into its first argument. (Those of `nn.init` are seen from outside only, not what they call.)"""
 
 
 @dataclass(frozen=True)
@@ -173,9 +217,14 @@ def feature_width(network: nn.Module, size: int) -> int:
         ClzooError: the network does not take such images, or does not give one vector for each.
     """
     twin = copy.deepcopy(network).eval()  # some networks keep what a forward pass computed, such as position grids
+    with torch.inference_mode():
+        return _width(twin, torch.empty(1, 3, size, size, device="meta"))
+
+
+def _width(network: nn.Module, image: torch.Tensor) -> int:
+    size = image.shape[-1]
     try:
-        with torch.inference_mode():
-            features = twin(torch.empty(1, 3, size, size, device="meta"))
+        features = network(image)
     except Exception as error:  # of whatever kind the network's own code raises
         raise ClzooError(
             f"{type(network).__name__} does not take images of 3 x {size} x {size}: {_first_line(error)}. Say for "

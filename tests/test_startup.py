@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from picture_folders import make_folder
+from PIL import Image
 from small_models import small_encoder
 
 import clzoo
@@ -14,6 +15,10 @@ import clzoo
 TORCH = {"torch", "timm", "torchvision", "transformers", "onnx", "onnxruntime"}
 HEAVY = TORCH | {"faiss", "pyarrow", "pandas", "matplotlib", "scipy", "sklearn", "datasets", "numpy", "PIL", "pydantic"}
 HEAVY |= {"huggingface_hub", "requests", "httpx", "aiohttp", "fsspec", "jinja2"}
+
+
+COMPILER = {"torch._dynamo", "torch._inductor", "sympy", "triton"}
+"""What torch.compile needs and nothing else; as much time as torch itself."""
 
 
 def modules_after(code: str) -> set[str]:
@@ -26,7 +31,7 @@ def modules_of(*arguments: object) -> set[str]:
     program = (
         "import json, sys\nfrom clzoo.cli import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)\n"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)\n"
     )
     command = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -85,6 +90,17 @@ def test_searching_for_an_image_that_the_store_holds_imports_no_torch(store):
     held = clzoo.open_store(store)
     for query in (held.root / held.paths[0], held.paths[0], held.ids[0]):
         assert not modules_of("search", store, query) & TORCH
+
+
+def test_loading_a_model_and_embedding_import_no_compiler(store, tmp_path):
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "new.png")
+    for arguments in (
+        ["search", store, tmp_path / "new.png", "--model", store.parent / "model"],
+        ["embed", clzoo.open_store(store).root, "--out", store, "--model", store.parent / "model"],
+        ["embed", tmp_path, "--out", tmp_path / "other", "--model", store.parent / "model"],
+    ):
+        assert "torch" in (found := modules_of(*arguments))
+        assert not found & COMPILER, arguments
 
 
 def test_faiss_is_not_imported_by_anything_but_the_index(store, tmp_path):

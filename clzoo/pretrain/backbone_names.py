@@ -7,9 +7,8 @@ import hashlib
 import json
 from typing import Any
 
-import timm
-
 from clzoo.config import SMALL_ALEXNET
+from clzoo.timm_import import timm
 
 _NARROW = {"stem_type": "deep", "stem_width": 8}
 

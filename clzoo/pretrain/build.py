@@ -6,9 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import timm
 import torch
-from timm.layers import build_sincos2d_pos_embed
 from torch import nn
 
 from clzoo.backbones import create_backbone, feature_width, network_of
@@ -18,6 +16,7 @@ from clzoo.errors import ClzooError
 from clzoo.methods import create_method
 from clzoo.methods.batchnorm import split_batchnorm
 from clzoo.pretrain.recipe import Backbone, Recipe
+from clzoo.timm_import import timm
 
 
 def build_method(recipe: Recipe, classes: int | None) -> Any:
@@ -111,7 +110,7 @@ def _fix_positions(vit: Any, architecture: str) -> None:
     """MoCo v3's fixed two-dimensional sine-cosine positions; zero for the class token."""
     if getattr(vit, "pos_embed", None) is None:
         raise ClzooError(f"backbone.sincos_positions is for ViTs; {architecture} has no position embedding.")
-    table = build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
+    table = timm.layers.build_sincos2d_pos_embed(list(vit.patch_embed.grid_size), dim=vit.embed_dim)
     prefix = torch.zeros(vit.num_prefix_tokens, vit.embed_dim)
     with torch.no_grad():
         vit.pos_embed.copy_(torch.cat([prefix, table])[None])

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from huggingface_hub.errors import EntryNotFoundError
 
@@ -22,6 +21,7 @@ from clzoo.config import LONGEST_CONFIG, ModelConfig, Preprocessing, Source
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.proof import weights_sha256
+from clzoo.timm_import import timm
 from clzoo.transform import FILTERS
 from clzoo.zoo import cache
 from clzoo.zoo.convert import convert

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from clzoo.backbones import network_of, skeleton_of
+from clzoo.backbones import network_of, require_feature, skeleton_of, unfilled_network_of
 from clzoo.config import ModelConfig
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -87,9 +87,10 @@ def build_encoder(
     """An Encoder that holds copies of `tensors`, as float32 parameters.
 
     Raises:
-        ClzooError: names or shapes differ from the architecture's.
+        ClzooError: names or shapes differ from the architecture's, or the network's feature from the config's.
     """
-    module = skeleton(config, where)
+    with _named(where):
+        module = unfilled_network_of(config)
     require_equal(
         shapes_of(tensors),
         shapes_of(module.state_dict()),
@@ -97,10 +98,11 @@ def build_encoder(
         architecture=config.architecture,
         next_step=next_step,
     )
-    # Hidden buffers are computed at construction; without any, a random initialisation of seconds can be skipped.
-    module = network(config, where) if _has_hidden_buffers(module) else module.to_empty(device="cpu")
     module.load_state_dict(dict(tensors))  # strict; copies, so that the file may change afterwards
-    return Encoder(module, config, device)
+    encoder = Encoder(module, config, device)
+    with _named(where):
+        require_feature(encoder.module, config)
+    return encoder
 
 
 def network(config: ModelConfig, where: str) -> nn.Module:
@@ -115,9 +117,3 @@ def _named(where: str) -> Iterator[None]:
         yield
     except ClzooError as error:
         raise ClzooError(f"{where}: {error}") from error
-
-
-def _has_hidden_buffers(module: nn.Module) -> bool:
-    """Whether the network has buffers that its state dict leaves out."""
-    stored = module.state_dict().keys()
-    return any(name not in stored for name, _ in module.named_buffers())
