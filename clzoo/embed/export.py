@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import clzoo
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
@@ -26,8 +28,9 @@ def export_store(store: Store, path: str | Path, format: str | None = None) -> P
         store: an open store.
         path: the file to write; it appears whole or not at all.
         format: "csv" (columns path, label, embedding_0 ... embedding_<dim-1>), "parquet" (id, path, size, mtime_ns,
-            label, embedding as FixedSizeList<float>), or "npz" (arrays id, path, label, embedding; needs the memory
-            for all vectors); None: by the file's suffix.
+            label, embedding as FixedSizeList<float>; where it comes from in the schema's metadata, see
+            `parquet_metadata`), or "npz" (arrays id, path, label, embedding; needs the memory for all vectors); None:
+            by the file's suffix.
 
     Returns:
         The file written.
@@ -60,12 +63,37 @@ def _write_csv(store: Store, path: Path) -> None:
 def _write_parquet(store: Store, path: Path) -> None:
     kind = pa.list_(pa.float32(), store.dim)
     items = store.items.drop_columns(["row"])
-    with pq.ParquetWriter(path, items.schema.append(pa.field("embedding", kind))) as writer:
+    schema = items.schema.append(pa.field("embedding", kind)).with_metadata(parquet_metadata(store))
+    with pq.ParquetWriter(path, schema) as writer:
         row = 0
         for ids, vectors in store.batches(_ROWS):
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=kind)
             writer.write_table(items.slice(row, len(ids)).append_column("embedding", column))
             row += len(ids)
+
+
+def parquet_metadata(store: Store) -> dict[str, bytes]:
+    """Where the vectors come from, for the schema of a Parquet file: the keys that an exported graph has, and the root.
+
+    `clzoo.model` (its name), `clzoo.load` (what `clzoo.load` takes), `clzoo.weights_sha256`, `clzoo.preprocessing`
+    (JSON), `clzoo.normalization` ("L2" or "none"), `clzoo.root` (absolute; the paths start from it), `clzoo.source`,
+    `clzoo.compute` (compute types), `clzoo.complete` ("true", or "false" after a run that was cut off),
+    `clzoo.version`.
+    """
+    m = store.manifest
+    values = {
+        "model": m.model,
+        "load": m.load,
+        "weights_sha256": m.weights_sha256,
+        "preprocessing": json.dumps(m.preprocessing),
+        "normalization": "L2" if m.normalized else "none",
+        "root": m.root,
+        "source": m.source,
+        "compute": ",".join(m.compute),
+        "complete": json.dumps(m.complete),
+        "version": clzoo.__version__,
+    }
+    return {f"clzoo.{key}": value.encode("utf-8", "surrogateescape") for key, value in values.items()}
 
 
 def _write_npz(store: Store, path: Path) -> None:

@@ -204,6 +204,21 @@ def test_every_export_holds_every_row(store: Store, tmp_path: Path) -> None:
     assert len(rows) == 24
 
 
+def test_a_parquet_file_says_where_its_vectors_come_from(store: Store, tmp_path: Path) -> None:
+    told = pq.read_schema(export_store(store, tmp_path / "a.parquet")).metadata
+    manifest = store.manifest
+    assert told[b"clzoo.model"].decode() == manifest.model
+    assert told[b"clzoo.weights_sha256"].decode() == manifest.weights_sha256
+    assert json.loads(told[b"clzoo.preprocessing"]) == manifest.preprocessing
+    assert told[b"clzoo.root"].decode() == manifest.root
+    assert told[b"clzoo.load"].decode() == manifest.load
+    assert told[b"clzoo.normalization"] == b"L2"
+    assert told[b"clzoo.complete"] == b"true"
+    table = pq.read_table(tmp_path / "a.parquet")  # with what a reader of tables sees
+    assert table.schema.metadata == told
+    assert (Path(told[b"clzoo.root"].decode()) / table["path"][0].as_py()).is_file()
+
+
 def test_an_export_of_an_unknown_format_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ClzooError, match="expected one of csv, parquet, npz"):
         export_store(store, tmp_path / "a.xlsx")
