@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.data.collection import EXPECTED_LABELS, Collection, FileImages
-from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of
+from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of_item
 from clzoo.data.samples import numbered_labels, one_image_each
 from clzoo.data.sources import list_images
 from clzoo.data.splits import KIND, SPLITS, first_labelled, listed_splits, shard_word, split_folders, words_of_split
@@ -157,8 +157,8 @@ def _collection(listing: Listing, origin: str) -> Collection:
 
 
 def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], str]:
-    """Labels by the first sub-folder, classes sorted by name; an empty class folder keeps its number."""
-    names = [label_of(item.path) for item in listing.items]
+    """Labels by a table or the first sub-folder, classes sorted by name; an empty class folder keeps its number."""
+    names = [label_of_item(item) for item in listing.items]
     if all(name is None for name in names):
         return None, (), ""
     if None in names:
@@ -168,8 +168,14 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
         outside = f"{count} of {len(names)} images lie outside of class folders, the first is {place}."
         return None, (), outside
     used = {name for name in names if name is not None}
-    is_shards = listing.is_remote or any(item.offset is not None for item in listing.items)
+    is_table = all(item.label is not None for item in listing.items)
+    is_shards = is_table or listing.is_remote or any(item.offset is not None for item in listing.items)
     classes = sorted(used if is_shards else used | _sub_folders(listing.root))
+    if is_table:
+        numbers = all(name.isdecimal() for name in used)
+        classes = (
+            list(listing.classes) if used <= set(listing.classes) else sorted(used, key=int) if numbers else classes
+        )
     if len(classes) == 1 and classes[0].lower() in _NO_CLASSES and not is_shards:
         return None, (), _of_one_folder(listing, classes[0])
     if empty := [name for name in classes if name not in used]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import re
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ from clzoo.config import HUB_PREFIX
 from clzoo.data.collection import Collection
 from clzoo.data.content import Stamp, stamp_of
 from clzoo.data.images import decode_image
+from clzoo.data.listing import CONTAINERS, Listing
+from clzoo.data.parquet import ALSO_LABELS, LABELS
+from clzoo.data.remote import list_remote
+from clzoo.data.sources import list_images
 from clzoo.data.splits import SPLITS, first_labelled
 from clzoo.errors import ClzooError, UnreadableImageError
 
@@ -26,8 +31,7 @@ log = logging.getLogger("clzoo")
 
 """How a Hub data set is named: hf-hub:ORG/NAME."""
 
-_LABELS = ("label", "fine_label")  # columns that are taken first where several hold classes
-_ALSO_LABELS = ("labels", "class", "category", "target")  # and last, where none is declared to
+_CONVERTED = "refs%2Fconvert%2Fparquet"  # the branch in which the Hub keeps Parquet files that it makes of a data set
 _PLAIN = re.compile(r"u?int\d+|bool|(large_)?string")  # types of values that are classes as they are
 
 
@@ -98,29 +102,85 @@ def hub_splits(name: str) -> list[str]:
     return [split for split, names in SPLITS.items() if set(names) & set(present)]
 
 
-def open_hub_set(name: str, split: str) -> Collection:
+def list_hub(name: str, split: str | None = None, column: str | None = None) -> tuple[Listing, str]:
+    """Every image of a data set, streamed from its files on the Hub, and the URL (or folder) that they lie in.
+
+    The files are the Parquet files of images in the repository; without any its images, shards and archives; without
+    these the Parquet files that the Hub makes of it. The package `datasets` is not needed.
+
+    Args:
+        name: "hf-hub:ORG/NAME", or a local folder in place of ORG/NAME.
+        split: only files with this word in their names or folders.
+        column: of the images, where there are several.
+
+    Raises:
+        ClzooError: nothing there, no images, or none of this split.
+    """
+    where = name.removeprefix(HUB_PREFIX)
+    if Path(where).is_dir():
+        listing = list_images(where, column=column)
+        return _of_split(listing, name, split), str(listing.root)
+    if not re.fullmatch(r"[^/@#]+/[^/@#]+", where):
+        raise ClzooError(f"{name} does not exist; expected {HUB_PREFIX}ORG/NAME, or a folder in place of ORG/NAME.")
+    url = f"hf://datasets/{where}"
+    attempts = [(url, ".parquet"), (url, ""), (f"{url}@{_CONVERTED}", ".parquet")]
+    problem: ClzooError | None = None
+    for place, suffix in attempts:
+        try:
+            listing = list_remote(place, column=column, only=lambda path, suffix=suffix: path.lower().endswith(suffix))  # type: ignore[misc]
+            return _of_split(listing, name, split), place
+        except ClzooError as error:
+            if "holds no images" not in str(error) and problem is None:
+                raise
+            problem = problem or error
+    assert problem is not None
+    raise ClzooError(
+        f"{name} has no Parquet files of images, no images and no shards. To see what it has: https://huggingface.co/"
+        f"datasets/{where}/tree/main. With the package datasets: save_to_disk its images as files, and embed those."
+    ) from problem
+
+
+def _of_split(listing: Listing, name: str, split: str | None) -> Listing:
+    if split is None:
+        return listing
+    mine = [split.lower() in re.split(r"[^a-z0-9]+", _file_of(item.path).lower()) for item in listing.items]
+    if not any(mine):
+        files = sorted({_file_of(item.path) for item in listing.items})
+        raise ClzooError(f"{name}: no file is of the split {split}; found {', '.join(files[:5])}.")
+    items = [item for item, is_mine in zip(listing.items, mine, strict=True) if is_mine]
+    return dataclasses.replace(listing, items=items, ids=listing.ids[np.array(mine)])
+
+
+def _file_of(path: str) -> str:
+    return next((str(p) for p in PurePosixPath(path).parents if p.suffix.lower() in CONTAINERS), path)
+
+
+def open_hub_set(name: str, split: str, part: str | None = None, column: str | None = None) -> Collection:
     """One split of a data set.
 
     Args:
         name: "hf-hub:ORG/NAME"; a local folder with Parquet files in place of ORG/NAME works too.
         split: "train", or "test", for which "validation" is taken where there is no test split with labels.
+        part: the published split to take instead.
+        column: of the images, where there are several.
 
     Raises:
         ClzooError: `datasets` is not installed, the set cannot be had, or it has no such split or no image column.
     """
     present = _published_splits(name)
-    chosen = [part for part in SPLITS[split] if part in present]
+    wanted = SPLITS[split] if part is None else (part,)
+    chosen = [published for published in wanted if published in present]
     if not chosen:
-        raise ClzooError(f"{name} has the splits {', '.join(present)}; expected {' or '.join(SPLITS[split])}.")
-    return first_labelled([partial(_open_part, name, part) for part in chosen])
+        raise ClzooError(f"{name} has the splits {', '.join(present)}; expected {' or '.join(wanted)}.")
+    return first_labelled([partial(_open_part, name, published, column) for published in chosen])
 
 
-def _open_part(name: str, part: str) -> Collection:
+def _open_part(name: str, part: str, wanted: str | None = None) -> Collection:
     import datasets
 
     with _errors_of(name):
         dataset = datasets.load_dataset(name.removeprefix(HUB_PREFIX), split=part)
-    images, column = _image_column(dataset, name)
+    images, column = _image_column(dataset, name, wanted)
     labels, classes, found = _class_column(dataset, name)
     if labels is None:
         log.warning("%s, split %s: no labels. %s", name, part, found)
@@ -148,13 +208,16 @@ def _errors_of(name: str) -> Iterator[None]:
         raise ClzooError(f"{name} cannot be loaded: {error}") from error
 
 
-def _image_column(dataset: Any, name: str) -> tuple[Any, str]:
+def _image_column(dataset: Any, name: str, wanted: str | None) -> tuple[Any, str]:
     """The data set with its image column alone, encoded; and that column's name."""
     from datasets import Image as Encoded
 
     columns = [column for column, feature in dataset.features.items() if isinstance(feature, Encoded)]
+    if wanted is not None:
+        columns = [column for column in columns if column == wanted]
     if len(columns) != 1:
-        raise ClzooError(f"{name} has the columns {', '.join(dataset.features)}; expected exactly one of images.")
+        which = "expected exactly one of images" if wanted is None else f"expected images in {wanted}"
+        raise ClzooError(f"{name} has the columns {', '.join(dataset.features)}; {which}. Type: {name}#column=NAME")
     return dataset.select_columns(columns).cast_column(columns[0], Encoded(decode=False)), columns[0]
 
 
@@ -168,7 +231,7 @@ def _class_column(dataset: Any, name: str) -> tuple[np.ndarray | None, tuple[str
 
     features = dataset.features
     declared = [column for column, feature in features.items() if isinstance(feature, ClassLabel)]
-    wanted = [*_LABELS, *declared[:1], *_ALSO_LABELS]
+    wanted = [*LABELS, *declared[:1], *ALSO_LABELS]
     column = next((column for column in wanted if column in features), None)
     if column is None:
         return None, (), f"Expected a column label that holds classes; found {', '.join(features)}."

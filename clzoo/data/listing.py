@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from clzoo.data.archives import unpacking
 from clzoo.data.images import SUFFIXES
 from clzoo.data.storage import is_remote
 from clzoo.errors import ClzooError, UnreadableImageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("clzoo")
 
@@ -40,7 +43,7 @@ REPLACED = "replaced members"
 """Key of `Listing.ignored` for members of a shard that a later one of the same name replaces."""
 
 
-CONTAINERS = (".tar", ".zip")
+CONTAINERS = (".tar", ".zip", ".parquet")
 """Files that hold images: their names are a part of the images' paths, `shard.tar/member`."""
 
 
@@ -93,6 +96,9 @@ class Listing:
 
     `class_files` are the members of shards that hold an image's class number (webdataset's `key.cls`); they count as
     ignored too, since nothing but pretraining reads them. So do the archives that are `compressed`.
+
+    `classes` are the labels of items as a table declares them, in its order; `metadata` has a row for each item, of the
+    other columns of a list.
     """
 
     root: Path
@@ -103,6 +109,8 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
     compressed: list[str] = field(default_factory=list)
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    classes: dict[str, None] = field(default_factory=dict)
+    metadata: pa.Table | None = None
 
     @property
     def is_remote(self) -> bool:
@@ -205,7 +213,18 @@ def label_of(path: str) -> str | None:
         if part.lower().endswith(CONTAINERS):
             parts = parts[position + 1 :]
             break
-    return parts[0] if len(parts) > 1 and not path.startswith("/") else None
+    is_elsewhere = path.startswith("/") or is_remote(path)
+    return parts[0] if len(parts) > 1 and not is_elsewhere else None
+
+
+def has_container_suffix(name: str) -> bool:
+    """Whether a file of this name holds images."""
+    return name.lower().endswith(CONTAINERS)
+
+
+def label_of_item(item: Item) -> str | None:
+    """The label that a table states for the image, else that of its path."""
+    return label_of(item.path) if item.label is None else item.label
 
 
 def _item_id(path: str) -> int:

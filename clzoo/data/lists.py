@@ -1,49 +1,147 @@
-"""Lists of paths: a text file with one a line."""
+"""Lists of paths: a text file with one a line, or a table (CSV, TSV, Parquet) with a column of paths.
+
+The other columns of a table are kept beside the images, as `Listing.metadata`; a column `label` states their labels.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from pathlib import Path
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clzoo.data.listing import REPEATED, Failure, Listing
+from clzoo.data.listing import Listing
 from clzoo.errors import ClzooError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-def add_lines(listing: Listing, source: Path, add_file: Callable[..., None]) -> None:
-    """List the files that a text file names, one a line, relative to its own folder.
+TABLES = (".csv", ".tsv", ".parquet")
+"""Suffixes of lists with columns; every other list is text."""
+
+PATHS = ("path", "file_path", "filepath", "file", "file_name", "filename", "image_path", "img_path", "image", "img")
+"""Columns that are taken for the paths, the first that is there."""
+
+LABEL = "label"
+_FIELD_LIMIT = 1 << 20  # characters of one cell
+
+
+class PathList(NamedTuple):
+    """What a list says."""
+
+    paths: list[str]
+    table: pa.Table | None = None  # the other columns, a row for each path
+
+
+def read_list(content: bytes, name: str, source: str, column: str | None = None) -> PathList:
+    """The paths in a list, as they are written there.
 
     Args:
-        add_file: takes (listing, file, path, any_suffix=True).
+        name: of the file; its suffix says which kind it is.
+        source: what the user named, for messages.
+        column: the one that holds the paths; None finds it by its name.
 
     Raises:
-        ClzooError: it is not text, or cannot be read.
+        ClzooError: it is not text, or a table without such a column, or with a row of another length.
     """
+    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    if suffix == ".parquet":
+        return _of_parquet(content, source, column)
     try:
-        lines: Iterable[str] = source.read_text(encoding="utf-8-sig").splitlines()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ClzooError(f"{source} is not UTF-8 text; expected one image path a line.") from error
-    except OSError as error:
-        raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
-    folder = source.parent.resolve()
-    seen: set[str] = set()
-    for line in lines:
-        if not line.strip():
-            continue
-        file = Path(os.path.normpath(folder / line.strip()))
-        path = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
-        if path in seen:
-            listing.ignored[REPEATED] += 1
-            continue
-        seen.add(path)
-        if _is_folder_at(file):
-            listing.failures.append(Failure(path, None, None, "a folder; a text file names images"))
-        else:
-            add_file(listing, str(file), path, any_suffix=True)
+    if suffix in TABLES:
+        rows = _rows_of(text, "\t" if suffix == ".tsv" else ",", source)
+        if rows and (column is not None or len(rows[0]) > 1 or rows[0][0].strip().lower() in PATHS):
+            return _of_table(rows, source, column)
+    elif column is not None:
+        raise ClzooError(f"{source} is a list without columns; leave out #column={column}.")
+    return PathList([line.strip() for line in text.splitlines() if line.strip()])
 
 
-def _is_folder_at(file: Path) -> bool:
+def path_column(columns: Sequence[str], source: str, wanted: str | None) -> str:
+    """The column that holds the paths.
+
+    Raises:
+        ClzooError: there is none of that name, or of any that is known.
+    """
+    known = {name.strip().lower(): name for name in reversed(columns)}
+    found = wanted if wanted in columns else None
+    if wanted is None:
+        found = next((known[name] for name in PATHS if name in known), None)
+    if found is None:
+        missing = "none of them is called path" if wanted is None else f"there is no {wanted}"
+        shown = ", ".join(columns[:12])
+        raise ClzooError(
+            f"{source} has the columns {shown}; {missing}. Say which holds the paths: {source}#column=NAME"
+        )
+    return found
+
+
+def keep_table(listing: Listing, rows: dict[str, int], table: pa.Table | None) -> None:
+    """Give the items of a finished listing their rows of the list's table, and the labels that it states.
+
+    Args:
+        rows: by path, the row of the table.
+    """
+    import pyarrow as pa
+
+    if table is None:
+        return
+    order = [rows[item.path] for item in listing.items]
+    listing.metadata = table.take(pa.array(order, pa.int64())).combine_chunks()
+    if LABEL in table.column_names:
+        labels = [None if value is None else str(value) for value in listing.metadata[LABEL].to_pylist()]
+        listing.items = [item._replace(label=label or None) for item, label in zip(listing.items, labels, strict=True)]
+
+
+def _rows_of(text: str, delimiter: str, source: str) -> list[list[str]]:
+    before = csv.field_size_limit(_FIELD_LIMIT)
     try:
-        return file.is_dir()
-    except OSError:  # not even that can be known; `add_file` finds the reason
-        return False
+        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True) if row]
+    except csv.Error as error:
+        raise ClzooError(f"{source} is a damaged table: {error}.") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _of_table(rows: list[list[str]], source: str, column: str | None) -> PathList:
+    """Values stay text: a table of text says no types, and `007` is no 7."""
+    import pyarrow as pa
+
+    header, body = [name.strip() for name in rows[0]], rows[1:]
+    if len(set(header)) < len(header):
+        raise ClzooError(f"{source} has two columns of one name: {', '.join(header)}. Rename one of them.")
+    chosen = header.index(path_column(header, source, column))
+    for number, row in enumerate(body, start=2):
+        if len(row) != len(header):
+            raise ClzooError(f"{source}, row {number}: {len(row)} values, expected {len(header)} as in the first row.")
+        if not row[chosen].strip():
+            raise ClzooError(f"{source}, row {number}: the column {header[chosen]} is empty; expected a path.")
+    columns: dict[str, Any] = {
+        name: pa.array([row[place] for row in body], pa.string())
+        for place, name in enumerate(header)
+        if place != chosen
+    }
+    return PathList([row[chosen].strip() for row in body], pa.table(columns) if columns else None)
+
+
+def _of_parquet(content: bytes, source: str, column: str | None) -> PathList:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(io.BytesIO(content))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ClzooError(f"{source} is a damaged Parquet file: {error}.") from error
+    chosen = path_column(table.column_names, source, column)
+    kind = table.schema.field(chosen).type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ClzooError(f"{source}: the column {chosen} is {kind}; expected paths, as text.")
+    paths = table[chosen].to_pylist()
+    if None in paths or "" in paths:
+        row = next(number for number, path in enumerate(paths) if not path)
+        raise ClzooError(f"{source}, row {row + 1}: the column {chosen} is empty; expected a path.")
+    rest = table.drop_columns([chosen])
+    return PathList(paths, rest if rest.num_columns else None)

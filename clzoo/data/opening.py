@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import Counter
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
+from PIL import Image
+
 from clzoo.config import HUB_PREFIX
+from clzoo.data.arrays import list_arrays
 from clzoo.data.collection import Collection, FileImages
 from clzoo.data.folders import is_zip, open_folder, open_listed, splits_of_archive, splits_of_listing, unwrapped
-from clzoo.data.hub_sets import hub_splits, open_hub_set
-from clzoo.data.listing import Listing, in_words, taken
+from clzoo.data.hub_sets import hub_splits, list_hub, open_hub_set
+from clzoo.data.listing import Item, Listing, in_words, taken
 from clzoo.data.packed import find_packs, open_pack
-from clzoo.data.remote import list_remote
-from clzoo.data.sources import list_images
+from clzoo.data.remote import has_list_suffix, list_remote, read_remote
+from clzoo.data.sources import list_images, read_image
 from clzoo.data.splits import KIND, first_labelled, listed_splits, shard_word, splits_of_folder
 from clzoo.data.storage import is_remote
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
-from clzoo.errors import ClzooError
+from clzoo.errors import ClzooError, UnreadableImageError
 
 log = logging.getLogger("clzoo")
 
@@ -29,8 +33,9 @@ def open_source(
     """A source of any kind, as a whole or one split of it; nothing is decoded yet. The one door of all commands.
 
     Args:
-        source: a folder of images, tar shards or zip archives, or one such file; a list of paths; a folder that holds
-            a pack or the files of torchvision's `name`; hf-hub:ORG/NAME; or a URL of any of the files.
+        source: a folder of images or shards (tar, zip, Parquet), or one such file; a list of paths; a folder that holds
+            a pack or the files of torchvision's `name`; hf-hub:ORG/NAME; or a URL of any of the files. Its end may
+            choose: `#column=NAME` of a table, `#split=NAME` of a Hub data set.
         split: "pretrain", "train" or "test"; the first two differ where a data set has images for pretraining alone.
             None: every image there is, by its own path, with a listing; what is embedded.
         name: the recipe's data set, such as "cifar10".
@@ -49,12 +54,68 @@ def open_source(
     return opened
 
 
+def selected(source: str | Path) -> tuple[str | Path, dict[str, str]]:
+    """A source, and what its end chooses of it: `SOURCE#split=NAME&column=NAME`. Of a Path nothing is chosen.
+
+    Raises:
+        ClzooError: another key.
+    """
+    if not isinstance(source, str) or "#" not in source or (not is_remote(source) and Path(source).exists()):
+        return source, {}
+    base, _, end = source.rpartition("#")
+    chosen = dict(part.partition("=")[::2] for part in end.split("&"))
+    if unknown := [part for part in end.split("&") if part.partition("=")[0] not in ("split", "column")]:
+        raise ClzooError(f"{source}: {unknown[0]} chooses nothing; expected {base}#split=NAME or {base}#column=NAME.")
+    if "split" in chosen and not is_hub(base):
+        raise ClzooError(f"{source}: a split is chosen of Hub data sets alone. Name its folder or file: {base}/NAME")
+    return base, chosen
+
+
 def _whole(source: str | Path) -> Collection:
-    if isinstance(source, str) and is_remote(source):
-        origin = source.rstrip("/") if not source.endswith("://") else source
-        return _listed(list_remote(source), origin, origin)
-    listing = list_images(source)
-    return _listed(listing, str(Path(source).resolve()), str(listing.root))
+    base, chosen = selected(source)
+    column = chosen.get("column")
+    if is_hub(base):
+        listing, root = list_hub(str(base), chosen.get("split"), column)
+        return _listed(listing, str(source), root)
+    if isinstance(base, str) and is_remote(base):
+        origin = base.rstrip("/") if not base.endswith("://") else base
+        listing = list_remote(base, column=column)
+        folder, _, name = origin.rpartition("/")
+        is_list = has_list_suffix(name) and not listing.items[0].path.startswith(f"{name}/")
+        return _listed(listing, f"{origin}{str(source)[len(base) :]}", folder if is_list else origin)
+    try:
+        listing = list_images(base, column=column)
+    except ClzooError:
+        arrays = list_arrays(Path(base)) if Path(base).is_dir() else None
+        if arrays is None:
+            raise
+        listing = arrays
+    return _listed(listing, f"{Path(base).resolve()}{str(source)[len(str(base)) :]}", str(listing.root))
+
+
+def read_stored(root: str, path: str) -> bytes:
+    """The encoded image at an item's path below the root of a whole source; pixels of an array as PNG.
+
+    Raises:
+        UnreadableImageError: it is not there (any more); the message is the reason alone.
+    """
+    if is_remote(root) or is_remote(path):
+        return read_remote(root, path)
+    try:
+        return read_image(Path(root), path)
+    except UnreadableImageError:
+        row = _arrays_at(root).get(path)
+        if row is None:
+            raise
+        content = io.BytesIO()
+        Image.fromarray(row.read()).save(content, "PNG")  # type: ignore[arg-type]
+        return content.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _arrays_at(root: str) -> dict[str, Item]:
+    listing = list_arrays(Path(root))
+    return {} if listing is None else {item.path: item for item in listing.items}
 
 
 def _listed(listing: Listing, origin: str, root: str) -> Collection:
@@ -70,11 +131,14 @@ def _listed(listing: Listing, origin: str, root: str) -> Collection:
 
 def _open(source: str | Path, split: str, name: str | None, download: bool) -> Collection:
     part = "train" if split == "pretrain" else split
-    if is_hub(source):
-        return open_hub_set(str(source), part)
-    if isinstance(source, str) and is_remote(source):
-        return open_listed(_of_url(source), source, part)
-    folder = Path(source)
+    base, chosen = selected(source)
+    if is_hub(base):
+        return open_hub_set(str(base), part, chosen.get("split"), chosen.get("column"))
+    if isinstance(base, str) and is_remote(base):
+        return open_listed(_of_url(base, chosen.get("column")), base, part)
+    folder = Path(base)
+    if chosen:
+        return open_listed(list_images(folder, column=chosen["column"]), str(folder), part)
     if packs := find_packs(folder, part):
         return first_labelled([partial(open_pack, pack) for pack in packs])
     known = _torchvision_set_in(folder, name)
@@ -86,9 +150,9 @@ def _open(source: str | Path, split: str, name: str | None, download: bool) -> C
     return open_folder(folder, part)
 
 
-def _of_url(url: str) -> Listing:
+def _of_url(url: str, column: str | None = None) -> Listing:
     """What lies behind a URL; of one zip archive with splits, what lies in it."""
-    listing, name = list_remote(url), url.rpartition("/")[2]
+    listing, name = list_remote(url, column=column), url.rpartition("/")[2]
     inside = unwrapped(listing, name) if name.lower().endswith(".zip") else listing
     return inside if listed_splits(inside, url) else listing
 
@@ -117,19 +181,20 @@ def _named_split(source: str | Path, split: str) -> str:
     """How `open_source` calls the split that a source is named for: "train" of one without any, which is the whole."""
     if is_hub(source) or (not is_remote(source) and find_packs(Path(source), split)):
         return split
-    if is_remote(source) or not Path(source).is_file():
+    if is_remote(source) or not Path(selected(source)[0]).is_file():
         is_set = not is_remote(source) and _torchvision_set_in(Path(source), None) is not None
         return split if is_set or _splits_in(source) else "train"
     if is_zip(source) and _splits_in(source):
         return split
-    word = shard_word(f"{Path(source).name}/")
+    word = shard_word(f"{Path(selected(source)[0]).name}/")
     return "train" if word is None else KIND[word]
 
 
 def _splits_in(source: str | Path) -> list[str]:
     """Which of the splits "train" and "test" files have, by folders and names of shards; empty where they are one."""
+    source, chosen = selected(source)
     if isinstance(source, str) and is_remote(source):
-        return splits_of_listing(_of_url(source), source)
+        return splits_of_listing(_of_url(source, chosen.get("column")), source)
     return splits_of_archive(Path(source)) if is_zip(source) else splits_of_folder(Path(source))
 
 

@@ -7,9 +7,13 @@ must not look like deleted files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import posixpath
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
+
+from pyarrow import ArrowInvalid
 
 from clzoo.data.archives import unpacking
 from clzoo.data.images import SUFFIXES
@@ -17,6 +21,8 @@ from clzoo.data.listing import (
     CONTAINERS,
     HIDDEN,
     HIDDEN_FOLDERS,
+    REPEATED,
+    Failure,
     Item,
     Listing,
     add_unreachable,
@@ -24,12 +30,19 @@ from clzoo.data.listing import (
     ignore,
     is_hidden,
 )
+from clzoo.data.lists import TABLES, keep_table, read_list
 from clzoo.data.members import add_members
+from clzoo.data.parquet import ParquetItem, add_rows, holds_images
 from clzoo.data.ranges import BLOCKS
 from clzoo.data.remote_shards import RemoteFile, read_index, read_indices, require_ranges
-from clzoo.data.storage import first_line, is_web, join, open_url, patiently, stamp_of
+from clzoo.data.storage import first_line, is_remote, is_web, join, open_url, patiently, stamp_of
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
+
+LISTS = (".txt", ".lst", *(suffix for suffix in TABLES if suffix != ".parquet"))
+"""Suffixes of lists behind URLs; of a Parquet file its columns tell."""
+
+_AT_ONCE = 16  # files of a list that are asked for at a time
 
 
 class RemoteItem(Item):
@@ -60,43 +73,116 @@ class RemoteItem(Item):
         return content
 
 
-def list_remote(url: str) -> Listing:
-    """As `list_images`, of the files below a URL, or of one `.tar` or `.zip` shard. The listing's `root` is not used.
+_KINDS: dict[str, type[Item]] = {".zip": ZipItem, ".parquet": ParquetItem}
+
+
+def list_remote(url: str, *, column: str | None = None, only: Callable[[str], bool] | None = None) -> Listing:
+    """As `list_images`, of the files below a URL, of one shard, or of a list. The listing's `root` is not used.
 
     On a web server a folder is a page of links, and its URL ends with a slash.
 
+    Args:
+        column: as of `list_images`.
+        only: of the files below, by their paths.
+
     Raises:
-        ClzooError: it cannot be listed, is a single file but no shard, or holds no image; a server that cannot send
+        ClzooError: it cannot be listed, is a single file of another kind, or holds no image; a server that cannot send
             parts of a shard.
     """
     files, root = open_url(url)
     root = root.rstrip("/")
     listing = Listing(root=Path())
-    shards: list[Item] = []
     BLOCKS.clear()  # of an earlier run in this process
     try:
         files.invalidate_cache()
-        if not url.endswith("/") and files.isfile(root):
-            name = url.rpartition("/")[2]
-            if command := unpacking(name, files=True):
-                raise ClzooError(f"{url} is compressed; shards are .tar or .zip. Download it, then type: {command}")
-            if not name.lower().endswith(CONTAINERS):
-                raise ClzooError(
-                    f"{url} is one file; expected a .tar or .zip shard, or a folder (a prefix) with images or shards "
-                    "below it. The URL of a folder on a web server ends with /."
-                )
-            _add(listing, shards, files, url.removesuffix(name), name, patiently(lambda: files.info(root)))
+        name = url.rpartition("/")[2]
+        if url.endswith("/") or not files.isfile(root):
+            shards = _walk(listing, files, url, root, only)
+        elif has_list_suffix(name) and (not name.lower().endswith(".parquet") or not holds_images(url)):
+            return _list_paths(listing, files, url, column)
         else:
-            _walk(listing, shards, files, url, root)
-        for archive in sorted(shard for shard in shards if isinstance(shard, ZipItem)):
-            _add_zip(listing, archive)
-        for shard, index in read_indices(sorted(shard for shard in shards if not isinstance(shard, ZipItem))):
-            add_members(listing, shard, index.replay())
+            shards = _one_file(listing, files, url, root, name)
+        _open_shards(listing, shards, column)
     except ClzooError:
         raise
     except Exception as error:
         raise ClzooError(f"{url} cannot be listed: {first_line(error)}. Nothing was changed; try again.") from error
     return finished(listing, url)
+
+
+def _one_file(listing: Listing, files: Any, url: str, root: str, name: str) -> list[Item]:
+    if command := unpacking(name, files=True):
+        raise ClzooError(f"{url} is compressed; shards are .tar or .zip. Download it, then type: {command}")
+    if not name.lower().endswith(CONTAINERS):
+        raise ClzooError(
+            f"{url} is one file; expected a .tar, .zip or .parquet shard, a list (.txt, .csv), or a folder (a prefix) "
+            "with images or shards below it. The URL of a folder on a web server ends with /."
+        )
+    shards: list[Item] = []
+    _add(listing, shards, files, url.removesuffix(name), name, patiently(lambda: files.info(root)))
+    return shards
+
+
+def _open_shards(listing: Listing, shards: list[Item], column: str | None) -> None:
+    """Add what shards hold; a Parquet file of anything but images is ignored."""
+    for shard in sorted(shards):
+        if isinstance(shard, ZipItem):
+            _add_zip(listing, shard)
+        elif isinstance(shard, ParquetItem):
+            try:
+                if patiently(lambda shard=shard: holds_images(shard.file)):  # type: ignore[misc]
+                    add_rows(listing, shard, column)
+                else:
+                    ignore(listing, shard.path)
+            except ArrowInvalid as error:
+                add_unreachable(listing, shard.path, f"a damaged Parquet file: {error}", shard.size, shard.mtime_ns)
+    tars = sorted(shard for shard in shards if type(shard) is RemoteItem)
+    for shard, index in read_indices(tars):
+        add_members(listing, shard, index.replay())
+
+
+def has_list_suffix(name: str) -> bool:
+    """Whether a file of this name may be a list; of a Parquet file its columns tell."""
+    return PurePosixPath(name).suffix.lower() in (*LISTS, ".parquet")
+
+
+def _list_paths(listing: Listing, files: Any, url: str, column: str | None) -> Listing:
+    """The files that a list behind a URL names: relative to its own folder, or as URLs."""
+    base, _, name = url.rpartition("/")
+    _, root = open_url(url)
+    listed = read_list(patiently(lambda: files.cat_file(root)), name, url, column)
+    rows: dict[str, int] = {}
+    for row, line in enumerate(listed.paths):
+        path = line if is_remote(line) else posixpath.normpath(line).lstrip("/")
+        if path in rows:
+            listing.ignored[REPEATED] += 1
+        else:
+            rows[path] = row
+    paths = list(rows)
+    pool = ThreadPoolExecutor(_AT_ONCE, "clzoo-list")
+    try:
+        for found in pool.map(lambda path: _named(path, path if is_remote(path) else join(base, path)), paths):
+            if isinstance(found, Item):
+                listing.items.append(found)
+            else:
+                add_unreachable(listing, found.path, found.reason)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+    listing = finished(listing, url)
+    keep_table(listing, rows, listed.table)
+    return listing
+
+
+def _named(path: str, url: str) -> Item | Failure:
+    """One file that a list names; only that it is not there costs no more than itself."""
+    files, place = open_url(url)
+    try:
+        info = patiently(lambda: files.info(place))
+    except (FileNotFoundError, PermissionError) as error:
+        return Failure(path, None, None, first_line(error))
+    if info.get("size") is None:
+        return Failure(path, None, None, "the server does not state its size")
+    return RemoteItem(path, int(info["size"]), stamp_of(info), url, None)
 
 
 def read_remote(root: str, path: str) -> bytes:
@@ -106,6 +192,8 @@ def read_remote(root: str, path: str) -> bytes:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
     """
     try:
+        if is_remote(path):  # of a list of URLs
+            root, path = path.rpartition("/")[::2]
         name = root.rpartition("/")[2]
         if name.lower().endswith(CONTAINERS) and path.startswith(f"{name}/"):
             root = root.removesuffix(name)  # the source was this one shard
@@ -115,10 +203,10 @@ def read_remote(root: str, path: str) -> bytes:
             content: bytes = patiently(lambda: files.cat_file(whole))
             return content
         listing = Listing(root=Path())
-        if isinstance(shard, ZipItem):
-            _add_zip(listing, shard)
-        else:
+        if type(shard) is RemoteItem:
             add_members(listing, shard, read_index(shard).replay())
+        else:
+            _open_shards(listing, [shard], None)
     except Exception as error:
         raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
     for item in listing.items:
@@ -127,7 +215,9 @@ def read_remote(root: str, path: str) -> bytes:
     raise UnreadableImageError(f"not in {shard.file} (any more)")
 
 
-def _walk(listing: Listing, shards: list[Item], files: Any, url: str, root: str) -> None:
+def _walk(listing: Listing, files: Any, url: str, root: str, only: Callable[[str], bool] | None = None) -> list[Item]:
+    """Add the images below a URL; returns the shards, which are still to be opened."""
+    shards: list[Item] = []
     slash = "/" if is_web(url) else ""  # not every web server redirects
     pending = [root]
     while pending:
@@ -142,7 +232,9 @@ def _walk(listing: Listing, shards: list[Item], files: Any, url: str, root: str)
                 pending.append(name)
             else:
                 path = name.lstrip("/").removeprefix(root.lstrip("/")).lstrip("/")
-                _add(listing, shards, files, url, path, info)
+                if only is None or only(path):
+                    _add(listing, shards, files, url, path, info)
+    return shards
 
 
 def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, info: Mapping[str, Any]) -> None:
@@ -160,8 +252,7 @@ def _add(listing: Listing, shards: list[Item], files: Any, url: str, path: str, 
     if size is None:
         add_unreachable(listing, path, "the server does not state its size", size, stamp)
         return
-    kind = ZipItem if suffix == ".zip" else RemoteItem
-    item = kind(path, int(size), stamp, join(url, path), None)
+    item = _KINDS.get(suffix, RemoteItem)(path, int(size), stamp, join(url, path), None)
     (shards if suffix in CONTAINERS else listing.items).append(item)
 
 
@@ -178,6 +269,6 @@ def _shard_of(root: str, path: str) -> Item | None:
             files, whole = open_url(url)
             if files.isfile(whole):
                 info = patiently(lambda files=files, whole=whole: files.info(whole))  # type: ignore[misc]
-                kind = ZipItem if parent.suffix.lower() == ".zip" else RemoteItem
+                kind = _KINDS.get(parent.suffix.lower(), RemoteItem)
                 return kind(str(parent), int(info["size"]), stamp_of(info), url, None)
     return None

@@ -1,4 +1,4 @@
-"""Local files as a source: a folder, a text file of paths, or `.tar` shards.
+"""Local files as a source: a folder, a list of paths, or shards (`.tar`, `.zip`, `.parquet`).
 
 `list_images` walks a source once and returns what is there, sorted by path, without decoding anything.
 
@@ -12,12 +12,15 @@ import os
 import stat
 from pathlib import Path
 
+from pyarrow import ArrowInvalid
+
 from clzoo.data.archives import read_headers, unpacking
 from clzoo.data.images import SUFFIXES
 from clzoo.data.listing import (
     CONTAINERS,
     HIDDEN,
     HIDDEN_FOLDERS,
+    REPEATED,
     Failure,
     Item,
     Listing,
@@ -28,34 +31,74 @@ from clzoo.data.listing import (
     is_image,
     printable,
 )
-from clzoo.data.lists import add_lines
+from clzoo.data.lists import keep_table, read_list
 from clzoo.data.members import add_members
+from clzoo.data.parquet import add_rows, holds_images
+from clzoo.data.storage import is_remote
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
 
-EXPECTED = "expected a folder of images, a list of paths, or a .tar or .zip file"
+EXPECTED = "expected a folder of images, a list of paths, or a .tar, .zip or .parquet file"
 
 
-def list_images(source: str | Path) -> Listing:
+def list_images(source: str | Path, *, column: str | None = None) -> Listing:
     """List the images of a source, sorted by path.
 
     Args:
-        source: a folder, searched recursively (links to folders are followed; `.tar` and `.zip` files in it are
-            shards); or one such file; or a text file with one path a line, relative to the text file's own folder.
+        source: a folder, searched recursively (links to folders are followed; `.tar`, `.zip` and `.parquet` files of
+            images in it are shards); or one such file; or a list of paths, relative to the list's own folder: text with
+            one a line, or a table (`clzoo.data.lists`).
+        column: of a Parquet file that holds the images, or of a table that holds the paths.
 
     Raises:
-        ClzooError: the source is missing, of another kind, or without a single image; two paths share one id.
+        ClzooError: the source is missing, of another kind, or without a single image; two paths share one id; a column
+            that is not there.
     """
     source = Path(source)
     kind = _kind_of(source)
     listing = Listing(root=(source if kind == "folder" else source.parent).resolve())
+    if kind == "list":
+        return _list_paths(listing, source, column)
     if kind == "folder":
-        _add_folder(listing, source)
-    elif kind == "shard":
-        _add_shard(listing, str(source), source.name)
+        _add_folder(listing, source, column)
     else:
-        add_lines(listing, source, _add_file)
+        _add_shard(listing, str(source), source.name, column)
     return finished(listing, source)
+
+
+def _list_paths(listing: Listing, source: Path, column: str | None) -> Listing:
+    """The files that a list names."""
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
+    listed = read_list(content, source.name, str(source), column)
+    folder = source.parent.resolve()
+    rows: dict[str, int] = {}
+    for row, line in enumerate(listed.paths):
+        file = Path(os.path.normpath(folder / line))
+        path = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+        if path in rows:
+            listing.ignored[REPEATED] += 1
+            continue
+        rows[path] = row
+        if is_remote(line):
+            reason = "a URL in a list on this machine; put the list there, or copy the images here"
+            listing.failures.append(Failure(path, None, None, reason))
+        elif _is_folder_at(file):
+            listing.failures.append(Failure(path, None, None, "a folder; a list names images"))
+        else:
+            _add_file(listing, str(file), path, any_suffix=True)
+    listing = finished(listing, source)
+    keep_table(listing, rows, listed.table)
+    return listing
+
+
+def _is_folder_at(file: Path) -> bool:
+    try:
+        return file.is_dir()
+    except OSError:  # not even that can be known; `_add_file` finds the reason
+        return False
 
 
 def read_image(root: Path, path: str) -> bytes:
@@ -82,16 +125,21 @@ def _kind_of(source: Path) -> str:
     if not source.exists():
         raise ClzooError(f"{source} does not exist; {EXPECTED}.")
     suffix = source.suffix.lower()
+    if suffix == ".parquet":
+        try:
+            return "shard" if holds_images(str(source)) else "list"
+        except (OSError, ArrowInvalid) as error:
+            raise ClzooError(f"{source} is a damaged Parquet file: {error}.") from error
     if suffix in CONTAINERS:
         return "shard"
     if suffix in SUFFIXES:
         raise ClzooError(f"{source} is one image; {EXPECTED}.")
     if command := unpacking(str(source), files=True):
         raise ClzooError(f"{source} is compressed; shards are plain .tar or .zip. Type: {command}")
-    return "lines"
+    return "list"
 
 
-def _add_folder(listing: Listing, folder: Path) -> None:
+def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
     """Walk without recursion: folders may lie deeper than Python's stack."""
     Entered = tuple[int, int]  # noqa: N806 (device, inode)
     pending: list[tuple[str, str, tuple[Entered, ...]]] = [(str(folder), "", ())]
@@ -118,7 +166,7 @@ def _add_folder(listing: Listing, folder: Path) -> None:
                     if is_folder:
                         pending.append((entry.path, path + "/", (*parents, here)))
                     else:
-                        _add_file(listing, entry.path, path)
+                        _add_file(listing, entry.path, path, column=column)
         except OSError as error:
             if not prefix:
                 raise ClzooError(f"{folder} cannot be read: {error.strerror or error}.") from error
@@ -134,7 +182,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     return stat.S_ISDIR(entry.stat().st_mode) if entry.is_symlink() else entry.is_dir()
 
 
-def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = False) -> None:
+def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = False, column: str | None = None) -> None:
     """Add one file that is not a folder: an image, a shard, or something to ignore."""
     is_shard = path.lower().endswith(CONTAINERS)
     if not (is_shard or any_suffix or is_image(path)):
@@ -151,16 +199,19 @@ def _add_file(listing: Listing, file: str, path: str, *, any_suffix: bool = Fals
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
         listing.failures.append(Failure(path, None, status.st_mtime_ns, "not a regular file"))
     elif is_shard:
-        _add_shard(listing, file, path)
+        _add_shard(listing, file, path, column)
     else:
         listing.items.append(Item(path, status.st_size, status.st_mtime_ns, file, None))
 
 
-def _add_shard(listing: Listing, file: str, path: str) -> None:
+def _add_shard(listing: Listing, file: str, path: str, column: str | None = None) -> None:
     size = mtime_ns = None
     try:
         status = os.stat(file)  # noqa: PTH116
         size, mtime_ns = status.st_size, status.st_mtime_ns
+        if path.lower().endswith(".parquet"):
+            _add_table(listing, Item(path, size, mtime_ns, file, None), column)
+            return
         with open(file, "rb") as opened:  # noqa: PTH123
             if path.lower().endswith(".zip"):
                 add_members(listing, ZipItem(path, size, mtime_ns, file, None), read_zip_members(opened))
@@ -168,3 +219,14 @@ def _add_shard(listing: Listing, file: str, path: str) -> None:
                 add_members(listing, Item(path, size, mtime_ns, file, None), read_headers(opened))
     except OSError as error:
         add_unreachable(listing, path, f"damaged shard: {error.strerror or error}", size, mtime_ns)
+
+
+def _add_table(listing: Listing, table: Item, column: str | None) -> None:
+    """The rows of a Parquet file of images; one of anything else is ignored."""
+    try:
+        if holds_images(table.file):
+            add_rows(listing, table, column)
+        else:
+            ignore(listing, table.path)
+    except ArrowInvalid as error:
+        add_unreachable(listing, table.path, f"a damaged Parquet file: {error}", table.size, table.mtime_ns)

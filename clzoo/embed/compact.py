@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from clzoo.data.listing import Failure
 from clzoo.embed.manifest import Segment
-from clzoo.embed.store import Store, open_store
+from clzoo.embed.store import Store, joined, open_store
 from clzoo.embed.writer import StoreWriter, VectorFile, store_lock
 
 log = logging.getLogger("clzoo")
@@ -56,7 +56,7 @@ def merge(writer: StoreWriter, stores: Sequence[Store]) -> Segment:
 
 def items_in_order(stores: Sequence[Store]) -> pa.Table:
     """The items of all stores in path order, their `row` counted anew."""
-    items = pa.concat_tables([store.items for store in stores])
+    items = joined([store.items for store in stores])
     items = items.take(pc.sort_indices(items["path"])).combine_chunks()
     return items.set_column(0, "row", pa.array(np.arange(len(items)), pa.int64()))
 

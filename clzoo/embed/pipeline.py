@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clzoo.data.gpu_decoding import nvjpeg
-from clzoo.data.listing import Failure, Listing
-from clzoo.data.opening import open_source
+from clzoo.data.listing import Failure, Listing, has_container_suffix
+from clzoo.data.opening import is_hub, open_source, selected
 from clzoo.data.parallel import usable_cores
 from clzoo.data.storage import is_remote
 from clzoo.embed import DEFAULT_MODEL
@@ -128,8 +128,9 @@ def embed_folder(
     """Embed the images of a source into a store; run again, only what is new or changed.
 
     Args:
-        source: a folder (searched recursively), a text file of paths, or a `.tar` shard; see `list_images`. Or a URL
-            that fsspec knows, such as "s3://bucket/prefix"; see `list_remote`.
+        source: what `clzoo.data.opening.open_source` takes: a folder (searched recursively), a list of paths (text, or
+            a table whose other columns are kept), `.tar`, `.zip` or `.parquet` files, a pack, torchvision's files,
+            "hf-hub:ORG/NAME", or a URL such as "s3://bucket/prefix" (docs/data.md).
         encoder: an Encoder, or what `clzoo.load` takes.
         out: folder of the store; default `<name of the source>-embeddings` in the current folder.
         device: where to load an encoder that is given by name.
@@ -310,8 +311,10 @@ def default_out(source: str | Path) -> Path:
     Raises:
         ClzooError: the source has no name (the root of a file system).
     """
-    if is_remote(source):
-        name = str(source).rstrip("/").rpartition("/")[2].rpartition(":")[2].removesuffix(".tar")
+    source, _ = selected(source)
+    if is_remote(source) or is_hub(source):
+        name = str(source).rstrip("/").rpartition("/")[2].rpartition(":")[2]
+        name = name.removesuffix(PurePosixPath(name).suffix) if has_container_suffix(name) else name
     else:
         source = Path(source)
         name = source.resolve().name if source.is_dir() else source.stem

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from clzoo.data.listing import Item, Listing, label_of
+from clzoo.data.listing import Item, Listing, label_of, label_of_item
+from clzoo.data.opening import is_hub, selected
 from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
 from clzoo.embed.shares import Share
-from clzoo.embed.store import ITEMS_SCHEMA, Store
+from clzoo.embed.store import ITEMS_SCHEMA, METADATA, Store
 from clzoo.errors import ClzooError
 
 if TYPE_CHECKING:
@@ -95,15 +97,45 @@ def items_table(listing: Listing, positions: np.ndarray, labels: bool) -> pa.Tab
         "path": [item.path for item in items],
         "size": [item.size for item in items],
         "mtime_ns": [item.mtime_ns for item in items],
-        "label": [label_of(item.path) if labels else None for item in items],
+        "label": [label_of_item(item) if labels else None for item in items],
     }
-    return pa.table(columns, schema=ITEMS_SCHEMA)
+    table = pa.table(columns, schema=ITEMS_SCHEMA)
+    if listing.metadata is not None:
+        for name in listing.metadata.column_names:
+            table = table.append_column(f"{METADATA}{name}", listing.metadata[name].take(pa.array(positions)))
+    return table
 
 
-def relabelled(items: pa.Table, labels: bool) -> pa.Table:
-    """The same items with their labels made anew from the paths, or taken away."""
-    column = [label_of(path) if labels else None for path in items["path"].to_pylist()]
-    return items.set_column(items.schema.get_field_index("label"), "label", pa.array(column, pa.string()))
+def says_more_than_paths(listing: Listing, items: pa.Table) -> bool:
+    """Whether labels or metadata of the source are not those of paths, so that they may change without the images."""
+    is_table = listing.metadata is not None or any(item.label is not None for item in listing.items)
+    return is_table or any(name.startswith(METADATA) for name in items.column_names)
+
+
+def renewed(items: pa.Table, listing: Listing, labels: bool) -> pa.Table:
+    """The same items with labels and metadata as the source has them now; what it does not list keeps what it has."""
+    ids = items["id"].to_numpy()
+    order = np.argsort(listing.ids)
+    place = np.minimum(np.searchsorted(listing.ids, ids, sorter=order), max(len(order) - 1, 0))
+    position = order[place] if len(order) else np.zeros(len(ids), np.int64)
+    known = listing.ids[position] == ids if len(order) else np.zeros(len(ids), bool)
+    named = [
+        (label_of_item(listing.items[at]) if is_known else old or label_of(path)) if labels else None
+        for at, is_known, old, path in zip(
+            position, known, items["label"].to_pylist(), items["path"].to_pylist(), strict=True
+        )
+    ]
+    table = items.select(ITEMS_SCHEMA.names)
+    table = table.set_column(table.schema.get_field_index("label"), "label", pa.array(named, pa.string()))
+    if listing.metadata is None:
+        return table
+    rows = pa.array(position, mask=~known)
+    for name in listing.metadata.column_names:
+        column, full = listing.metadata[name].take(rows), f"{METADATA}{name}"
+        if full in items.column_names and not known.all() and items[full].type == column.type:
+            column = pc.if_else(pa.array(known), column, items[full])
+        table = table.append_column(full, column)
+    return table
 
 
 def fresh_manifest(
@@ -162,7 +194,8 @@ def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder
         ]
         raise ClzooError(f"{folder} holds {kinds[0]}, this run is of {kinds[1]}. Give another --out.")
     # A source that was moved keeps its relative paths; one that still lies there is another collection.
-    if old.source != new.source and (is_remote(old.source) or Path(old.source).exists()):
+    place, _ = selected(old.source)
+    if old.source != new.source and (is_remote(place) or is_hub(place) or Path(place).exists()):
         raise ClzooError(
             f"{folder} holds the images of {old.source}, this run names {new.source}. Give another --out; or delete "
             f"{folder} to start anew."

@@ -7,6 +7,7 @@ its batch computed again; a kill of this process leaves what was saved, and the 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -20,8 +21,10 @@ import pyarrow as pa
 
 from clzoo.data.images import max_pixels, set_max_pixels
 from clzoo.data.listing import Failure, Item
+from clzoo.data.parquet import ParquetItem
 from clzoo.data.remote import RemoteItem
 from clzoo.data.storage import is_remote
+from clzoo.data.zips import ZipItem
 from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.embed.stream import Clock, Encoded, Settings, encode_items
 from clzoo.encoder import Encoder
@@ -37,8 +40,13 @@ _ITEM = pa.schema(
         ("mtime_ns", pa.int64()),
         ("file", pa.string()),
         ("offset", pa.int64()),
+        ("kind", pa.string()),
+        ("how", pa.string()),  # JSON
     ]
 )
+
+
+_KINDS: dict[str, type[Item]] = {kind.__name__: kind for kind in (Item, RemoteItem, ZipItem, ParquetItem)}
 
 
 class _Share(NamedTuple):
@@ -173,6 +181,8 @@ def _share(resources: dict[str, float], device: str) -> _Share:
 
 def _table(items: Sequence[Item], positions: np.ndarray) -> pa.Table:
     rows = [items[position] for position in positions]
+    if odd := next((item for item in rows if type(item).__name__ not in _KINDS), None):
+        raise ClzooError(f"{odd.file} holds arrays, which the workers of a Ray cluster do not read: --engine local")
     # A worker has another current folder.
     files = [item.file if is_remote(item.file) else os.path.abspath(item.file) for item in rows]  # noqa: PTH100
     columns = [
@@ -182,13 +192,15 @@ def _table(items: Sequence[Item], positions: np.ndarray) -> pa.Table:
         [item.mtime_ns for item in rows],
         files,
         [-1 if item.offset is None else item.offset for item in rows],  # a null would make floats of the column
+        [type(item).__name__ for item in rows],
+        [json.dumps(item.how) for item in rows],
     ]
     return pa.table(dict(zip(_ITEM.names, columns, strict=True)), schema=_ITEM)
 
 
-def _item(path: str, size: int, mtime_ns: int, file: str, offset: int) -> Item:
-    kind = RemoteItem if is_remote(str(file)) else Item
-    return kind(str(path), int(size), int(mtime_ns), str(file), None if offset < 0 else int(offset))
+def _item(path: str, size: int, mtime_ns: int, file: str, offset: int, kind: str, how: str) -> Item:
+    place = None if offset < 0 else int(offset)
+    return _KINDS[kind](str(path), int(size), int(mtime_ns), str(file), place, tuple(json.loads(how)))
 
 
 def _import_ray() -> Any:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from clzoo.data.listing import Failure, Listing
 from clzoo.embed.compact import is_compact, known_errors, merge
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
-from clzoo.embed.plan import check_same_kind, items_table, make_plan, relabelled
+from clzoo.embed.plan import check_same_kind, items_table, make_plan, renewed, says_more_than_paths
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.stream import Encoded
 from clzoo.embed.writer import StoreWriter, VectorFile
@@ -121,19 +121,24 @@ class Run:
         return replace(old, root=fresh.root, source=fresh.source, compute=compute)
 
     def _drop_rows(self, store: Store, labels: bool) -> None:
-        """Take away the rows of deleted and changed files, and make labels anew if they are wanted otherwise."""
-        relabel = labels != store.manifest.labels
-        if self.plan.alive.all() and not relabel:
+        """Take away the rows of deleted and changed files; renew labels and metadata where they are others now."""
+        renew = labels != store.manifest.labels or says_more_than_paths(self._listing, store.items)
+        if self.plan.alive.all() and not renew:
             return
         segments = []
         for number, segment in enumerate(store.manifest.segments):
             rows = slice(store.starts[number], store.starts[number + 1])
             alive = self.plan.alive[rows]
-            items = store.items[rows].filter(pa.array(alive))
-            if alive.all() and not relabel:
+            before = store.items[rows]
+            items = before.filter(pa.array(alive))
+            if renew or not alive.all():
+                items = renewed(items, self._listing, labels)
+            if items.equals(before):
                 segments.append(segment)
             elif alive.any():
-                segments.append(self.writer.replace_items(segment, relabelled(items, labels)))
+                segments.append(self.writer.replace_items(segment, items))
+        if tuple(segments) == store.manifest.segments and labels == store.manifest.labels:
+            return
         self.writer.manifest = replace(self.writer.manifest, labels=labels)
         self.writer.commit(tuple(segments), self.writer.errors or [], complete=False)
 

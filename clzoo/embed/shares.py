@@ -46,6 +46,7 @@ class Share(NamedTuple):
             items=[listing.items[position] for position in mine],
             failures=[failure for failure in listing.failures if self.owns(failure.path)],
             ids=listing.ids[mine],
+            metadata=None if listing.metadata is None else listing.metadata.take(mine),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,9 @@ ITEMS_SCHEMA = pa.schema(
         ("label", pa.string()),
     ]
 )
+METADATA = "metadata."
+"""What stands before the names of further columns of the items: those of the list that named the images."""
+
 ERRORS_SCHEMA = pa.schema(
     [("path", pa.string()), ("size", pa.int64()), ("mtime_ns", pa.int64()), ("reason", pa.string())]
 )
@@ -95,7 +98,7 @@ class Store:
         self._vectors = [_map_vectors(path, segment, manifest) for segment in manifest.segments]
         tables = [_read_items(path / segment.items) for segment in manifest.segments]
         self.starts = np.cumsum([0, *(table.num_rows for table in tables)])
-        self.items: pa.Table = pa.concat_tables(tables) if tables else ITEMS_SCHEMA.empty_table()
+        self.items: pa.Table = joined(tables) if tables else ITEMS_SCHEMA.empty_table()
         self.ids: np.ndarray = self.items["id"].to_numpy()
         self._rows: np.ndarray = self.items["row"].to_numpy()
         self._check_rows()
@@ -142,6 +145,12 @@ class Store:
         """First sub-folder of each row where the store was made with labels, else None."""
         return self.items["label"].to_pylist()
 
+    @property
+    def metadata(self) -> pa.Table:
+        """The columns that the list of images had beside their paths, a row for each; none of another source."""
+        names = [name for name in self.items.column_names if name.startswith(METADATA)]
+        return self.items.select(names).rename_columns([name.removeprefix(METADATA) for name in names])
+
     def embeddings(self) -> np.ndarray:
         """All vectors at once, float32 (N, dim): for stores that fit in memory; else use `batches`."""
         vectors = np.empty((len(self), self.dim), np.float32)
@@ -187,12 +196,9 @@ class Store:
         Raises:
             UnreadableImageError: it is no longer there; the message is the reason alone.
         """
-        from clzoo.data.remote import read_remote
-        from clzoo.data.sources import read_image
-        from clzoo.data.storage import is_remote
+        from clzoo.data.opening import read_stored
 
-        path = self.items["path"][int(row)].as_py()
-        return read_remote(self.manifest.root, path) if is_remote(self.manifest.root) else read_image(self.root, path)
+        return read_stored(self.manifest.root, self.items["path"][int(row)].as_py())
 
     def check_model(self, encoder: Encoder) -> None:
         """Raise ClzooError unless this encoder (weights and preprocessing) made the store."""
@@ -224,9 +230,17 @@ def _map_vectors(folder: Path, segment: Segment, manifest: Manifest) -> np.ndarr
 
 def _read_items(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, schema=ITEMS_SCHEMA)
+        with pq.ParquetFile(path) as file:
+            written = file.schema_arrow
+        kept = [field for field in written if field.name.startswith(METADATA)]
+        return pq.read_table(path, schema=pa.schema([*ITEMS_SCHEMA, *kept]))
     except pa.ArrowInvalid as error:
         raise ClzooError(f"{path} is damaged ({error}). Delete {path.parent} and embed again.") from error
+
+
+def joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables of items one after the other; a column of metadata that one of them lacks is null there."""
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _read_errors(folder: Path, manifest: Manifest, items: pa.Table) -> pa.Table:

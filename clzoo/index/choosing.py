@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from clzoo.embed.store import Store
+from clzoo.embed.store import METADATA, Store
 from clzoo.errors import ClzooError
 from clzoo.index.vectors import BATCH, normalized
 
@@ -35,8 +35,11 @@ def rows_where(store: Store, conditions: Sequence[str]) -> np.ndarray:
     chosen = np.ones(len(store), bool)
     for condition in conditions:
         column, equals, value = condition.partition("=")
-        if not equals or column not in COLUMNS:
-            raise ClzooError(f"where {condition!r}: expected COLUMN=VALUE, with a column of {', '.join(COLUMNS)}.")
+        kept = store.metadata.column_names
+        if not equals or column not in (*COLUMNS, *kept, *(f"{METADATA}{name}" for name in kept)):
+            columns = [*COLUMNS, *(f"{METADATA}{name}" if name in COLUMNS else name for name in kept)]
+            raise ClzooError(f"where {condition!r}: expected COLUMN=VALUE, with a column of {', '.join(columns)}.")
+        column = column if column in store.items.column_names else f"{METADATA}{column}"
         if column == "label" and not any(store.labels):
             raise ClzooError(f"{store.path} has no labels. Embed its images again with --labels.")
         holds = pc.equal(pc.cast(store.items[column], "string"), value).fill_null(False).to_numpy(zero_copy_only=False)
