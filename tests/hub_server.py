@@ -323,6 +323,27 @@ class _Handler(BaseHTTPRequestHandler):
             entries.append(entry)
         self._send_json(entries)
 
+    # Data sets are repositories called `datasets/ORG/NAME`; their trees are listed a folder at a time.
+
+    def dataset_info(self, repo_id: str, revision: str | None = None) -> None:
+        self.model_info(f"datasets/{repo_id}", revision)
+
+    def dataset_tree(self, repo_id: str, revision: str, folder: str | None = None) -> None:
+        repo = self._repo(f"datasets/{repo_id}")
+        start = f"{folder}/" if folder else ""
+        entries: dict[str, dict[str, object]] = {}
+        for path, file in repo.commits[self._commit(repo, revision)].items():
+            if path.startswith(start):
+                name, is_folder, _ = path[len(start) :].partition("/")
+                entry = {"type": "directory" if is_folder else "file", "path": start + name, "oid": file.oid[:40]}
+                entries[name] = entry if is_folder else {**entry, "size": len(file.data)}
+        if folder and not entries:
+            raise _RefusalError(404, "EntryNotFound", f"{folder} is not in the repository")
+        self._send_json(list(entries.values()))
+
+    def dataset_resolve(self, repo_id: str, revision: str, path: str) -> None:
+        self.resolve(f"datasets/{repo_id}", revision, path)
+
     def resolve(self, repo_id: str, revision: str, path: str) -> None:
         repo = self._repo(repo_id)
         if repo.gated:
@@ -343,10 +364,10 @@ class _Handler(BaseHTTPRequestHandler):
         if file.lfs:
             headers |= {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(len(data))}
         status, total = 200, len(data)
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = int(match[1])
-            status, data = 206, data[start:]
-            headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
+        if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, stop = int(match[1]), min(int(match[2]) + 1, total) if match[2] else total
+            status, data = 206, data[start:stop]
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
         if self.command == "GET" and self.hub.cut_after.get(path):
             self._send_part(status, data, headers, self.hub.cut_after[path].pop(0))
         elif self.command == "GET" and path in self.hub.stall_after:
@@ -384,6 +405,10 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", rf"/api/models/{_ID}/revision/(.+)", _Handler.model_info),
     ("GET", rf"/api/models/{_ID}/tree/(.+)", _Handler.tree),
     ("GET", rf"/api/models/{_ID}", _Handler.model_info),
+    ("GET", rf"/api/datasets/{_ID}/revision/(.+)", _Handler.dataset_info),
+    ("GET", rf"/api/datasets/{_ID}/tree/(refs/convert/parquet|[^/]+)(?:/(.+))?", _Handler.dataset_tree),
+    ("GET", rf"/api/datasets/{_ID}", _Handler.dataset_info),
+    ("GET", rf"/datasets/{_ID}/resolve/(refs/convert/parquet|[^/]+)/(.+)", _Handler.dataset_resolve),
     ("GET", rf"/{_ID}/resolve/([^/]+|refs/pr/\d+)/(.+)", _Handler.resolve),
 ]
 

@@ -130,7 +130,7 @@ def list_hub(name: str, split: str | None = None, column: str | None = None) -> 
             listing = list_remote(place, column=column, only=lambda path, suffix=suffix: path.lower().endswith(suffix))  # type: ignore[misc]
             return _of_split(listing, name, split), place
         except ClzooError as error:
-            if "holds no images" not in str(error) and problem is None:
+            if not ("holds no images" in str(error) or "RevisionNotFound" in str(error)):
                 raise
             problem = problem or error
     assert problem is not None

@@ -323,6 +323,14 @@ def test_a_hub_data_set_is_streamed_and_a_split_of_it_chosen(hub: Any, images: P
     store = open_store(Path(f"{out}#split=train"))
     assert store.paths[0] == "data/train-00000-of-00001.parquet/000000000-000.jpg"
     assert store.labels == ["cats"] * 12 + ["dogs"] * 12
+    hub.add("datasets/org/archive", files)  # one whose main branch has other files, of which the Hub made Parquet
+    repo = hub.repos["datasets/org/archive"]
+    repo.branches["refs/convert/parquet"] = repo.branches["main"]
+    repo.commit("main", {"README.md": repo.commits[repo.branches["main"]]["README.md"]}, "no images")
+    arguments = ["embed", "hf-hub:org/archive#split=test", "--model", str(model_folder), "--out", f"{out}-converted"]
+    done = hub.python("-m", "clzoo", *arguments, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 5
     refused = hub.python("-m", "clzoo", "embed", "hf-hub:org/pictures#split=extra", "--model", str(model_folder))
     assert "no file is of the split extra; found data/test-" in refused.stderr
 
