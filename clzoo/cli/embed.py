@@ -82,8 +82,9 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Embed the images of SRC: a folder (with its sub-folders), a text file of paths, a .tar shard, or a URL
-    such as s3://bucket/prefix or hf://datasets/ORG/NAME.
+    """Embed the images of SRC: a folder (with its sub-folders), a list of paths (text, CSV, Parquet), a .tar, .zip or
+    .parquet file, a pack, hf-hub:ORG/NAME, or a URL such as s3://bucket/prefix. #split=NAME and #column=NAME at its
+    end choose of a data set or a table.
 
     Run again, it embeds only what is new or changed, drops what was deleted, and continues after an interruption. Files
     that cannot be decoded or reached are listed with their reasons in DIR/errors.parquet; what cannot be reached keeps

@@ -17,14 +17,12 @@ from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 @click.option(
     "--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16"]), help="Of the arithmetic."
 )
-@click.option(
-    "--int8", metavar="DIR", type=click.Path(path_type=Path), help="Quantise, with ranges measured on these images."
-)
+@click.option("--int8", metavar="SRC", help="Quantise, with ranges measured on these images.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @max_pixels_option
 @quiet_option
 def command(
-    name: str, target: str, out: Path, preprocess: bool, dtype: str, int8: Path | None, as_json: bool, quiet: bool
+    name: str, target: str, out: Path, preprocess: bool, dtype: str, int8: str | None, as_json: bool, quiet: bool
 ) -> None:
     """Export NAME: a zoo name, timm:NAME, hf-hub:ORG/REPO, a folder, a .safetensors file or a run.
 

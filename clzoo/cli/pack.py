@@ -20,8 +20,8 @@ from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 def command(source: str, size: int, out: Path, as_json: bool, quiet: bool) -> None:
     """Decode the images of SRC once, so that pretraining need not: a memory-mapped uint8 array.
 
-    SRC is a folder of images or of tar shards, one .tar file, or hf-hub:ORG/NAME. Each split becomes a sub-folder of
-    DIR. Images that cannot be decoded are left out, and named in DIR/pack.json.
+    SRC is what clzoo pretrain takes (docs/data.md): a folder, shards, a list, hf-hub:ORG/NAME, a URL. Each split
+    becomes a sub-folder of DIR. Images that cannot be decoded are left out, and named in DIR/pack.json.
     """
     from clzoo.data.packing import pack
 

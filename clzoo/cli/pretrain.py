@@ -29,7 +29,7 @@ class _Remembering(click.Command):
 @click.command("pretrain", cls=_Remembering)
 @click.argument("recipe")
 @click.option(
-    "--data", help="Image folder, tar shards, torchvision's files, a pack, or hf-hub:ORG/NAME (docs/data.md)."
+    "--data", help="Image folder, list, shards, torchvision's files, a pack, hf-hub:ORG/NAME, or a URL (docs/data.md)."
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override, e.g. schedule.epochs=10.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<recipe>].")

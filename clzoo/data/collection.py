@@ -124,6 +124,18 @@ class FileImages:
         return stamp_of(item.file, item.offset or 0)
 
 
+def slow_at_random(images: Images) -> str | None:
+    """Why images cost much when they are read in random order again and again; None where they do not."""
+    item = images.items[0] if isinstance(images, FileImages) and images.items else None
+    if item is None:
+        return None
+    if is_remote(item.file):
+        return "every epoch brings every image through the network"
+    if item.file.lower().endswith(".parquet"):
+        return "a row of a Parquet file costs its row group, in every epoch"
+    return None
+
+
 @dataclass(frozen=True)
 class ArrayImages:
     """Decoded images: uint8 (N, H, W, 3), in memory or mapped.

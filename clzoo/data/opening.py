@@ -220,11 +220,12 @@ def is_whole(source: str | Path) -> bool:
 
     A Hub data set of the one split "train" is whole too: that is how the Hub calls what has no splits.
     """
-    if is_hub(source):
-        return hub_splits(str(source)) == ["train"]
-    if is_remote(source):
+    base, chosen = selected(source)
+    if is_hub(base):
+        return "split" in chosen or hub_splits(str(base)) == ["train"]
+    if is_remote(base):
         return not _splits_in(source)
-    folder = Path(source)
+    folder = Path(base)
     if folder.is_file():
         return _named_split(source, "test") == "train" and shard_word(f"{folder.name}/") is None
     if packs := [*find_packs(folder, "train"), *find_packs(folder, "test")]:
@@ -238,11 +239,12 @@ def splits_of(source: str | Path) -> list[str]:
     Raises:
         ClzooError: it is packed already, or a data set of arrays so small that packing gains nothing.
     """
-    if is_hub(source):
-        return hub_splits(str(source))
-    if is_remote(source):
+    base, chosen = selected(source)
+    if is_hub(base):
+        return [] if "split" in chosen else hub_splits(str(base))
+    if is_remote(base):
         return _splits_in(source)
-    folder = Path(source)
+    folder = Path(base)
     if find_packs(folder, "train") or find_packs(folder, "test"):
         raise ClzooError(f"{source} is a pack already. Type: clzoo pretrain R --data {source}")
     if (known := _torchvision_set_in(folder, None)) is not None:

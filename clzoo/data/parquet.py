@@ -53,14 +53,15 @@ class ParquetItem(Item):
         return bytes(content)
 
 
-def holds_images(file: str) -> bool:
-    """Whether a Parquet file has a column of images; False for other tables.
+def holds_images(file: str, column: str | None = None) -> bool:
+    """Whether a Parquet file has a column of images, or whether this one is; False for other tables.
 
     Raises:
         OSError, pyarrow.ArrowInvalid: it is damaged, or cannot be reached.
     """
     with _opened(file) as opened:
-        return bool(_image_columns(opened.schema_arrow))
+        schema = opened.schema_arrow
+    return bool(_image_columns(schema)) if column is None else column in _byte_columns(schema)
 
 
 def add_rows(listing: Listing, shard: Item, column: str | None = None) -> None:
@@ -98,8 +99,8 @@ def add_rows(listing: Listing, shard: Item, column: str | None = None) -> None:
 def _chosen(schema: Any, where: str, wanted: str | None) -> str:
     columns = _image_columns(schema)
     if wanted is not None:
-        if wanted not in columns:
-            shown = ", ".join(columns) or "none"
+        if wanted not in _byte_columns(schema):
+            shown = ", ".join(_byte_columns(schema)) or "none"
             raise ClzooError(f"{where} has no column of images called {wanted}; those of images are: {shown}.")
         return wanted
     if len(columns) > 1:
@@ -116,24 +117,32 @@ def _chosen(schema: Any, where: str, wanted: str | None) -> str:
 
 def _image_columns(schema: Any) -> list[str]:
     """Columns that hold encoded images: structs with `bytes`, as the Hub has them; else bytes of a usual name."""
+    columns = _byte_columns(schema)
+    structs = [name for name, is_struct in columns.items() if is_struct]
+    return structs or [name for name in columns if name.lower() in _IMAGES]
+
+
+def _byte_columns(schema: Any) -> dict[str, bool]:
+    """Columns of bytes, and of structs with `bytes`, and whether each is a struct."""
     import pyarrow.types as kinds
 
     def is_bytes(kind: Any) -> bool:
         return bool(kinds.is_binary(kind) or kinds.is_large_binary(kind))
 
-    structs = [
-        field.name
-        for field in schema
-        if kinds.is_struct(field.type) and any(part.name == "bytes" and is_bytes(part.type) for part in field.type)
-    ]
-    plain = [field.name for field in schema if is_bytes(field.type)]
-    return structs or [name for name in plain if name.lower() in _IMAGES] or plain
+    found = {}
+    for field in schema:
+        is_struct = kinds.is_struct(field.type)
+        if is_bytes(field.type) or (
+            is_struct and any(part.name == "bytes" and is_bytes(part.type) for part in field.type)
+        ):
+            found[field.name] = is_struct
+    return found
 
 
 def _names(opened: Any, schema: Any, column: str) -> list[str]:
     """The file's name of each image, where the column has one, else ""."""
     kind = schema.field(column).type
-    if not any(kind.field(place).name == "path" for place in range(kind.num_fields)):
+    if not any(kind.field(place).name == "path" for place in range(kind.num_fields)):  # plain bytes have no fields
         return [""] * opened.metadata.num_rows
     values: list[dict[str, str | None] | None] = opened.read(columns=[f"{column}.path"])[column].to_pylist()
     return ["" if value is None else value["path"] or "" for value in values]

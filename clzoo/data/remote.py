@@ -98,7 +98,7 @@ def list_remote(url: str, *, column: str | None = None, only: Callable[[str], bo
         name = url.rpartition("/")[2]
         if url.endswith("/") or not files.isfile(root):
             shards = _walk(listing, files, url, root, only)
-        elif has_list_suffix(name) and (not name.lower().endswith(".parquet") or not holds_images(url)):
+        elif has_list_suffix(name) and (not name.lower().endswith(".parquet") or not holds_images(url, column)):
             return _list_paths(listing, files, url, column)
         else:
             shards = _one_file(listing, files, url, root, name)

@@ -55,7 +55,7 @@ def list_images(source: str | Path, *, column: str | None = None) -> Listing:
             that is not there.
     """
     source = Path(source)
-    kind = _kind_of(source)
+    kind = _kind_of(source, column)
     listing = Listing(root=(source if kind == "folder" else source.parent).resolve())
     if kind == "list":
         return _list_paths(listing, source, column)
@@ -119,7 +119,7 @@ def read_image(root: Path, path: str) -> bytes:
     raise UnreadableImageError(f"not in {shard} (any more)")
 
 
-def _kind_of(source: Path) -> str:
+def _kind_of(source: Path, column: str | None) -> str:
     if source.is_dir():
         return "folder"
     if not source.exists():
@@ -127,7 +127,7 @@ def _kind_of(source: Path) -> str:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
         try:
-            return "shard" if holds_images(str(source)) else "list"
+            return "shard" if holds_images(str(source), column) else "list"
         except (OSError, ArrowInvalid) as error:
             raise ClzooError(f"{source} is a damaged Parquet file: {error}.") from error
     if suffix in CONTAINERS:

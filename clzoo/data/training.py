@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data import content
-from clzoo.data.collection import EXPECTED_LABELS, ArrayImages, Collection, Images
+from clzoo.data.collection import EXPECTED_LABELS, ArrayImages, Collection, Images, slow_at_random
 from clzoo.data.decoding import decode_into_memory
 from clzoo.data.images import DECODING
 from clzoo.data.imbalance import imbalanced_rows
@@ -155,7 +155,7 @@ def open_training_set(
 
     Args:
         name: the recipe's data set, such as "cifar10"; it tells which of torchvision's sets to look for.
-        path: a folder of images, of tar shards, of a pack, or of torchvision's files; a .tar file; or hf-hub:ORG/NAME.
+        path: a source, as `clzoo.data.opening.open_source` takes it.
         size: side in pixels at which a resident set is held: shorter side resized to it, centre cut out.
         split: "pretrain" is "train", except of STL-10, whose labelled and unlabelled images it is.
         subset: "linear", "exponential" or "longtail-R" (see clzoo.data.imbalance), of the split "pretrain" alone.
@@ -193,6 +193,8 @@ def training_set_of(collection: Collection, rows: np.ndarray, size: int, *, budg
             "%d images of %s are decoded while training: at %d px they take %.1f GiB, more than the %.1f GiB for sets "
             "in memory", len(rows), collection.origin, size, need / 2**30, budget / 2**30,
         )  # fmt: skip
+        if why := slow_at_random(collection.images):
+            log.warning("%s: %s. Once and for all: clzoo pack SOURCE --size 256 --out DIR", collection.origin, why)
         return opened
     return _held_in_memory(opened, size)
 

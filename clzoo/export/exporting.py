@@ -67,7 +67,7 @@ def export_onnx(
         preprocess: the graph takes `images`, uint8 (B, H, W, 3) of any one size per call, and resizes, crops and
             normalises them; else `pixels`, normalised float32 (B, 3, size, size).
         dtype: of the arithmetic, "fp32" or "fp16".
-        int8: a folder of images like those that will be embedded; convolutions and linear layers compute in 8 bits,
+        int8: a source of images like those that will be embedded; convolutions and linear layers compute in 8 bits,
             with ranges measured on 100 of them.
 
     Raises:
@@ -83,7 +83,7 @@ def export_onnx(
 
     reference = Encoder(copy.deepcopy(encoder.module).float(), encoder.config, "cpu")
     reference.probe()  # before the long part: refuses a config that says another length than the network's feature has
-    model, pictures, calibration = _model(reference, preprocess, dtype, None if int8 is None else Path(int8))
+    model, pictures, calibration = _model(reference, preprocess, dtype, int8)
     provenance = _provenance(reference, preprocess, dtype if int8 is None else "int8", calibration)
     model.producer_name, model.producer_version = "clzoo", clzoo.__version__
     model.graph.name = reference.config.name
@@ -117,7 +117,9 @@ def _require_packages() -> None:
         )
 
 
-def _model(encoder: Encoder, preprocess: bool, dtype: str, int8: Path | None) -> tuple[Any, list[Any] | None, str]:
+def _model(
+    encoder: Encoder, preprocess: bool, dtype: str, int8: str | Path | None
+) -> tuple[Any, list[Any] | None, str]:
     """The graph; pictures to compare it with and what it was calibrated on, where it was."""
     from clzoo.export.graph import network_graph, preprocessing_graph, put_before
 

@@ -38,16 +38,16 @@ _FEWEST = 2 * _HELD_OUT
 _BATCH = 10
 
 
-def read_pictures(folder: Path, p: Preprocessing) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Images drawn from a folder with seed 0: those to calibrate with, and others to compare with afterwards.
+def read_pictures(source: str | Path, p: Preprocessing) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Images drawn from a source with seed 0: those to calibrate with, and others to compare with afterwards.
 
     Returns:
         at most 100 and exactly 17, uint8 (H, W, 3) squares of twice `p.resize`, their margins cut off.
 
     Raises:
-        ClzooError: no such folder, or fewer than 34 readable images in it.
+        ClzooError: no such source, or fewer than 34 readable images in it.
     """
-    images = open_source(folder).images
+    images = open_source(source).images
     drawn = np.random.default_rng(0).permutation(len(images))[: CALIBRATION + _HELD_OUT]
     square = Preprocessing(size=2 * p.resize, crop_pct=1.0)  # larger than the network's, so that it is resized again
 
@@ -66,7 +66,7 @@ def read_pictures(folder: Path, p: Preprocessing) -> tuple[list[np.ndarray], lis
             pictures.append(result)
     if len(pictures) < _FEWEST:
         raise ClzooError(
-            f"{folder} holds {len(pictures)} readable images; to quantise, expected at least {_FEWEST}, better "
+            f"{source} holds {len(pictures)} readable images; to quantise, expected at least {_FEWEST}, better "
             f"{CALIBRATION + _HELD_OUT}, of the kind that will be embedded. Give another folder: --int8 DIR"
         )
     return pictures[_HELD_OUT:], pictures[:_HELD_OUT]

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clzoo.data.listing import has_container_suffix
+from clzoo.data.opening import is_hub
 from clzoo.data.sources import list_images
+from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index, open_index
@@ -137,10 +140,20 @@ def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
         ClzooError: nothing there, a folder without images, or one with images that cannot be queried (named).
     """
     path = Path(query)
+    if has_container_suffix(path.name) and path.is_file():
+        raise ClzooError(
+            f"{path} holds many images; a query is an image or a folder. Unpack it; or embed it (clzoo embed {path}) "
+            "and search by the path or id of an image in that store."
+        )
     if not path.is_dir():
         if not path.exists():
             if store is not None and (stored := stored_image(store, str(query))) is not None:
                 return [stored]
+            if is_remote(str(query)) or is_hub(query):
+                raise ClzooError(
+                    f"{query} is not on this machine; a query is an image or a folder here. Download it; or embed it "
+                    f"(clzoo embed {query}) and search by the path or id of an image in that store."
+                )
             raise ClzooError(f"{path} does not exist; a query is an image or a folder of images.")
         return [path]
     listing = list_images(path)

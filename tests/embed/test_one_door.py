@@ -24,6 +24,7 @@ from clzoo.data import parquet
 from clzoo.data.opening import open_source, open_split
 from clzoo.embed import Store
 from clzoo.embed.pipeline import default_out
+from clzoo.errors import UnreadableImageError
 from clzoo.index import search
 
 SPECIES = {"cats": "Felis catus", "dogs": "Canis familiaris"}
@@ -277,8 +278,39 @@ def test_several_columns_of_images_are_an_error_until_one_is_chosen(images: Path
         open_source(tmp_path / "two.parquet")
     chosen = open_source(f"{tmp_path}/two.parquet#column=right")
     assert chosen.listing.items[0].read() == (images / "cats" / "000.jpg").read_bytes()
-    with pytest.raises(ClzooError, match="no column of images called middle; those of images are: left, right"):
+    with pytest.raises(ClzooError, match=r"two\.parquet has the columns .*; there is no middle"):
         open_source(f"{tmp_path}/two.parquet#column=middle")
+
+
+def test_plain_bytes_are_images_by_their_name_or_when_they_are_chosen(images: Path, tmp_path: Path) -> None:
+    data = [(images / "cats" / "000.jpg").read_bytes(), None]
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    pq.write_table(pa.table({"png": pa.array(data, pa.binary()), "blob": [b"x", b"y"]}), folder / "a.parquet")
+    pq.write_table(pa.table({"blob": pa.array(data, pa.binary())}), folder / "b.parquet")
+    listing = open_source(folder).listing
+    assert [item.path for item in listing.items] == ["a.parquet/000000000", "a.parquet/000000001"]
+    assert listing.items[0].read() == data[0]
+    with pytest.raises(UnreadableImageError, match="the row has no image in it"):
+        listing.items[1].read()
+    assert listing.ignored == {".parquet": 1, "column blob": 1}
+    assert open_source(f"{folder}/b.parquet#column=blob").listing.items[0].read() == data[0]
+
+
+def test_a_list_behind_a_url_names_urls_too_and_what_is_not_there_keeps_its_row(
+    images: Path, tmp_path: Path, web: WebServer, encoder: Encoder
+) -> None:
+    url = serve(web, images)
+    lines = ["cats/000.jpg", f"{url}/dogs/001.png", "./cats/../cats/000.jpg", f"{url}/cats/002.jpg"]
+    web.files["/images/a.txt"] = "\n".join(lines).encode()
+    embed(f"{url}/a.txt", encoder, tmp_path / "store", labels=True)
+    store = open_store(tmp_path / "store")
+    assert store.paths == ["cats/000.jpg", f"{url}/cats/002.jpg", f"{url}/dogs/001.png"]
+    assert store.labels == ["cats", None, None]
+    assert store.image_bytes(2) == (images / "dogs" / "001.png").read_bytes()
+    del web.files["/images/dogs/001.png"]
+    again = embed(f"{url}/a.txt", encoder, tmp_path / "store")
+    assert (again.rows, again.kept, again.failed) == (3, 1, 1)
 
 
 # Arrays, and data sets of the Hub -------------------------------------------------------------------------------------

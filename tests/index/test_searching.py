@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -162,3 +163,18 @@ def test_the_public_names_take_a_folder_to_its_neighbours(pictures, tmp_path, mo
     store = clzoo.open_store(tmp_path / "embedded")
     hits = clzoo.search(clzoo.build_index(store), pictures / "reds" / "0.jpg", k=2)
     assert hits[0][0].path == "reds/0.jpg"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("hf-hub:org/set", r"hf-hub:org/set is not on this machine.*clzoo embed hf-hub:org/set"),
+        ("https://host/photos/", "is not on this machine"),
+        ("photos.zip", "holds many images; a query is an image or a folder. Unpack it"),
+    ],
+)
+def test_a_query_that_is_no_image_of_this_machine_says_what_to_type(tmp_path, monkeypatch, query, message):
+    monkeypatch.chdir(tmp_path)
+    Path("photos.zip").write_bytes(b"PK")
+    with pytest.raises(ClzooError, match=message):
+        query_images(query)
