@@ -86,7 +86,8 @@ def _list_paths(listing: Listing, source: Path, column: str | None) -> Listing:
             reason = "a URL in a list on this machine; put the list there, or copy the images here"
             listing.failures.append(Failure(path, None, None, reason))
         elif _is_folder_at(file):
-            listing.failures.append(Failure(path, None, None, "a folder; a list names images"))
+            kind = "text file" if listed.table is None else "table"
+            listing.failures.append(Failure(path, None, None, f"a folder; a {kind} names images"))
         else:
             _add_file(listing, str(file), path, any_suffix=True)
     listing = finished(listing, source)

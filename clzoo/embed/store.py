@@ -230,8 +230,8 @@ def _map_vectors(folder: Path, segment: Segment, manifest: Manifest) -> np.ndarr
 
 def _read_items(path: Path) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
-            written = file.schema_arrow
+        with path.open("rb") as file:
+            written = pq.read_schema(file)
         kept = [field for field in written if field.name.startswith(METADATA)]
         return pq.read_table(path, schema=pa.schema([*ITEMS_SCHEMA, *kept]))
     except pa.ArrowInvalid as error:
