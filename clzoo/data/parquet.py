@@ -7,7 +7,7 @@ packing and a set in memory do. Rows in random order cost a pass each: `clzoo pa
 
 from __future__ import annotations
 
-import json
+import logging
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ from typing import Any, NamedTuple
 from clzoo.data.listing import Failure, Item, Listing, printable
 from clzoo.data.storage import first_line, is_remote, open_url
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.files import LONGEST_JSON, parse_json
+
+log = logging.getLogger("clzoo")
 
 LABELS = ("label", "fine_label")
 """Columns that are taken for labels first, where several could be."""
@@ -165,14 +168,18 @@ def _labels(opened: Any, schema: Any) -> tuple[list[str | None], list[str], str 
 
 def _declared(schema: Any) -> dict[str, list[str]]:
     """Names of the classes by column, as the Hub's package writes them into a file."""
+    written = (schema.metadata or {}).get(b"huggingface")
+    if written is None:
+        return {}
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        features = parse_json(written[:LONGEST_JSON], "what the Hub says of the columns", "")["info"]["features"]
         return {
             name: list(map(str, feature["names"]))
             for name, feature in features.items()
             if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
         }
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (ClzooError, KeyError, TypeError, AttributeError) as error:
+        log.warning("a Parquet file says of its columns what cannot be read (%s): no classes are declared", error)
         return {}
 
 

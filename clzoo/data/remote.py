@@ -130,7 +130,8 @@ def _open_shards(listing: Listing, shards: list[Item], column: str | None) -> No
             _add_zip(listing, shard)
         elif isinstance(shard, ParquetItem):
             try:
-                if patiently(lambda shard=shard: holds_images(shard.file)):  # type: ignore[misc]
+                is_images = patiently(lambda shard=shard: holds_images(shard.file))  # type: ignore[misc]
+                if is_images or (column is not None and holds_images(shard.file, column)):
                     add_rows(listing, shard, column)
                 else:
                     ignore(listing, shard.path)

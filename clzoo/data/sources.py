@@ -225,7 +225,7 @@ def _add_shard(listing: Listing, file: str, path: str, column: str | None = None
 def _add_table(listing: Listing, table: Item, column: str | None) -> None:
     """The rows of a Parquet file of images; one of anything else is ignored."""
     try:
-        if holds_images(table.file):
+        if holds_images(table.file) or (column is not None and holds_images(table.file, column)):
             add_rows(listing, table, column)
         else:
             ignore(listing, table.path)

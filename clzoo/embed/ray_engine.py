@@ -29,6 +29,7 @@ from clzoo.embed.manifest import STORE_DTYPES
 from clzoo.embed.stream import Clock, Encoded, Settings, encode_items
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.files import parse_json
 
 _GPU_BATCH = 256
 _BATCHES_PER_BLOCK = 4  # forward passes that a worker makes for one hand-over
@@ -200,7 +201,7 @@ def _table(items: Sequence[Item], positions: np.ndarray) -> pa.Table:
 
 def _item(path: str, size: int, mtime_ns: int, file: str, offset: int, kind: str, how: str) -> Item:
     place = None if offset < 0 else int(offset)
-    return _KINDS[kind](str(path), int(size), int(mtime_ns), str(file), place, tuple(json.loads(how)))
+    return _KINDS[kind](str(path), int(size), int(mtime_ns), str(file), place, tuple(parse_json(how, path, "")))
 
 
 def _import_ray() -> Any:
