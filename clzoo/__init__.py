@@ -15,7 +15,7 @@ from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo import lite
-    from clzoo.curation import find_duplicates, find_leaks
+    from clzoo.curation import find_duplicates, find_label_errors, find_leaks, find_outliers
     from clzoo.data.images import set_max_pixels
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
@@ -41,7 +41,9 @@ _HOME = {
     "compare": "clzoo.evaluation",
     "set_max_pixels": "clzoo.data.images",
     "find_duplicates": "clzoo.curation",
+    "find_label_errors": "clzoo.curation",
     "find_leaks": "clzoo.curation",
+    "find_outliers": "clzoo.curation",
 }
 
 __all__ = [
@@ -54,7 +56,9 @@ __all__ = [
     "embed_folder",
     "evaluate",
     "find_duplicates",
+    "find_label_errors",
     "find_leaks",
+    "find_outliers",
     "list_models",
     "lite",
     "load",

@@ -13,7 +13,7 @@ from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 
 @click.group("curate")
 def command() -> None:
-    """Look through a collection: duplicates, leaks. Nothing is changed or deleted."""
+    """Look through a collection: duplicates, leaks, labels, outliers. Nothing is changed or deleted."""
 
 
 def json_and_page(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,3 +122,41 @@ def leaks(
     if out is not None:
         say(f"wrote {found.save(out)}", err=as_json)
     report(found, as_json, page)
+
+
+@command.command("labels")
+@click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("--method", type=click.Choice(["linear", "knn"]), default="linear", show_default=True)
+@click.option(
+    "--ranking",
+    type=click.Choice(["self_confidence", "normalized_margin"]),
+    default="self_confidence",
+    show_default=True,
+)
+@job_options
+def labels(
+    store: Path, method: str, ranking: str, images: str | None, as_json: bool, page: Path | None, quiet: bool
+) -> None:
+    """Rank the labels of STORE by how probably they are wrong.
+
+    Each image is judged by the images of other folds. --json lists the labels that they contradict.
+    """
+    from clzoo.curation import find_label_errors
+    from clzoo.embed import open_store
+
+    report(find_label_errors(open_store(store, images=images), method=method, ranking=ranking), as_json, page)
+
+
+@command.command("outliers")
+@click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Which neighbor's distance counts.")
+@click.option("--by-class", is_flag=True, help="Among the images of the same label.")
+@job_options
+def outliers(
+    store: Path, k: int, by_class: bool, images: str | None, as_json: bool, page: Path | None, quiet: bool
+) -> None:
+    """Rank the images of STORE by the distance to their k-th neighbor, the farthest first."""
+    from clzoo.curation import find_outliers
+    from clzoo.embed import open_store
+
+    report(find_outliers(open_store(store, images=images), k=k, by_class=by_class), as_json, page)

@@ -8,16 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clzoo.curation.duplicates import Duplicates, find_duplicates
+    from clzoo.curation.labels import LabelErrors, find_label_errors
     from clzoo.curation.leaks import Leaks, find_leaks
+    from clzoo.curation.outliers import Outliers, find_outliers
 
 _HOME = {
     "Duplicates": "clzoo.curation.duplicates",
     "find_duplicates": "clzoo.curation.duplicates",
     "Leaks": "clzoo.curation.leaks",
     "find_leaks": "clzoo.curation.leaks",
+    "LabelErrors": "clzoo.curation.labels",
+    "find_label_errors": "clzoo.curation.labels",
+    "Outliers": "clzoo.curation.outliers",
+    "find_outliers": "clzoo.curation.outliers",
 }
 
-__all__ = ["Duplicates", "Leaks", "find_duplicates", "find_leaks"]
+__all__ = [
+    "Duplicates",
+    "LabelErrors",
+    "Leaks",
+    "Outliers",
+    "find_duplicates",
+    "find_label_errors",
+    "find_leaks",
+    "find_outliers",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -126,6 +126,9 @@ def test_search(place, store, output):
 
 
 def test_curate(place, store, output):
+    labelled = place / "labelled"
+    assert run("embed", place / "data/train", "--model", place / "model", "--out", labelled, "--labels") == 0
+    output()
     for code, arguments in (
         (0, ["duplicates", store]),
         (0, ["duplicates", store, "--json", "--html", place / "curated.html"]),
@@ -134,10 +137,16 @@ def test_curate(place, store, output):
         (0, ["leaks", store, store, "--threshold", "0.9999", "--json", "--out", place / "leaks.json"]),
         (0, ["leaks", store, store, "--threshold", "0.9999", "--html", place / "curated.html"]),
         (1, ["leaks", store, place / "none"]),
+        (0, ["labels", labelled, "--method", "knn"]),
+        (0, ["labels", labelled, "--json", "--html", place / "curated.html"]),
+        (1, ["labels", store]),
+        (0, ["outliers", labelled]),
+        (0, ["outliers", labelled, "--by-class", "--json", "--html", place / "curated.html"]),
+        (1, ["outliers", store, "--by-class"]),
         (1, ["duplicates", store, "--model", place / "none"]),
     ):
         assert run("curate", *arguments) == code, arguments
-        output(names=arguments[-1] != store)
+        output(names=arguments[-1] not in (store, "knn"))
     page = (place / "curated.html").read_text(encoding="utf-8")
     assert "owned" in page
 
