@@ -2,6 +2,8 @@
 
 import importlib
 import inspect
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,24 +12,94 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from fake_checkpoints import SHIPPED, FakeZoo, shrunk
+from picture_folders import make_folder
 
 import clzoo
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
-def test_the_loss_of_the_worked_example_runs_and_trains():
-    first_block = re.search(r"```python\n(.*?)```", (DOCS / "add_a_method.md").read_text(), re.DOTALL)
-    names: dict = {}
-    exec(first_block.group(1), names)
-    z = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = names["surprise"](z, temperature=0.2)
-    loss.backward()
-    assert loss > 0
-    assert z.grad.abs().sum() > 0
+def worked_example(checkout: Path) -> None:
+    """A copy of clzoo with what docs/add_a_method.md adds to it: a loss, a method, one line, a recipe."""
+    root, text = DOCS.parent, (DOCS / "add_a_method.md").read_text(encoding="utf-8")
+    loss, method = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (line,) = re.findall(r"```text\n(.*?)```", text, re.DOTALL)
+    shutil.copytree(root / "clzoo", checkout / "clzoo", ignore=shutil.ignore_patterns("__pycache__"))
+    (checkout / "hub").mkdir()
+    (checkout / "recipes").mkdir()
+    for file, code in (("losses", loss), ("methods", method)):
+        assert f"`clzoo/{file}/surprise.py`" in text
+        (checkout / "clzoo" / file / "surprise.py").write_text(code)
+    registry = checkout / "clzoo" / "methods" / "__init__.py"
+    before, files, after = registry.read_text().partition("_FILES = (\n")
+    assert line.count("\n") == 1
+    registry.write_text(before + files + line + after)
+    recipe = yaml.safe_load((root / "recipes" / "simclr_cifar10.yaml").read_text())
+    recipe |= yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
+    (checkout / "recipes" / "surprise_cifar10.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_the_worked_example_of_a_method_trains_after_one_line_and_is_known_everywhere(tmp_path, warm_python):
+    worked_example(tmp_path / "checkout")
+    make_folder(tmp_path / "pictures", {"ant": 8, "bee": 8})
+    code = """
+import json, sys
+sys.path.insert(0, "checkout")
+import torch
+from clzoo.errors import ClzooError
+from clzoo.evaluation.subject import find_subject
+from clzoo.losses.surprise import surprise
+from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+from clzoo.zoo.cards import render_card
+from clzoo.cli import main
+import clzoo
+assert clzoo.__file__.endswith("checkout/clzoo/__init__.py"), clzoo.__file__
+
+z = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
+exact = surprise(z, temperature=0.1)
+exact.backward()
+with torch.autocast("cpu", torch.bfloat16):
+    under_autocast = surprise(z, temperature=0.1).item()
+x, y = torch.nn.functional.normalize(z.detach().double(), dim=2)
+terms = [(1 - x[i] @ y[i]).clamp(min=0) * -(x[i] @ y.T / 0.1).log_softmax(0)[i] for i in range(64)]
+
+small = ["schedule.epochs=1", "schedule.warmup_epochs=0", "schedule.batch_size=8", "method.projector=[8]",
+         "backbone.name=resnet10t_038e03", "backbone.architecture=resnet10t", "backbone.stem_stride=2",
+         "backbone.model_args={channels: [4, 8, 8, 8], stem_type: deep, stem_width: 4}"]
+try:
+    load_recipe(find_recipe("surprise_cifar10"), ["method.powr=2"])
+except ClzooError as error:
+    unknown = str(error)
+try:
+    main(["pretrain", "surprise_cifar10", "--data", "pictures", "--out", "run", "--device", "cpu", "--quiet",
+          *(word for change in small for word in ("--set", change))])
+except SystemExit as end:
+    assert not end.code, end.code
+subject = find_subject("run", "cpu")
+print(json.dumps({
+    "exact": exact.item(), "autocast": under_autocast, "loops": (sum(terms) / 64).item(),
+    "gradient": z.grad.abs().sum().item(), "unknown": unknown, "state": json.load(open("run/state.json")),
+    "title": subject.title, "projector": subject.projector is not None,
+    "card": render_card(subject.encoder.config, {"results": []}),
+}))
+"""
+    done = warm_python.run(
+        ("-c", f"import os; os.chdir({str(tmp_path)!r})\n{code}"), os.environ | {"PYTHONPATH": ""}, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["autocast"] == found["exact"]
+    assert found["exact"] == pytest.approx(found["loops"], rel=1e-5)
+    assert found["gradient"] > 0
+    assert "unknown key 'method.powr': did you mean 'power'?" in found["unknown"]
+    assert found["state"]["finished"]
+    assert found["state"]["steps"] == 2
+    assert found["state"]["encoder_forwards"] == 2 * 2 * 8
+    assert found["projector"]
+    assert "[Surprise](https://arxiv.org/abs/0000.00000)" in found["card"]
+    assert "without labels" in found["card"]
 
 
 def test_links_between_the_documents_lead_somewhere():

@@ -7,7 +7,6 @@ classes are as similar as the cosine of their vectors after the mean over classe
 from __future__ import annotations
 
 import logging
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from clzoo.evaluation.features import Features
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.taxonomy import ancestors, find_taxonomy, read_taxonomy
 from clzoo.evaluation.ties import chance_of_k_highest
-from clzoo.methods.hydra import FeatureFilter
+from clzoo.methods.hydra import FeatureFilter, gate_vectors
 
 NEIGHBORS = 5
 CONTROL_DRAWS = 10
@@ -82,56 +81,6 @@ def class_means(x: torch.Tensor, labels: torch.Tensor, classes: Sequence[str]) -
     for part, of in zip(x.split(_ROWS), labels.split(_ROWS), strict=True):
         sums.index_add_(0, of, F.normalize(part.double(), dim=1))
     return sums / counts[:, None]
-
-
-@torch.no_grad()
-def gate_vectors(filter: FeatureFilter) -> torch.Tensor:
-    """The gates g(c, c) of single classes, (C, d) in (0, 1), in eval mode; the filter is left in the mode it was in."""
-    was_training = filter.training
-    filter.eval()
-    every = torch.arange(filter.label_embedding.num_embeddings, device=filter.label_embedding.weight.device)
-    gates: torch.Tensor = filter(every, every)
-    filter.train(was_training)
-    return gates.cpu()
-
-
-_BELOW_FILTER = re.compile(r"(?:.+\.)?filter\.(.+)")
-_OF_GATE = re.compile(r"(?:.+\.)?\w+\.([1245]\.(?:weight|bias|running_mean|running_var|num_batches_tracked))")
-
-
-def read_filter(tensors: dict[str, torch.Tensor]) -> FeatureFilter | None:
-    """Hydra's gates from the tensors of a pretrain.safetensors, in eval mode; None if it has nothing under "filter.".
-
-    Ours lie under "pair_loss.filter.", those of a converted checkpoint under "filter." or "filter.gate.": a table of
-    classes, and an MLP whose layers 1 and 4 are BatchNorms and 2 and 5 linear, whatever its name. The sizes are those
-    of the tensors.
-
-    Raises:
-        ClzooError: other tensors than these under "filter."; names them.
-    """
-    found = {match[1]: tensor for name, tensor in tensors.items() if (match := _BELOW_FILTER.fullmatch(name))}
-    if not found:
-        return None
-    gate = {f"gate.{match[1]}": tensor for name, tensor in found.items() if (match := _OF_GATE.fullmatch(name))}
-    tables = [tensor for name, tensor in found.items() if not _OF_GATE.fullmatch(name)]
-    try:
-        (table,) = tables
-        if len(gate) + len(tables) < len(found):
-            raise ValueError("two MLPs")
-        classes, label_dim = table.shape
-        dim, hidden_dim = gate["gate.5.weight"].shape
-        with torch.device("meta"):  # no weights are drawn
-            filter = FeatureFilter(classes, dim, label_dim, hidden_dim)
-        state = {"label_embedding.weight": table, **gate}
-        state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
-        filter.load_state_dict(state, assign=True)
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise ClzooError(
-            f"the gates in pretrain.safetensors are of an unknown layout: {_some(sorted(found), 14)} under 'filter.'. "
-            "Expected a table (classes x width) and one MLP with the layers 1 (BatchNorm), 2 (linear), 4 (BatchNorm) "
-            "and 5 (linear) that fit each other. To do without gates, delete that file."
-        ) from error
-    return filter.eval()
 
 
 def class_relations(vectors: torch.Tensor, names: Sequence[str]) -> Relations:

@@ -13,8 +13,7 @@ from torch import nn
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.evaluation.relations import read_filter
-from clzoo.methods.hydra import FeatureFilter
+from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
 from clzoo.zoo.loading import is_run
 
 if TYPE_CHECKING:
@@ -100,9 +99,8 @@ def _rebuilt(recipe: Recipe, encoder: Encoder, tensors: dict[str, torch.Tensor],
     """The method that an entry was trained by, with all its state."""
     from clzoo.pretrain.build import build_method
 
-    labels = next((t for name, t in tensors.items() if name.endswith("filter.label_embedding.weight")), None)
     # Without gates no tensor depends on the number of classes: any number builds a method that uses labels.
-    method = build_method(recipe, 2 if labels is None else len(labels))
+    method = build_method(recipe, classes_in(tensors) or 2)
     weights = {f"backbone.{name}": tensor for name, tensor in encoder.module.state_dict().items()}
     try:
         method.load_state_dict({**tensors, **weights})
@@ -124,13 +122,12 @@ def with_heads(
 ) -> Subject:
     """The subject of a method of clzoo.methods that `encoder` is the backbone of; puts it into eval mode."""
     method.eval()
-    pair_loss = getattr(method, "pair_loss", None)
     return Subject(
         encoder,
         title,
         recipe,
         projector=method.projector.to(encoder.device),
-        filter=None if pair_loss is None else pair_loss.filter,
+        filter=gates_of(method),
         images=images,
         classes=classes,
         learned_labels=method.needs.labels,

@@ -1,57 +1,46 @@
-"""What trains: one file per method, each an nn.Module whose forward is the loss of a batch of views.
+"""What trains: one file per method, with an nn.Module whose forward is the loss of a batch of views, and its record.
 
-A method declares what it needs (clzoo.methods.batch.Needs). To add one: docs/add_a_method.md.
+To add one: docs/add_a_method.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import reduce
+from importlib import import_module
+from operator import or_
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from clzoo.errors import ClzooError
-from clzoo.methods.align_uniform import AlignUniform, AlignUniformOptions
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.cacr import CACROptions, create_cacr
-from clzoo.methods.hcl import HCL, HCLOptions
-from clzoo.methods.hydra import Hydra, HydraMoCo, HydraMoCoOptions, HydraOptions
-from clzoo.methods.mocov2 import MoCoV2, MoCoV2Options
-from clzoo.methods.mocov3 import MoCoV3, MoCoV3Options
-from clzoo.methods.potential_samples import PotentialSamples, PotentialSamplesOptions
-from clzoo.methods.reco import ReCoOptions, create_reco
-from clzoo.methods.simclr import SimCLR, SimCLROptions
-from clzoo.methods.supcon import SupCon, SupConOptions
+from clzoo.methods.record import Method
 
-__all__ = ["METHODS", "Batch", "MethodOptions", "Needs", "create_method", "encoder_forwards"]
+__all__ = ["METHODS", "Batch", "Method", "MethodOptions", "Needs", "create_method", "encoder_forwards"]
 
-MethodOptions = (
-    AlignUniformOptions
-    | CACROptions
-    | HCLOptions
-    | HydraMoCoOptions
-    | HydraOptions
-    | MoCoV2Options
-    | MoCoV3Options
-    | PotentialSamplesOptions
-    | ReCoOptions
-    | SimCLROptions
-    | SupConOptions
+_FILES = (
+    "align_uniform",
+    "cacr",
+    "hcl",
+    "hydra",
+    "hydra_moco",
+    "mocov2",
+    "mocov3",
+    "potential_samples",
+    "reco",
+    "simclr",
+    "supcon",
 )
 
-METHODS: dict[str, Callable[..., nn.Module]] = {
-    "align_uniform": AlignUniform,
-    "cacr": create_cacr,
-    "hcl": HCL,
-    "hydra": Hydra,
-    "hydra_moco": HydraMoCo,
-    "mocov2": MoCoV2,
-    "mocov3": MoCoV3,
-    "potential_samples": PotentialSamples,
-    "reco": create_reco,
-    "simclr": SimCLR,
-    "supcon": SupCon,
+METHODS: dict[str, Method] = {
+    method.name: method for method in (import_module(f"clzoo.methods.{file}").METHOD for file in _FILES)
 }
+"""By name."""
+
+if TYPE_CHECKING:
+    MethodOptions = Any
+else:
+    MethodOptions = reduce(or_, (method.options for method in METHODS.values()))
 
 
 def create_method(
@@ -59,36 +48,25 @@ def create_method(
 ) -> Any:
     """The method that `options.name` names, around a backbone (B, 3, H, W) -> (B, feature_dim).
 
+    Its attribute `needs` says what it needs with these options.
+
     Args:
         views: how many views a batch will have.
-        classes: number of classes of the data; Hydra's gates need it.
+        classes: number of classes of the data, or None without labels.
 
     Raises:
         ClzooError: the number of views does not fit, or labels are missing.
     """
-    extra = {}
-    if options.name.startswith("hydra"):
-        if classes is None:
-            raise ClzooError(f"{options.name} pairs images by class, but the data have no labels.")
-        extra = {"classes": classes}
-    method = METHODS[options.name](backbone, feature_dim, options, **extra)
-    needs: Needs = method.needs  # type: ignore[assignment]
+    method = METHODS[options.name]
+    needs = method.needs_of(options)
     needs.check_views(options.name, views)
     if needs.labels and classes is None:
         raise ClzooError(f"{options.name} needs labels, but the data have none.")
-    return method
+    built: Any = method.build(backbone, feature_dim, options, **({"classes": classes} if method.classes else {}))
+    built.needs = needs
+    return built
 
 
 def encoder_forwards(options: MethodOptions, views: int) -> int:
     """How often one image goes through an encoder, or its momentum copy, in a step with so many views."""
-    match options:
-        case MoCoV3Options() | HydraMoCoOptions() | CACROptions(form="queue"):
-            return 2 * views  # each view is query and key
-        case CACROptions(form="momentum"):
-            return views + 2  # local crops are queries only
-        case ReCoOptions():
-            weak = options.host == "mocov2" or options.lambda1 > 0
-            local = 1 + (options.target == "mixed_keys")  # the CutMix of two views, the momentum key of the first
-            return 2 + weak + local * (options.lambda2 > 0)
-        case _:
-            return views
+    return METHODS[options.name].forwards(options, views)

@@ -9,6 +9,7 @@ from torch import nn
 from clzoo.losses import align_uniform
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import mlp
+from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
 
@@ -34,3 +35,11 @@ class AlignUniform(TwoViewMethod):
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
         return align_uniform(self.project(batch), w_align=o.w_align, w_uniform=o.w_uniform, alpha=o.alpha, t=o.t)
+
+
+METHOD = Method(
+    title="Align + Uniform",
+    arxiv="2005.10242",
+    options=AlignUniformOptions,
+    build=AlignUniform,
+)

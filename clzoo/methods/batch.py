@@ -52,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method declares: how many views, which helpers, labels, and the kind of BatchNorm on several devices.
+    """What a method needs: how many views, labels, and the kind of BatchNorm on several devices.
 
     "sync": statistics over all processes. "shuffled": per process, and on one device over groups of the batch (recipe
     key `backbone.batchnorm_groups`); either way keys are encoded in another order than queries.
@@ -60,8 +60,6 @@ class Needs:
 
     min_views: int
     max_views: int | None = None
-    momentum_encoder: bool = False
-    queue: bool = False
     labels: bool = False
     batchnorm: Literal["sync", "shuffled"] = "sync"
 

@@ -4,7 +4,7 @@ hardest. Implemented from the mathematics of the published method, in its three 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +17,7 @@ from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import Queue, cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
+from clzoo.methods.record import Method
 from clzoo.schema import Table
 
 
@@ -58,8 +59,6 @@ def create_cacr(backbone: nn.Module, feature_dim: int, options: CACROptions) -> 
 class CACRBatch(nn.Module):
     """Form A: views of one batch among themselves."""
 
-    needs: ClassVar[Needs] = Needs(2)
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         super().__init__()
         self.backbone = backbone
@@ -91,8 +90,6 @@ class CACRBatch(nn.Module):
 class CACRQueue(MomentumHost):
     """Form B: all views through both encoders; negatives are the queue and the other queries of the same view."""
 
-    needs: ClassVar[Needs] = Needs(2, momentum_encoder=True, queue=True, batchnorm="shuffled")
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])
@@ -123,8 +120,6 @@ class CACRMomentum(MomentumHost):
     With two views it is 0.5 x MoCo v3 exactly.
     """
 
-    needs: ClassVar[Needs] = Needs(2, momentum_encoder=True)
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         if options.predictor is None:
             raise ClzooError("CACR's form 'momentum' has a predictor: --set method.predictor=[4096,256]")
@@ -146,3 +141,18 @@ class CACRMomentum(MomentumHost):
             others = torch.stack([q for v, q in enumerate(queries) if v != target])  # (V - 1, N, D)
             losses.append(cacr_momentum(others, keys, own, o.temperature))
         return torch.stack(losses).mean()
+
+
+def _forwards(options: CACROptions, views: int) -> int:
+    extra = {"batch": 0, "queue": views, "momentum": 2}[options.form]  # keys: of all views, or of the two global ones
+    return views + extra
+
+
+METHOD = Method(
+    title="CACR (contrastive attraction and contrastive repulsion)",
+    arxiv="2105.03746",
+    options=CACROptions,
+    build=create_cacr,
+    needs=lambda options: Needs(2, batchnorm="shuffled" if options.form == "queue" else "sync"),
+    forwards=_forwards,
+)

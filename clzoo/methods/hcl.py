@@ -12,6 +12,7 @@ from torch import nn
 from clzoo.losses import hcl
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import mlp
+from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
 
@@ -36,3 +37,11 @@ class HCL(TwoViewMethod):
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
         return hcl(self.project(batch), temperature=o.temperature, tau_plus=o.tau_plus, beta=o.beta)
+
+
+METHOD = Method(
+    title="HCL (contrastive learning with hard negatives)",
+    arxiv="2010.04592",
+    options=HCLOptions,
+    build=HCL,
+)

@@ -6,7 +6,8 @@ Implemented from the mathematics of the released code.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import re
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,11 @@ from torch import nn
 
 from clzoo.augment.rows import to_device
 from clzoo.distributed import gather, gather_constant
-from clzoo.losses import hydra_pair, info_nce_keys
+from clzoo.errors import ClzooError
+from clzoo.losses import hydra_pair
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import LastNorm, mlp
-from clzoo.methods.momentum import cosine_to_one
-from clzoo.methods.momentum_host import MomentumHost
+from clzoo.methods.heads import mlp
+from clzoo.methods.record import Method
 from clzoo.schema import Table
 
 Pairs = Literal["arbitrary", "identical", "distinct"]
@@ -67,28 +68,6 @@ class HydraOptions(Table):
     group: int | None = Field(None, gt=1)
 
 
-class HydraMoCoOptions(Table):
-    """`method:` of a Hydra-MoCo recipe: (L_ins + beta L_pair + alpha L_cls) / (1 + alpha + beta).
-
-    The authors' projector ends in LayerNorm and their predictor without a norm; MoCo v3's ViT heads end in BatchNorm
-    without affine, which keeps gates from closing.
-    """
-
-    name: Literal["hydra_moco"]
-    temperature: float = Field(0.2, gt=0)
-    pairs: Pairs = "arbitrary"
-    gate: bool = True
-    gamma: float = Field(0.0, ge=0)
-    alpha: float = Field(0.0, ge=0)
-    beta: float = Field(1.0, ge=0)
-    momentum: float = Field(0.99, ge=0, le=1)
-    projector: list[int] = Field(min_length=1)
-    predictor: list[int] = Field(min_length=1)
-    projector_last_norm: LastNorm = "layer"
-    predictor_last_norm: LastNorm = "none"
-    group: int | None = Field(None, gt=1)
-
-
 def draw_partners(batch: Batch, pairs: Pairs, classes: int, group: int | None, copies: int = 1) -> torch.Tensor:
     """(copies, B) partner classes of this process's images, a function of (seed, step) and the labels.
 
@@ -112,10 +91,18 @@ def draw_partners(batch: Batch, pairs: Pairs, classes: int, group: int | None, c
     return partners
 
 
+class PairOptions(Protocol):
+    """What the pair loss takes from a method's options."""
+
+    temperature: float
+    gate: bool
+    gamma: float
+
+
 class PairLoss(nn.Module):
     """The gates and the pair loss of both Hydras."""
 
-    def __init__(self, classes: int, dim: int, options: HydraOptions | HydraMoCoOptions) -> None:
+    def __init__(self, classes: int, dim: int, options: PairOptions) -> None:
         super().__init__()
         self.classes = classes
         self.filter = FeatureFilter(classes, dim) if options.gate else None
@@ -157,16 +144,12 @@ class Hydra(nn.Module):
     are one batch.
     """
 
-    needs = Needs(1, labels=True)  # of a single-view recipe
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: HydraOptions, classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = mlp([feature_dim, *options.projector], last_norm="layer")
         self.pair_loss = PairLoss(classes, options.projector[-1], options)
         self.options = options
-        if not options.single_view:
-            self.needs = Needs(2, 2, labels=True)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         assert batch.labels is not None
@@ -191,32 +174,77 @@ class Hydra(nn.Module):
         return projected
 
 
-class HydraMoCo(MomentumHost):
-    """The pair loss beside instance discrimination, on a MoCo v3 skeleton."""
+# Gates of what was trained --------------------------------------------------------------------------------------------
 
-    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True, labels=True)
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, options: HydraMoCoOptions, classes: int) -> None:
-        super().__init__(
-            backbone,
-            mlp([feature_dim, *options.projector], last_norm=options.projector_last_norm),
-            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
-        )
-        self.pair_loss = PairLoss(classes, options.predictor[-1], options)
-        self.options = options
+@torch.no_grad()
+def gate_vectors(filter: FeatureFilter) -> torch.Tensor:
+    """The gates g(c, c) of single classes, (C, d) in (0, 1), in eval mode; the filter is left in the mode it was in."""
+    was_training = filter.training
+    filter.eval()
+    every = torch.arange(filter.label_embedding.num_embeddings, device=filter.label_embedding.weight.device)
+    gates: torch.Tensor = filter(every, every)
+    filter.train(was_training)
+    return gates.cpu()
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        assert batch.labels is not None
-        o = self.options
-        self.update_momentum(cosine_to_one(o.momentum, batch.progress))
-        q1, q2 = (gather(self.query(view)) for view in batch.views)
-        k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
-        labels = gather_constant(batch.labels)
-        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group)[0])
-        rows = torch.arange(len(labels), device=labels.device)
-        loss = (info_nce_keys(q1, k2, rows, o.temperature) + info_nce_keys(q2, k1, rows, o.temperature)) / 2
-        directions: list[Direction] = [(q1, k2, None), (q2, k1, None)]
-        loss = loss + o.beta * self.pair_loss(directions, labels, partners)
-        if o.alpha:
-            loss = loss + o.alpha * self.pair_loss(directions, labels, labels)
-        return loss / (1 + o.alpha + o.beta)
+
+_BELOW_FILTER = re.compile(r"(?:.+\.)?filter\.(.+)")
+_OF_GATE = re.compile(r"(?:.+\.)?\w+\.([1245]\.(?:weight|bias|running_mean|running_var|num_batches_tracked))")
+
+
+def read_filter(tensors: dict[str, torch.Tensor]) -> FeatureFilter | None:
+    """Hydra's gates from the tensors of a pretrain.safetensors, in eval mode; None if it has nothing under "filter.".
+
+    Ours lie under "pair_loss.filter.", those of a converted checkpoint under "filter." or "filter.gate.": a table of
+    classes, and an MLP whose layers 1 and 4 are BatchNorms and 2 and 5 linear, whatever its name. The sizes are those
+    of the tensors.
+
+    Raises:
+        ClzooError: other tensors than these under "filter."; names them.
+    """
+    found = {match[1]: tensor for name, tensor in tensors.items() if (match := _BELOW_FILTER.fullmatch(name))}
+    if not found:
+        return None
+    gate = {f"gate.{match[1]}": tensor for name, tensor in found.items() if (match := _OF_GATE.fullmatch(name))}
+    tables = [tensor for name, tensor in found.items() if not _OF_GATE.fullmatch(name)]
+    try:
+        (table,) = tables
+        if len(gate) + len(tables) < len(found):
+            raise ValueError("two MLPs")
+        classes, label_dim = table.shape
+        dim, hidden_dim = gate["gate.5.weight"].shape
+        with torch.device("meta"):  # no weights are drawn
+            filter = FeatureFilter(classes, dim, label_dim, hidden_dim)
+        state = {"label_embedding.weight": table, **gate}
+        state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
+        filter.load_state_dict(state, assign=True)
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise ClzooError(
+            f"the gates in pretrain.safetensors are of an unknown layout: {', '.join(sorted(found)[:14])}, {len(found)}"
+            " in all under 'filter.'. Expected a table (classes x width) and one MLP with the layers 1 (BatchNorm), 2 "
+            "(linear), 4 (BatchNorm) and 5 (linear) that fit each other. To do without gates, delete that file."
+        ) from error
+    return filter.eval()
+
+
+def gates_of(method: Any) -> FeatureFilter | None:
+    """The gates of a trained method that has Hydra's pair loss with gates; None of another."""
+    pair_loss = getattr(method, "pair_loss", None)
+    return None if pair_loss is None else pair_loss.filter
+
+
+def classes_in(tensors: dict[str, torch.Tensor]) -> int | None:
+    """How many classes the gates in a pretrain.safetensors of ours are of; None where it has no gates."""
+    table = next((t for name, t in tensors.items() if name.endswith("filter.label_embedding.weight")), None)
+    return None if table is None else len(table)
+
+
+METHOD = Method(
+    title="Hydra (later renamed SimLAP)",
+    arxiv="2410.18200",
+    options=HydraOptions,
+    build=Hydra,
+    needs=lambda options: Needs(1) if options.single_view else Needs(2, 2),
+    labels=True,
+    classes=True,
+)

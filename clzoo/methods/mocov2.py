@@ -1,6 +1,6 @@
 """MoCo v2 (Chen et al. 2020, arXiv 2003.04297): a query against its momentum key and a queue of past keys."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
+from clzoo.methods.record import Method
 from clzoo.schema import Table
 
 
@@ -28,8 +29,6 @@ class MoCoV2Options(Table):
 class MoCoV2(MomentumHost):
     """The first view is the query, the second the key."""
 
-    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True, queue=True, batchnorm="shuffled")
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV2Options) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])
@@ -41,3 +40,12 @@ class MoCoV2(MomentumHost):
         loss = info_nce_queue(gather(q), gather(k), self.queue.entries, self.options.temperature)
         self.queue.push(k)
         return loss
+
+
+METHOD = Method(
+    title="MoCo v2",
+    arxiv="2003.04297",
+    options=MoCoV2Options,
+    build=MoCoV2,
+    needs=lambda options: Needs(2, 2, batchnorm="shuffled"),
+)

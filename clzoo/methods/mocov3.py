@@ -1,6 +1,6 @@
 """MoCo v3 (Chen et al. 2021, arXiv 2104.02057): symmetric, with a predictor, against the keys of the batch."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -8,10 +8,11 @@ from torch import nn
 
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
-from clzoo.methods.batch import Batch, Needs
+from clzoo.methods.batch import Batch
 from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
+from clzoo.methods.record import Method
 from clzoo.schema import Table
 
 
@@ -32,8 +33,6 @@ class MoCoV3Options(Table):
 class MoCoV3(MomentumHost):
     """forward is 2T times the sum of both directions' InfoNCE."""
 
-    needs: ClassVar[Needs] = Needs(2, 2, momentum_encoder=True)
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV3Options) -> None:
         super().__init__(
             backbone,
@@ -49,3 +48,12 @@ class MoCoV3(MomentumHost):
         k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
         own = torch.arange(len(q1), device=q1.device)
         return 2 * temperature * (info_nce_keys(q1, k2, own, temperature) + info_nce_keys(q2, k1, own, temperature))
+
+
+METHOD = Method(
+    title="MoCo v3",
+    arxiv="2104.02057",
+    options=MoCoV3Options,
+    build=MoCoV3,
+    forwards=lambda options, views: 2 * views,  # each view is query and key
+)

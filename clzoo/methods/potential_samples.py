@@ -4,7 +4,6 @@ Positives are the augmented view and the queue's nearest neighbours of the key; 
 are. The weights, the ramp and the numbers are our choice throughout.
 """
 
-import dataclasses
 from typing import Literal
 
 import torch
@@ -18,6 +17,7 @@ from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
+from clzoo.methods.record import Method
 from clzoo.schema import Table
 
 RAMP = (0.05, 0.2)  # shares of the run between which the mined mass rises from 0 to 1, mining with the key
@@ -53,14 +53,10 @@ class PotentialSamplesOptions(Table):
 class PotentialSamples(MomentumHost):
     """MoCo v2 with mined positives and weighted negatives. Views: strong, strong, and weak where that one mines."""
 
-    needs = Needs(2, 2, momentum_encoder=True, queue=True, batchnorm="shuffled")
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: PotentialSamplesOptions) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])
         self.options = options
-        if options.mining == "weak":
-            self.needs = dataclasses.replace(self.needs, min_views=3, max_views=3)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options
@@ -97,3 +93,18 @@ def mined_mass(progress: float) -> float:
     """0 for the first 5 % of the run, rising linearly to 1 at 20 %."""
     start, end = RAMP
     return min(1.0, max(0.0, (progress - start) / (end - start)))
+
+
+def _needs(options: PotentialSamplesOptions) -> Needs:
+    views = 3 if options.mining == "weak" else 2
+    return Needs(views, views, batchnorm="shuffled")
+
+
+METHOD = Method(
+    title="Mining of Potential Samples (re-implementation from the abstract)",
+    arxiv="2311.00358",
+    options=PotentialSamplesOptions,
+    build=PotentialSamples,
+    needs=_needs,
+    implementation="clzoo's re-implementation from the abstract: everything the abstract leaves open is our choice",
+)

@@ -6,7 +6,7 @@ Implemented from the mathematics of the released code, on a MoCo v2 host; the Si
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
+from clzoo.methods.record import Method
 from clzoo.schema import Table
 
 
@@ -91,8 +92,6 @@ def local_target(own: torch.Tensor, other: torch.Tensor, share: torch.Tensor) ->
 class ReCo(MomentumHost):
     """L = L_nce + lambda1 L_global + lambda2 L_local on MoCo v2. With both weights 0 it is MoCo v2 exactly."""
 
-    needs: ClassVar[Needs] = Needs(3, 3, momentum_encoder=True, queue=True, batchnorm="shuffled")
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])
@@ -133,8 +132,6 @@ class ReCo(MomentumHost):
 class ReCoSimCLR(nn.Module):
     """The same three terms among the images of one batch (our choice)."""
 
-    needs: ClassVar[Needs] = Needs(3, 3)
-
     def __init__(self, backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> None:
         super().__init__()
         self.backbone = backbone
@@ -165,3 +162,19 @@ class ReCoSimCLR(nn.Module):
     def _project(self, images: torch.Tensor) -> torch.Tensor:
         projected: torch.Tensor = self.projector(self.backbone(images))
         return projected
+
+
+def _forwards(options: ReCoOptions, views: int) -> int:
+    weak = options.host == "mocov2" or options.lambda1 > 0
+    local = 1 + (options.target == "mixed_keys")  # the CutMix of two views, the momentum key of the first
+    return 2 + weak + local * (options.lambda2 > 0)
+
+
+METHOD = Method(
+    title="ReCo (relation-aware contrastive learning)",
+    arxiv="2211.01796",
+    options=ReCoOptions,
+    build=create_reco,
+    needs=lambda options: Needs(3, 3, batchnorm="shuffled" if options.host == "mocov2" else "sync"),
+    forwards=_forwards,
+)

@@ -9,6 +9,7 @@ from torch import nn
 from clzoo.losses import info_nce
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import mlp
+from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
 
@@ -32,3 +33,11 @@ class SimCLR(TwoViewMethod):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return info_nce(self.project(batch), self.options.temperature)
+
+
+METHOD = Method(
+    title="SimCLR",
+    arxiv="2002.05709",
+    options=SimCLROptions,
+    build=SimCLR,
+)

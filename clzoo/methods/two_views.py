@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import nn
 
 from clzoo.distributed import gather
-from clzoo.methods.batch import TWO_VIEWS, Batch, Needs
+from clzoo.methods.batch import Batch
 
 
 class TwoViewMethod(nn.Module):
     """Backbone and projector; a subclass says which loss its projections get."""
-
-    needs: ClassVar[Needs] = TWO_VIEWS
 
     def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from clzoo.assets import RECIPES
 from clzoo.errors import ClzooError
 from clzoo.files import read_bytes
-from clzoo.methods import MethodOptions
+from clzoo.methods import METHODS
 from clzoo.overrides import apply_overrides
 from clzoo.pretrain.recipe import Recipe
 from clzoo.wording import cut, shown
@@ -100,10 +100,7 @@ def _explain(values: dict[str, Any], problem: Any) -> str:
 def _table_of(values: dict[str, Any], section: str) -> type[BaseModel]:
     """The table whose keys are valid in a section."""
     if section == "method":
-        name = values["method"]["name"]
-        return next(
-            table for table in get_args(MethodOptions) if name in get_args(table.model_fields["name"].annotation)
-        )
+        return METHODS[values["method"]["name"]].options
     annotation: Any = Recipe.model_fields[section].annotation
     table: type[BaseModel] = (get_args(annotation) or (annotation,))[0]  # list[ViewGroup] or the table itself
     return table

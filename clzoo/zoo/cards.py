@@ -26,28 +26,12 @@ class _Method(NamedTuple):
 
     title: str
     arxiv: str
-    labels: bool = False  # whether pretraining uses class labels
-    implementation: str = "clzoo's implementation of the published method"
+    labels: bool  # whether pretraining uses class labels
+    implementation: str
 
 
-_METHODS = {
-    "simclr": _Method("SimCLR", "2002.05709"),
-    "mocov2": _Method("MoCo v2", "2003.04297"),
-    "mocov3": _Method("MoCo v3", "2104.02057"),
-    "barlow": _Method("Barlow Twins", "2103.03230"),
-    "supcon": _Method("SupCon (supervised contrastive learning)", "2004.11362", labels=True),
-    "align_uniform": _Method("Align + Uniform", "2005.10242"),
-    "hcl": _Method("HCL (contrastive learning with hard negatives)", "2010.04592"),
-    "cacr": _Method("CACR (contrastive attraction and contrastive repulsion)", "2105.03746"),
-    "hydra": _Method("Hydra (later renamed SimLAP)", "2410.18200", labels=True),
-    "hydra_moco": _Method("Hydra-MoCo (later renamed SimLAP)", "2410.18200", labels=True),
-    "reco": _Method("ReCo (relation-aware contrastive learning)", "2211.01796"),
-    "potential_samples": _Method(
-        "Mining of Potential Samples (re-implementation from the abstract)",
-        "2311.00358",
-        implementation="clzoo's re-implementation from the abstract: everything the abstract leaves open is our choice",
-    ),
-}
+_OTHERS = {"barlow": _Method("Barlow Twins", "2103.03230", labels=False, implementation="clzoo")}
+"""Methods that clzoo has weights of and does not train."""
 
 _IN100 = ("in100", "ImageNet-100")  # which 100 classes differs from paper to paper, so nothing is recognised as it
 
@@ -128,7 +112,11 @@ def _digest(text: str) -> str:
 
 
 def _method(config: ModelConfig) -> _Method | None:
-    return _METHODS.get(config.method)
+    from clzoo.methods import METHODS  # which loads torch
+
+    if (known := METHODS.get(config.method)) is None:
+        return _OTHERS.get(config.method)
+    return _Method(known.title, known.arxiv, known.labels, known.implementation)
 
 
 def _data_name(config: ModelConfig, metrics: dict[str, Any]) -> str:

@@ -13,13 +13,11 @@ from clzoo.evaluation.relations import (
     class_means,
     class_relations,
     evaluate_relations,
-    gate_vectors,
-    read_filter,
     taxonomy_order,
     taxonomy_scores,
 )
 from clzoo.evaluation.taxonomy import read_taxonomy
-from clzoo.methods.hydra import FeatureFilter, HydraOptions, PairLoss
+from clzoo.methods.hydra import FeatureFilter, HydraOptions, PairLoss, gate_vectors, read_filter
 
 ANIMALS = ("cat", "cow", "dog", "pig", "wolf", "sheep", "lion", "goat")
 KINDS = {"cat": "feline", "lion": "feline", "dog": "canine", "wolf": "canine"} | dict.fromkeys(

@@ -1,19 +1,51 @@
 """What holds for every method."""
 
 import copy
+import inspect
+import sys
 
 import pytest
 import torch
 from tiny import OPTIONS, VIEWS, options_of, tiny_batch, tiny_method
+from torch import nn
 
 from clzoo.errors import ClzooError
-from clzoo.methods import METHODS, encoder_forwards
+from clzoo.methods import METHODS, create_method, encoder_forwards
 
 KINDS = list(OPTIONS)
 
 
 def test_every_method_is_in_this_file():
     assert {options["name"] for options in OPTIONS.values()} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_record_lies_in_the_file_of_its_name_and_names_the_paper_that_the_file_is_about(name):
+    file, record = sys.modules[f"clzoo.methods.{name}"], METHODS[name]
+    assert file.METHOD is record
+    assert f"arXiv {record.arxiv}" in " ".join(file.__doc__.split())
+    assert record.title
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_loss_of_a_method_leaves_autocast(name):
+    losses = [
+        value
+        for value in vars(sys.modules[f"clzoo.methods.{name}"]).values()
+        if inspect.isfunction(value) and value.__module__.startswith("clzoo.losses.")
+    ]
+    assert losses
+    assert [loss.__name__ for loss in losses if not hasattr(loss, "__wrapped__")] == []  # @full_precision
+
+
+def test_labels_are_asked_for_by_the_methods_that_learn_from_them():
+    labelled = {kind for kind in KINDS if METHODS[OPTIONS[kind]["name"]].labels}
+    assert labelled == {"hydra", "hydra_single_view", "hydra_moco", "supcon"}
+    for kind in KINDS:
+        assert tiny_method(kind).needs.labels == (kind in labelled)
+    for kind in labelled:
+        with pytest.raises(ClzooError, match="needs labels, but the data have none"):
+            create_method(nn.Identity(), 4, options_of(kind), views=VIEWS.get(kind, 2), classes=None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
