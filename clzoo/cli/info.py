@@ -12,11 +12,11 @@ from clzoo.cli.common import print_json, print_table, quiet_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the model's config.json and its status.")
 @quiet_option
 def command(name: str, as_json: bool, quiet: bool) -> None:
-    """Everything recorded about one model of the zoo."""
-    from clzoo.zoo.entries import entry, facts, status
+    """Everything recorded about one model: a zoo name, or a model folder or run on this machine."""
+    from clzoo.zoo.entries import described, facts
 
-    config = entry(name)
+    config, status = described(name)
     if as_json:
-        print_json({**config.to_json(), "status": status(config)})
+        print_json({**config.to_json(), "status": status})
     else:
-        print_table(("", ""), facts(config))
+        print_table(("", ""), facts(config, status))

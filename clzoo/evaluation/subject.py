@@ -14,7 +14,7 @@ from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
-from clzoo.zoo.loading import is_run
+from clzoo.zoo.entries import is_run
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe

@@ -70,6 +70,26 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def load_checkpoint_file(path: Path) -> dict[str, Any]:
+    """State of one checkpoint, compared with the checksum beside it where that lies there.
+
+    Raises:
+        ClzooError: it is damaged, or no checkpoint of a run.
+    """
+    record = path.with_suffix(".json")
+    if record.is_file() and sha256_of(path) != read_json(record).get("sha256"):
+        raise ClzooError(f"{path} is damaged: its checksum differs from {record.name}. Take another checkpoint.")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ClzooError(f"{path} cannot be read ({str(error).splitlines()[0]}). Take another checkpoint.") from error
+    if not isinstance(state, dict) or not isinstance(state.get("method"), dict):
+        raise ClzooError(
+            f"{path} is no checkpoint of a clzoo run. Type: clzoo convert {path} --arch ARCHITECTURE --out DIR"
+        )
+    return state
+
+
 def has_checkpoint(folder: Path) -> bool:
     """Whether any checkpoint of a folder counts, damaged or not."""
     return bool(_records(folder))

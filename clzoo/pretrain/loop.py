@@ -29,6 +29,7 @@ from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, release, train_alone, write_state
 from clzoo.pretrain.start import start_from
 from clzoo.pretrain.stopping import any_process, asked_to_stop
+from clzoo.pretrain.trained import write_encoder
 
 log = logging.getLogger("clzoo")
 
@@ -50,8 +51,8 @@ def pretrain(
     Args:
         data: what clzoo.data.training opens: an image folder (or one with `train`), tar shards, torchvision's files, a
             pack, or hf-hub:ORG/NAME.
-        out: run folder: recipe.yaml, log.jsonl, checkpoints, and state.json. A start that fails before its first step
-            leaves none.
+        out: run folder: recipe.yaml, log.jsonl, checkpoints, state.json, and at the end the encoder as a model. A start
+            that fails before its first step leaves none.
         max_minutes: stop with a checkpoint after this time, counted from the call: opening the images and compiling are
             part of it. At least one step is made.
         init: a zoo name or folder whose weights a new run starts from.
@@ -178,6 +179,7 @@ def _train(
                 return False
     if rank() == 0:
         draw_curves(out)
+        write_encoder(out, recipe, method)
     return True
 
 

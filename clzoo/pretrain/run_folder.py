@@ -19,6 +19,7 @@ from clzoo.pretrain.checkpoint import delete_uncounted, has_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.temporary import is_temporary, temporary_folder, was_left
+from clzoo.zoo.saving import delete_encoder
 
 LOCK = ".lock"
 
@@ -67,6 +68,7 @@ def release(out: Path) -> None:
 
 
 def _clear(out: Path) -> None:
+    delete_encoder(out)
     for name in ("recipe.yaml", "log.jsonl", "state.json", "curves.png"):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "tensorboard", ignore_errors=True)
@@ -155,7 +157,9 @@ def require_same_data(run: Path, fingerprint: dict[str, Any], next_step: str) ->
 
 
 def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds: float, device: str) -> None:
-    """How far the run is, for people and for `clzoo publish`."""
+    """How far the run is, for people and for `clzoo publish`; an encoder that is of a later step goes first."""
+    if step < total_steps:
+        delete_encoder(out)
     images_seen = step * recipe.schedule.batch_size
     write_json(
         out / "state.json",

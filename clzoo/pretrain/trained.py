@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from clzoo.config import ModelConfig
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.pretrain.build import build_method, model_config
-from clzoo.pretrain.checkpoint import load_checkpoint
+from clzoo.pretrain.checkpoint import load_checkpoint, load_checkpoint_file
 from clzoo.pretrain.data_names import trained_on
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data
+from clzoo.zoo.entries import is_run
+from clzoo.zoo.saving import save_encoder, save_entry
+from clzoo.zoo.weights import build_encoder
 
 log = logging.getLogger("clzoo")
+
+_BESIDE = ("recipe.yaml", "data.json")
+_BACKBONE = "backbone."  # how the encoder's tensors begin in a method's state
 
 
 def load_run(run: Path, device: str | torch.device = "auto") -> tuple[Encoder, Recipe, Any]:
@@ -35,11 +43,77 @@ def load_run(run: Path, device: str | torch.device = "auto") -> tuple[Encoder, R
         log.warning("%s stopped at step %d of %d; its newest checkpoint is taken", run, state["step"], state["steps"])
     data, _ = read_data(run)
     method = load_method(run, recipe, data["classes"] or None)
+    return _encoder_of_run(run, recipe, method, device), recipe, method
+
+
+def write_encoder(run: Path, recipe: Recipe, method: Any) -> None:
+    """Make the folder of a finished run a model: config.json and model.safetensors, with hash and probe.
+
+    Raises:
+        ClzooError: weights that are not finite, or a folder that cannot be written.
+    """
+    save_encoder(_encoder_of_run(run, recipe, method, next(method.parameters()).device), run)
+
+
+def _encoder_of_run(run: Path, recipe: Recipe, method: Any, device: str | torch.device) -> Encoder:
+    """A method's backbone, named for the images that it really trained on."""
     encoder = encoder_of(method, recipe, "", device)
+    encoder.config = _named_for_images(run, recipe, encoder.config)
+    return encoder
+
+
+def _named_for_images(run: Path, recipe: Recipe, config: ModelConfig) -> ModelConfig:
     images = trained_on(run, recipe)
     name = f"{recipe.method.name}-{recipe.backbone.name}-{images.id}"
-    encoder.config = dataclasses.replace(encoder.config, name=name, data=images.id)
-    return encoder, recipe, method
+    return dataclasses.replace(config, name=name, data=images.id)
+
+
+def belongs_to_run(path: Path) -> bool:
+    """Whether this is a run folder, or a checkpoint that lies in one."""
+    return is_run(path) or (path.suffix == ".pt" and all((path.parent / name).is_file() for name in _BESIDE))
+
+
+def convert_checkpoint(path: Path, out: Path, architecture: str | None = None) -> list[str]:
+    """Make the model folder `out` of one checkpoint of a run, finished or not; its name becomes the model's.
+
+    Args:
+        path: a run folder, whose newest checkpoint is taken; or a checkpoint beside its recipe.yaml.
+        architecture: what the user thinks it is; None asks the recipe.
+
+    Returns:
+        What was kept and left behind, in words.
+
+    Raises:
+        ClzooError: another architecture, no whole checkpoint, or `out` exists and is not an empty folder.
+    """
+    run = path if path.is_dir() else path.parent
+    recipe = load_recipe(run / "recipe.yaml")
+    if architecture not in (None, recipe.backbone.architecture):
+        raise ClzooError(
+            f"{path} is of {recipe.backbone.architecture}, not {architecture}. Leave out --arch, its recipe says."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ClzooError(f"{out} exists already and is not an empty folder. Name another one with --out.")
+    state = load_checkpoint(run) if path.is_dir() else load_checkpoint_file(path)
+    if state is None:
+        raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
+    config = dataclasses.replace(_named_for_images(run, recipe, model_config(recipe)), name=out.resolve().name)
+    inside = {name.removeprefix(_BACKBONE): t for name, t in state["method"].items() if name.startswith(_BACKBONE)}
+    next_step = "Is it another run's? A checkpoint belongs into the folder of its run."
+    encoder = build_encoder(config, inside, torch.device("cpu"), where=str(path), next_step=next_step)
+    save_checkpoint_entry(encoder, recipe, state["step"], out)
+    left = Counter(name.partition(".")[0] for name in state["method"] if not name.startswith(_BACKBONE))
+    left.update(name for name in state if name != "method")
+    return [
+        f"kept:    {len(inside)} tensors of the encoder after step {state['step']:,}",
+        f"dropped: {', '.join(f'{name} ({count} tensors)' if count > 1 else name for name, count in left.items())}",
+    ]
+
+
+def save_checkpoint_entry(encoder: Encoder, recipe: Recipe, step: int, out: Path) -> Path:
+    """The model folder of an encoder after `step` steps; nothing is measured, and the card says which step."""
+    training = {"recipe": "recipe.yaml", "seed": recipe.seed, "checkpoint of step": step}
+    return save_entry(encoder, out, metrics={"results": [], "training": training}, recipe=recipe.to_yaml())
 
 
 def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ WEIGHTS = "model.safetensors"
 PRETRAINING_STATE = "pretrain.safetensors"
 """Beside an entry's weights, where it was kept: heads, gates, queue, momentum encoder."""
 
-Status = Literal["bundled", "hub", "recipe-only"]
+Status = Literal["bundled", "hub", "recipe-only", "local", "run"]
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -46,6 +47,58 @@ def closest(name: str) -> str:
     """A sentence with the names nearest to one that the zoo does not have; empty if none is near."""
     close = difflib.get_close_matches(name, list_models(), n=3, cutoff=0.5)
     return f"The closest: {', '.join(close)}. " if close else ""
+
+
+def is_path(text: str) -> bool:
+    """Whether a model's name is a path: it has a separator or a suffix. A plain word is a zoo name."""
+    separators = {"/", os.sep, os.altsep}
+    return (
+        any(separator in text for separator in separators if separator)
+        or Path(text).suffix != ""
+        or text in (".", "..")
+    )
+
+
+def is_run(name_or_path: str | Path) -> bool:
+    """Whether this names a run folder: a path that holds a recipe and the state of its training."""
+    if not (isinstance(name_or_path, Path) or is_path(str(name_or_path))):
+        return False
+    folder = Path(name_or_path).expanduser()
+    return (folder / "recipe.yaml").is_file() and (folder / "state.json").is_file()
+
+
+def has_encoder(run: Path) -> bool:
+    """Whether a run folder holds the encoder that the end of its training writes, config.json last."""
+    written = (run / "config.json").is_file() and (run / WEIGHTS).is_file()
+    return written and bool(read_json(run / "state.json").get("finished"))
+
+
+def without_encoder(run: Path) -> ClzooError:
+    """What to say of a run folder where `has_encoder` is false, to those who need its files."""
+    state = read_json(run / "state.json")
+    why = "its encoder is not written yet" if state.get("finished") else f"it stopped at step {state['step']}"
+    return ClzooError(
+        f"{run} is a run, and {why} (of {state['steps']} steps): the end of training writes the files of its encoder. "
+        f"Type the same clzoo pretrain command again; or for its newest checkpoint: clzoo convert {run} --out DIR"
+    )
+
+
+def described(name_or_path: str) -> tuple[ModelConfig, Status]:
+    """The config of a zoo name, or of a folder or run on this machine, and where its weights are.
+
+    Raises:
+        ClzooError: no such name; a path without a config.json, or a run without its encoder.
+    """
+    if not is_path(name_or_path):
+        config = entry(name_or_path)
+        return config, status(config)
+    path = Path(name_or_path).expanduser()
+    folder = path if path.is_dir() else path.parent
+    if is_run(folder) and not has_encoder(folder):
+        raise without_encoder(folder)
+    if not path.exists():
+        raise ClzooError(f"{path} does not exist; expected a folder with a config.json, or a name of clzoo list.")
+    return ModelConfig.load(folder / "config.json"), "run" if is_run(folder) else "local"
 
 
 def bundled_weights(name: str) -> Path | None:
@@ -105,11 +158,15 @@ def measured(name: str) -> dict[str, Any]:
     return found
 
 
-def facts(config: ModelConfig) -> list[tuple[str, object]]:
-    """`clzoo info` as (label, value) pairs; None where nothing is recorded."""
+def facts(config: ModelConfig, found: Status | None = None) -> list[tuple[str, object]]:
+    """`clzoo info` as (label, value) pairs; None where nothing is recorded.
+
+    Args:
+        found: where the weights are, of a model that is no entry of the zoo.
+    """
     p, source = config.preprocessing, config.source
     published = ", ".join(f"{evaluation} {value:g}" for evaluation, value in config.published.items())
-    line = row(config)
+    line = {**row(config), "status": found or status(config)}
     options = f" {config.model_args}" if config.model_args else ""
     pairs: list[tuple[str, object]] = [
         *((label, line[label]) for label in ("name", "method", "backbone", "data", "dim", "status")),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,17 @@ from clzoo.files import read_json, sha256_of
 from clzoo.proof import weights_sha256
 from clzoo.zoo import cache
 from clzoo.zoo.convert import convert
-from clzoo.zoo.entries import PRETRAINING_STATE, WEIGHTS, bundled_weights, entry, training_command
+from clzoo.zoo.entries import (
+    PRETRAINING_STATE,
+    WEIGHTS,
+    bundled_weights,
+    entry,
+    has_encoder,
+    is_path,
+    is_run,
+    training_command,
+    without_encoder,
+)
 from clzoo.zoo.fetch import commit_of, fetch_file, fetch_source, is_offline
 from clzoo.zoo.swapping import settle
 from clzoo.zoo.weights import build_encoder, read_safetensors
@@ -73,7 +82,7 @@ def load(
             unexpected tensors, wrong shapes, no network, unusable device. Random weights are never returned.
     """
     usable = resolve_device(device)  # before a long download
-    if is_run(name_or_path) and revision is None:
+    if is_run(name_or_path) and revision is None and not has_encoder(Path(name_or_path).expanduser()):
         from clzoo.pretrain.trained import load_run
 
         encoder = load_run(Path(name_or_path).expanduser(), usable)[0]
@@ -90,14 +99,6 @@ def load(
     return with_backend(encoder, backend, cache_dir=cache_dir)
 
 
-def is_run(name_or_path: str | Path) -> bool:
-    """Whether this names a run folder: a path, as in `load`, that holds a recipe and the state of its training."""
-    if not (isinstance(name_or_path, Path) or _is_path(str(name_or_path))):
-        return False
-    folder = Path(name_or_path).expanduser()
-    return (folder / "recipe.yaml").is_file() and (folder / "state.json").is_file()
-
-
 def locate(
     name_or_path: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False
 ) -> Located:
@@ -107,7 +108,7 @@ def locate(
         return _in_timm(text.removeprefix(TIMM_PREFIX), revision, cache_dir, offline)
     if text.startswith(HUB_PREFIX):
         return _on_hub(text.removeprefix(HUB_PREFIX), revision, cache_dir, offline)
-    if isinstance(name_or_path, Path) or _is_path(text):
+    if isinstance(name_or_path, Path) or is_path(text):
         if revision is not None:
             raise ClzooError(f"revision {revision!r} was given with the local path {text}; files have no revisions.")
         return _local(Path(text).expanduser())
@@ -149,15 +150,6 @@ def pretraining_state(found: Located, *, required: bool = True) -> Path | None:
             f"{found.next_step}"
         )
     return path
-
-
-def _is_path(text: str) -> bool:
-    separators = {"/", os.sep, os.altsep}
-    return (
-        any(separator in text for separator in separators if separator)
-        or Path(text).suffix != ""
-        or text in (".", "..")
-    )
 
 
 def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offline: bool) -> Located:
@@ -295,6 +287,8 @@ def _local(path: Path) -> Located:
         if path.suffix != ".safetensors" or not (folder / "config.json").is_file():
             lacks = "has no config.json beside it" if path.suffix == ".safetensors" else "is not a .safetensors file"
             raise ClzooError(f"{path} {lacks}. Type: clzoo convert {path} --arch ARCHITECTURE --out DIR")
+    if is_run(folder) and not has_encoder(folder):
+        raise without_encoder(folder)
     config = ModelConfig.load(folder / "config.json")
     if not weights.is_file():
         by_name = f" Load it by its name: {config.name}" if config.source else ""

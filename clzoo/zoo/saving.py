@@ -20,7 +20,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_text
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, write_card
-from clzoo.zoo.entries import PRETRAINING_STATE
+from clzoo.zoo.entries import PRETRAINING_STATE, WEIGHTS
 from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files
 from clzoo.zoo.swapping import settle, swapped_folder
 from clzoo.zoo.weights import build_encoder
@@ -89,8 +89,7 @@ def save_entry(
     try:
         with swapped_folder(folder, PARTS) as new:
             _keep(folder, new, same_weights)
-            with atomic_path(new / "model.safetensors") as temporary:  # which gives it the usual permissions
-                save_file(tensors, temporary, metadata={"format": "pt"})
+            _write_weights(tensors, new)
             write_json(new / "metrics.json", metrics)
             for name, value in sentence_files(config).items():
                 write_json(new / name, value)
@@ -103,6 +102,35 @@ def save_entry(
     except (OSError, SafetensorError) as error:
         raise ClzooError(f"{folder} cannot be written: {error}. Free the place or name another folder.") from error
     return folder
+
+
+def save_encoder(encoder: Encoder, folder: Path) -> None:
+    """Write model.safetensors and then config.json, with hash and probe, into a folder that holds other things too.
+
+    An older config.json goes first, so a process killed at any instant leaves none or the one of these weights.
+
+    Raises:
+        ClzooError: weights that are not finite or do not fit the config, or a folder that cannot be written.
+    """
+    tensors = _stored_tensors(encoder.module, "fp32")
+    config = _with_proof(encoder.config, tensors)
+    try:
+        delete_encoder(folder)
+        _write_weights(tensors, folder)
+        config.save(folder)
+    except (OSError, SafetensorError) as error:
+        raise ClzooError(f"{folder} cannot be written: {error}. Free the place and type the same again.") from error
+
+
+def delete_encoder(folder: Path) -> None:
+    """Take away what `save_encoder` wrote, config.json first; nothing else of the folder."""
+    for name in ("config.json", WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _write_weights(tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    with atomic_path(folder / WEIGHTS) as temporary:  # which gives it the usual permissions
+        save_file(tensors, temporary, metadata={"format": "pt"})
 
 
 def _hash_of(path: Path) -> str | None:

@@ -1,0 +1,163 @@
+"""The end of training makes the run folder a model of its own: whole or not there, whenever the process dies."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import timm
+import torch
+from small_recipes import small_recipe
+from small_runs import same, weights_of
+
+import clzoo
+from clzoo.cli import main
+from clzoo.config import ModelConfig
+from clzoo.errors import ClzooError
+from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.trained import load_run
+from clzoo.zoo import verify
+from clzoo.zoo.weights import read_safetensors
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    # What all recipes for small images have: a stem that timm does not know, and BatchNorm over groups.
+    assert pretrain(small_recipe("mocov2_cifar10"), pictures, folder, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def unfinished(pictures, tmp_path):
+    assert not pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "unfinished", device="cpu", max_minutes=0)
+    return tmp_path / "unfinished"
+
+
+def test_a_finished_run_has_the_encoder_of_its_last_checkpoint_with_hash_and_probe(run):
+    config = ModelConfig.load(run / "config.json")
+    trained = {k.removeprefix("backbone."): v for k, v in weights_of(run).items() if k.startswith("backbone.")}
+    assert same(read_safetensors(run / "model.safetensors", next_step=""), trained)
+    encoder = clzoo.load(run, device="cpu")
+    assert encoder.weights_sha256 == config.weights_sha256
+    assert encoder.probe() == pytest.approx(config.probe, rel=1e-5)
+    assert (encoder.embed(IMAGE) == load_run(run, "cpu")[0].embed(IMAGE)).all()
+    assert verify(run).problem is None
+
+
+def test_a_finished_run_is_read_from_its_files_and_not_from_a_checkpoint(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for path in (tmp_path / "run").glob("checkpoint-*"):  # as people do when the disk is full
+        path.unlink()
+    assert (clzoo.load(tmp_path / "run", device="cpu").embed(IMAGE) == clzoo.load(run, device="cpu").embed(IMAGE)).all()
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(ClzooError, match="the weights have hash"):
+        clzoo.load(tmp_path / "run", device="cpu")
+
+
+def test_verify_and_info_take_a_run(run, unfinished, capsys):
+    assert main(["verify", str(run), "--json"]) is None
+    assert json.loads(capsys.readouterr().out)["verified"] is True
+    assert main(["info", str(run), "--json"]) is None
+    info = json.loads(capsys.readouterr().out)
+    assert (info["status"], info["clzoo"]["weights_sha256"]) == ("run", clzoo.load(run, "cpu").weights_sha256)
+    assert main(["info", str(run)]) is None
+    for command in ("verify", "info"):
+        with pytest.raises(SystemExit):
+            main([command, str(unfinished)])
+        said = capsys.readouterr().err
+        assert "it stopped at step 1 (of 8 steps)" in said
+        assert f"clzoo convert {unfinished} --out DIR" in said
+
+
+def test_timm_loads_a_run_whose_network_it_can_build(pictures, tmp_path):
+    recipe = small_recipe("simclr_cifar10", "backbone.stem_stride=null", "data.size=32")
+    assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
+    ours = clzoo.load(tmp_path / "run", device="cpu")
+    with torch.no_grad():
+        vector = theirs(ours.transform(IMAGE)[None])[0].numpy()
+    assert vector == pytest.approx(ours.embed(IMAGE, normalize=False), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("where", ["clzoo.zoo.saving.save_file", "clzoo.config.ModelConfig.save"])
+def test_killed_while_it_is_written_a_run_has_no_encoder_and_the_same_command_writes_it(
+    where, pictures, tmp_path, start
+):
+    run = tmp_path / "run"
+    place, _, name = where.rpartition(".")
+    die = "import os, pkgutil\nsetattr(pkgutil.resolve_name({!r}), {!r}, lambda *_, **__: os.kill(os.getpid(), 9))"
+    assert start(pictures, run, first=die.format(place, name), name="simclr_cifar10").wait() == -signal.SIGKILL
+    assert json.loads((run / "state.json").read_text())["finished"]
+    assert not (run / "config.json").exists()
+    assert (run / "model.safetensors").exists() == (name == "save")
+    of_checkpoint = clzoo.load(run, device="cpu").weights_sha256
+    with pytest.raises(ClzooError, match=r"its encoder is not written yet.*same clzoo pretrain command again"):
+        verify(run)
+    assert pretrain(small_recipe("simclr_cifar10"), pictures, run, device="cpu")
+    assert verify(run).verified
+    assert clzoo.load(run, device="cpu").weights_sha256 == of_checkpoint
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".tmp-")]
+
+
+def test_a_run_that_begins_anew_or_goes_on_has_no_encoder_of_an_earlier_one(run, pictures, tmp_path, caplog):
+    anew = tmp_path / "anew"
+    shutil.copytree(run, anew)
+    for path in anew.glob("checkpoint-*"):
+        path.unlink()
+    other = small_recipe("mocov2_cifar10", "seed=3")
+    assert not pretrain(other, pictures, anew, device="cpu", max_minutes=0)
+    assert not (anew / "config.json").exists()
+    assert not (anew / "model.safetensors").exists()
+    clzoo.load(anew, device="cpu")
+    assert "stopped at step 1 of 8; its newest checkpoint is taken" in caplog.text
+    # A pair that somebody copied into an unfinished run is not believed.
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(run / name, anew / name)
+    assert clzoo.load(anew, device="cpu").weights_sha256 != clzoo.load(run, device="cpu").weights_sha256
+    assert not pretrain(other, pictures, anew, device="cpu", max_minutes=0)
+    assert not (anew / "config.json").exists()
+
+
+@pytest.mark.parametrize("of", ["folder", "file"])
+def test_convert_takes_a_run_and_each_of_its_checkpoints(of, run, unfinished, tmp_path, capsys):
+    for number, source in enumerate((run, unfinished)):
+        path = source if of == "folder" else max(source.glob("checkpoint-*.pt"))
+        out = tmp_path / f"converted-{number}"
+        assert main(["convert", str(path), "--out", str(out)]) is None
+        said = capsys.readouterr().out
+        assert "projector (" in said
+        assert "optimizer" in said
+        encoder = clzoo.load(out, device="cpu")
+        assert (encoder.embed(IMAGE) == load_run(source, "cpu")[0].embed(IMAGE)).all()
+        assert encoder.config.name == out.name
+        assert verify(out).verified
+        assert "checkpoint of step" in (out / "README.md").read_text()
+        with pytest.raises(SystemExit):
+            main(["convert", str(path), "--out", str(out)])
+        assert "exists already" in capsys.readouterr().err
+
+
+def test_convert_refuses_a_damaged_checkpoint_another_architecture_and_options_that_mean_nothing(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    path = max((tmp_path / "run").glob("checkpoint-*.pt"))
+    for arguments, said in (
+        (["--arch", "resnet50"], "is of resnet10t, not resnet50"),
+        (["--prefix", "backbone"], "leave out the options"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["convert", str(path), "--out", str(tmp_path / "out"), *arguments])
+        assert said in capsys.readouterr().err
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(SystemExit):
+        main(["convert", str(path), "--out", str(tmp_path / "out")])
+    assert "is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    path.rename(tmp_path / "alone.pt")
+    with pytest.raises(SystemExit):
+        main(["convert", str(tmp_path / "alone.pt"), "--out", str(tmp_path / "out")])
+    assert "--arch" in capsys.readouterr().err
