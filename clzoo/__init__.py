@@ -15,7 +15,7 @@ from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo import lite
-    from clzoo.curation import find_duplicates, find_label_errors, find_leaks, find_outliers
+    from clzoo.curation import classify, find_duplicates, find_label_errors, find_leaks, find_outliers, select_images
     from clzoo.data.images import set_max_pixels
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
@@ -44,6 +44,8 @@ _HOME = {
     "find_label_errors": "clzoo.curation",
     "find_leaks": "clzoo.curation",
     "find_outliers": "clzoo.curation",
+    "select_images": "clzoo.curation",
+    "classify": "clzoo.curation",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Evaluation",
     "__version__",
     "build_index",
+    "classify",
     "compare",
     "embed_folder",
     "evaluate",
@@ -65,6 +68,7 @@ __all__ = [
     "open_store",
     "push",
     "search",
+    "select_images",
     "set_max_pixels",
 ]
 

@@ -22,7 +22,7 @@ _COMMANDS = {
     "embed": "Embed a folder of images, and index it.",
     "store": "Export, merge or compact an embedding store.",
     "search": "Find the nearest images of an indexed folder.",
-    "curate": "Find duplicates, leaks, wrong labels, outliers.",
+    "curate": "Duplicates, leaks, labels of a collection.",
     "evaluate": "Judge an encoder on labelled images.",
     "compare": "Compare encoders on labelled images.",
     "recipes": "The recipes that ship with clzoo.",

@@ -13,7 +13,7 @@ from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
 
 @click.group("curate")
 def command() -> None:
-    """Look through a collection: duplicates, leaks, labels, outliers. Nothing is changed or deleted."""
+    """Look through a collection: duplicates, leaks, labels, what to label. Nothing is changed or deleted."""
 
 
 def json_and_page(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -160,3 +160,71 @@ def outliers(
     from clzoo.embed import open_store
 
     report(find_outliers(open_store(store, images=images), k=k, by_class=by_class), as_json, page)
+
+
+@command.command("select")
+@click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("-n", required=True, type=click.IntRange(min=1), help="How many images.")
+@click.option("--how", type=click.Choice(["typical", "diverse", "balanced"]), default="typical", show_default=True)
+@click.option("--labels", metavar="CSV", help="path,label of the images that have one so far.")
+@job_options
+def select(
+    store: Path,
+    n: int,
+    how: str,
+    labels: str | None,
+    images: str | None,
+    as_json: bool,
+    page: Path | None,
+    quiet: bool,
+) -> None:
+    """Choose N images of STORE to label next, a path a line.
+
+    typical: the densest image of each of N clusters. diverse: each next the farthest from all before. balanced: as many
+    from each cluster, however small.
+    """
+    from clzoo.curation import select_images
+    from clzoo.curation.given_labels import read_labels
+    from clzoo.embed import open_store
+
+    opened = open_store(store, images=images)
+    known = None if labels is None else read_labels(labels, opened)
+    report(select_images(opened, n, how=how, labels=known), as_json, page)
+
+
+@command.command("classify")
+@click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
+@click.option("--labels", metavar="CSV", help="path,label of the images that have one.")
+@click.option("--by-folder", is_flag=True, help="The labels that STORE was embedded with.")
+@click.option("--with", "saved", metavar="FILE", help="Name all images by a classifier that --save wrote.")
+@click.option("--save", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write the classifier, .npz.")
+@click.option("--out", metavar="CSV", type=click.Path(path_type=Path), help="Write path,label,confidence,sure.")
+@click.option("--sure", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Less confidence is unsure.")
+@job_options
+def classify(
+    store: Path,
+    labels: str | None,
+    by_folder: bool,
+    saved: str | None,
+    target: Path | None,
+    out: Path | None,
+    sure: float,
+    images: str | None,
+    as_json: bool,
+    page: Path | None,
+    quiet: bool,
+) -> None:
+    """Name the images of STORE that have no label, from those that have one."""
+    if sum((labels is not None, by_folder, saved is not None)) != 1:
+        raise click.UsageError("expected one of --labels CSV, --by-folder and --with FILE.")
+    from clzoo.curation import Classifier, classify
+    from clzoo.curation.given_labels import read_labels
+    from clzoo.embed import open_store
+
+    opened = open_store(store, images=images)
+    given = Classifier.load(saved) if saved else read_labels(labels, opened) if labels else opened.labels
+    found = classify(opened, given, sure=sure)
+    for written in (target and found.classifier.save(target), out and found.write_csv(out)):
+        if written:
+            say(f"wrote {written}", err=as_json)
+    report(found, as_json, page)

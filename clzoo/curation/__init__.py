@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clzoo.curation.duplicates import Duplicates, find_duplicates
+    from clzoo.curation.few_shot import Classified, Classifier, classify
     from clzoo.curation.labels import LabelErrors, find_label_errors
     from clzoo.curation.leaks import Leaks, find_leaks
     from clzoo.curation.outliers import Outliers, find_outliers
+    from clzoo.curation.selection import Selection, select_images
 
 _HOME = {
     "Duplicates": "clzoo.curation.duplicates",
@@ -21,17 +23,27 @@ _HOME = {
     "find_label_errors": "clzoo.curation.labels",
     "Outliers": "clzoo.curation.outliers",
     "find_outliers": "clzoo.curation.outliers",
+    "Selection": "clzoo.curation.selection",
+    "select_images": "clzoo.curation.selection",
+    "Classified": "clzoo.curation.few_shot",
+    "Classifier": "clzoo.curation.few_shot",
+    "classify": "clzoo.curation.few_shot",
 }
 
 __all__ = [
+    "Classified",
+    "Classifier",
     "Duplicates",
     "LabelErrors",
     "Leaks",
     "Outliers",
+    "Selection",
+    "classify",
     "find_duplicates",
     "find_label_errors",
     "find_leaks",
     "find_outliers",
+    "select_images",
 ]
 
 

@@ -129,6 +129,7 @@ def test_curate(place, store, output):
     labelled = place / "labelled"
     assert run("embed", place / "data/train", "--model", place / "model", "--out", labelled, "--labels") == 0
     output()
+    (place / "given.csv").write_text(f'"none{EVIL}","label{EVIL}"', encoding="utf-8")
     for code, arguments in (
         (0, ["duplicates", store]),
         (0, ["duplicates", store, "--json", "--html", place / "curated.html"]),
@@ -143,6 +144,13 @@ def test_curate(place, store, output):
         (0, ["outliers", labelled]),
         (0, ["outliers", labelled, "--by-class", "--json", "--html", place / "curated.html"]),
         (1, ["outliers", store, "--by-class"]),
+        (0, ["select", labelled, "-n", "3"]),
+        (0, ["select", labelled, "-n", "3", "--json", "--html", place / "curated.html"]),
+        (1, ["select", labelled, "-n", "3", "--labels", place / "given.csv"]),
+        (0, ["classify", labelled, "--by-folder", "--save", place / "head.npz", "--out", place / "named.csv"]),
+        (0, ["classify", labelled, "--with", place / "head.npz", "--json", "--html", place / "curated.html"]),
+        (1, ["classify", labelled, "--labels", place / "given.csv"]),
+        (1, ["classify", labelled, "--with", place / "given.csv"]),
         (1, ["duplicates", store, "--model", place / "none"]),
     ):
         assert run("curate", *arguments) == code, arguments

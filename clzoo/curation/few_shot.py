@@ -1,0 +1,259 @@
+"""A classifier from a few labels: fitted to the labelled rows of a store, it names the others, or another store's."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clzoo.curation.folds import FOLDS, Labelled, out_of_fold
+from clzoo.curation.page import Section, Tile, write_page
+from clzoo.curation.pairs import unit_vectors
+from clzoo.curation.pictures import Pictures
+from clzoo.embed.store import Store, open_store
+from clzoo.errors import ClzooError
+from clzoo.evaluation.features import Features
+from clzoo.evaluation.linear import PENALTIES, Standardization, fit_softmax, linear_scores
+from clzoo.files import atomic_path, write_text
+
+SURE = 0.5
+"""Confidence below which an image is called unsure."""
+
+_TEMPERATURES = np.geomspace(0.2, 5, 60)
+_ARRAYS = ("weight", "bias", "mean", "scale", "temperature", "classes", "weights_sha256", "preprocessing")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A linear classifier on the unit vectors of one encoder.
+
+    Attributes:
+        weight, bias: float32 (C, D) and (C,).
+        mean, scale: float32 (D,), of the labelled vectors; taken off and multiplied first.
+        temperature: what scores are divided by before the softmax, so that confidence is calibrated out of fold.
+        classes: C names.
+        weights_sha256, preprocessing: of the encoder, which other stores must have been made by.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    temperature: float
+    classes: tuple[str, ...]
+    weights_sha256: str
+    preprocessing: str
+
+    def probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """Calibrated, float64 (N, C), of unit vectors (N, D)."""
+        scores = ((vectors - self.mean) * self.scale) @ self.weight.T + self.bias
+        return _softmax(scores.astype(np.float64) / self.temperature)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one .npz file, of plain arrays."""
+        path = Path(path)
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Classifier:
+        """What `save` wrote.
+
+        Raises:
+            ClzooError: no such file, or another one.
+        """
+        try:
+            with np.load(Path(path), allow_pickle=False) as found:
+                arrays = {name: found[name] for name in _ARRAYS}
+            classes = tuple(arrays.pop("classes").tolist())
+            texts = {name: str(arrays.pop(name)) for name in ("weights_sha256", "preprocessing")}
+            temperature = float(arrays.pop("temperature"))
+            if arrays["weight"].shape != (len(classes), len(arrays["mean"])) or len(arrays["bias"]) != len(classes):
+                raise ValueError(f"weights {arrays['weight'].shape}, {len(classes)} classes")
+        except FileNotFoundError:
+            raise ClzooError(f"{path} does not exist. Make one: clzoo curate classify STORE --save {path}") from None
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ClzooError(
+                f"{path} is no classifier ({error}). Make one: clzoo curate classify STORE --save {path}"
+            ) from error
+        values: dict[str, Any] = {**arrays, **texts, "temperature": temperature, "classes": classes}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What `classify` named.
+
+    Attributes:
+        rows: the images without a label (of another store all), M.
+        labels, confidence: what each is called, and how surely, 0 to 1.
+        accuracy: of the labelled images out of fold, percent, by "linear" and "knn"; empty where it cannot be measured.
+        labelled: how many images were fitted to.
+    """
+
+    store: Store
+    classifier: Classifier
+    rows: list[int]
+    labels: list[str]
+    confidence: list[float]
+    accuracy: dict[str, float]
+    labelled: int
+    sure: float
+
+    @property
+    def unsure(self) -> int:
+        """How many confidences lie below `sure`."""
+        return sum(value < self.sure for value in self.confidence)
+
+    def summary(self) -> list[str]:
+        """What was found, a sentence each."""
+        measured = ", ".join(f"{name} {value:.2f} %" for name, value in self.accuracy.items())
+        share = self.unsure / len(self.rows) if self.rows else 0.0
+        return [
+            f"{len(self.rows):,} images named, in {len(self.classifier.classes)} classes; {self.unsure:,} "
+            f"({share:.1%}) with a confidence below {self.sure:g}.",
+            *([f"Fitted to {self.labelled:,} labelled images."] if self.labelled else []),
+            *([f"Accuracy out of {FOLDS} folds: {measured}. Confidence is calibrated on it."] if measured else []),
+            *(
+                ["Not every class has two labels: accuracy cannot be measured and confidence is not calibrated."]
+                if self.labelled and not measured
+                else []
+            ),
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `clzoo curate classify --json` prints."""
+        paths = self.store.paths
+        named = zip(self.rows, self.labels, self.confidence, strict=True)
+        return {
+            "store": str(self.store.path),
+            "generation": self.store.generation,
+            "weights_sha256": self.store.manifest.weights_sha256,
+            "classes": list(self.classifier.classes),
+            "labelled": self.labelled,
+            "accuracy": {name: round(value, 4) for name, value in self.accuracy.items()},
+            "unsure": self.unsure,
+            "images": [
+                {"path": paths[row], "label": label, "confidence": round(value, 5), "sure": value >= self.sure}
+                for row, label, value in named
+            ],
+        }
+
+    def write_csv(self, path: str | Path) -> Path:
+        """Write path,label,confidence of each image, and whether it is sure."""
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "label", "confidence", "sure"))
+        for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
+            writer.writerow((self.store.paths[row], label, f"{value:.5f}", "yes" if value >= self.sure else "no"))
+        write_text(Path(path), text.getvalue())
+        return Path(path)
+
+    def write_page(self, path: str | Path) -> Path:
+        """Write the named images by class, the least sure first, as a page of pictures; returns its path."""
+        pictures = Pictures(self.store)
+        by_class: dict[str, list[tuple[float, int]]] = {}
+        for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
+            by_class.setdefault(label, []).append((value, row))
+        most = max(1, 1000 // max(1, len(by_class)))
+        sections = [
+            Section(
+                f"{label}: {len(found):,}",
+                [
+                    Tile(pictures, row, f"{value:.2f}", "" if value >= self.sure else "bad")
+                    for value, row in sorted(found)[:most]
+                ],
+            )
+            for label, found in sorted(by_class.items())
+        ]
+        return write_page(
+            path,
+            title=f"Classes of {self.store.path.name}",
+            facts=[f"{len(self.rows):,} images", self.store.manifest.model],
+            notes=[*self.summary(), "The least sure of each class first."],
+            sections=sections,
+        )
+
+
+def classify(
+    store: Store | str | Path,
+    labels: Sequence[str | None] | Classifier,
+    *,
+    sure: float = SURE,
+) -> Classified:
+    """Name the images of a store that have no label, by linear:v1 on those that have one. Nothing is changed.
+
+    Args:
+        store: open, or its folder.
+        labels: of each row its label or None (`store.labels`, or `clzoo.curation.given_labels.read_labels`); or a
+            classifier that was fitted before, by which all are named.
+        sure: the confidence from which a name is called sure.
+
+    Raises:
+        ClzooError: fewer than two classes, a classifier of another encoder, vectors that are not finite.
+    """
+    store = store if isinstance(store, Store) else open_store(store)
+    if not len(store):
+        raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+    vectors = unit_vectors(store)
+    accuracy: dict[str, float] = {}
+    if isinstance(labels, Classifier):
+        classifier, rows, count = labels, np.arange(len(store)), 0
+        ours = store.manifest.weights_sha256, _text_of(store)
+        if ours != (classifier.weights_sha256, classifier.preprocessing):
+            raise ClzooError(
+                f"the classifier was fitted to features of the weights {classifier.weights_sha256[:12]}, {store.path} "
+                f"is of {store.manifest.model} ({ours[0][:12]}), or of another preprocessing. Embed with that encoder."
+            )
+    else:
+        known = Labelled.of(labels, str(store.path))
+        classifier, accuracy = _fit(vectors[known.rows], known, store)
+        rows, count = np.setdiff1d(np.arange(len(store)), known.rows), len(known.rows)
+    found = classifier.probabilities(vectors[rows])
+    best = found.argmax(axis=1)
+    names = [classifier.classes[place] for place in best.tolist()]
+    return Classified(store, classifier, rows.tolist(), names, found.max(axis=1).tolist(), accuracy, count, sure)
+
+
+def _fit(vectors: np.ndarray, known: Labelled, store: Store) -> tuple[Classifier, dict[str, float]]:
+    """The classifier of the labelled vectors (M, D), and its accuracies out of fold."""
+    labels, x = torch.from_numpy(known.labels), torch.from_numpy(vectors)
+    counts = np.bincount(known.labels)
+    accuracy, temperature, penalty = {}, 1.0, PENALTIES[0]
+    if counts.min() > 1:
+        train = Features(x, labels, known.classes, str(store.path), {})
+        penalty = linear_scores(train, train, seed=0, loss="plain", device=torch.device("cpu")).penalty
+        found = {method: out_of_fold(vectors, known, method) for method in ("linear", "knn")}
+        accuracy = {method: 100 * float((p.argmax(axis=1) == known.labels).mean()) for method, p in found.items()}
+        temperature = best_temperature(found["linear"], known.labels)
+    standard = Standardization.of(x)
+    fitted = fit_softmax(x, labels, len(known.classes), penalty=penalty, standardization=standard)
+    arrays = (fitted.weight, fitted.bias, standard.mean, standard.scale)
+    weight, bias, mean, scale = (each.float().numpy() for each in arrays)
+    sha256 = store.manifest.weights_sha256
+    return Classifier(weight, bias, mean, scale, temperature, known.classes, sha256, _text_of(store)), accuracy
+
+
+def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """What the log of probabilities (M, C) is divided by to make the labels most probable (Guo et al. 2017)."""
+    logs = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
+    own = np.arange(len(labels)), labels
+    losses = [-np.log(np.maximum(_softmax(logs / t)[own], 1e-300)).mean() for t in _TEMPERATURES]
+    return float(_TEMPERATURES[int(np.argmin(losses))])
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    shifted: np.ndarray = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _text_of(store: Store) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(store.manifest.preprocessing.items()))

@@ -1,0 +1,120 @@
+"""A classifier from a few labels: it names the rest, says how surely, and can be kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from patterns import content_of
+from test_labels import clusters
+from test_pairs import unit
+from written_stores import write_store
+
+from clzoo import ClzooError, classify
+from clzoo.cli import main
+from clzoo.curation import Classifier
+from clzoo.curation.few_shot import best_temperature
+from clzoo.curation.given_labels import read_labels
+
+
+@pytest.fixture
+def store(tmp_path):
+    vectors, labels = clusters()
+    return write_store(tmp_path / "store", vectors, labels=labels)
+
+
+@pytest.fixture
+def given(store, tmp_path):
+    """A file with the labels of the first 30 images."""
+    file = tmp_path / "labels.csv"
+    lines = [f"{store.paths[row]},{store.labels[row]}" for row in range(30)]
+    file.write_text("\n".join(["path,label", *lines]))
+    return file
+
+
+def test_the_rest_is_named_and_surely(store, given):
+    found = classify(store, read_labels(given, store))
+    assert found.rows == list(range(30, 150))
+    assert np.mean([label == store.labels[row] for row, label in zip(found.rows, found.labels, strict=True)]) > 0.97
+    assert found.accuracy["linear"] > 90
+    assert found.accuracy["knn"] > 90
+    assert found.unsure < 10
+
+
+def test_a_kept_classifier_names_alike_and_refuses_other_features(store, given, tmp_path):
+    found = classify(store, read_labels(given, store))
+    again = classify(store, Classifier.load(found.classifier.save(tmp_path / "head.npz")))
+    assert again.rows == list(range(150))
+    assert again.labels[30:] == found.labels
+    assert again.confidence[30:] == pytest.approx(found.confidence)
+    manifest = json.loads((store.path / "manifest.json").read_text())
+    (store.path / "manifest.json").write_text(json.dumps({**manifest, "weights_sha256": "1" * 64}))
+    with pytest.raises(ClzooError, match="the classifier was fitted to features of the weights 000000000000"):
+        classify(store.path, found.classifier)
+    with pytest.raises(ClzooError, match="is no classifier"):
+        Classifier.load(given)
+    with pytest.raises(ClzooError, match="does not exist"):
+        Classifier.load(tmp_path / "none.npz")
+
+
+def test_one_label_a_class_names_but_measures_nothing(store):
+    labels = [label if row < 3 else None for row, label in enumerate(store.labels)]
+    found = classify(store, labels)
+    assert found.accuracy == {}
+    assert np.mean([label == store.labels[row] for row, label in zip(found.rows, found.labels, strict=True)]) > 0.9
+    assert "not calibrated" in "\n".join(found.summary())
+
+
+def test_confidence_is_calibrated_by_the_right_temperature():
+    random = np.random.default_rng(0)
+    scores = 2 * random.normal(size=(20_000, 4))
+    probabilities = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    labels = np.array([random.choice(4, p=p) for p in probabilities])
+    too_sure = probabilities**2 / (probabilities**2).sum(axis=1, keepdims=True)
+    assert best_temperature(probabilities, labels) == pytest.approx(1, rel=0.1)
+    assert best_temperature(too_sure, labels) == pytest.approx(2, rel=0.1)
+
+
+def test_the_command_writes_what_it_is_asked_for_and_nothing_else(store, given, tmp_path, capsys):
+    before = content_of(store.path)
+    files = [
+        "--save",
+        str(tmp_path / "head.npz"),
+        "--out",
+        str(tmp_path / "out.csv"),
+        "--html",
+        str(tmp_path / "p.html"),
+    ]
+    main(["curate", "classify", str(store.path), "--labels", str(given), "--json", "--quiet", *files])
+    found = json.loads(capsys.readouterr().out)
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert [(row["path"], row["label"]) for row in rows] == [(one["path"], one["label"]) for one in found["images"]]
+    main(["curate", "classify", str(store.path), "--with", str(tmp_path / "head.npz"), "--json", "--quiet"])
+    assert len(json.loads(capsys.readouterr().out)["images"]) == 150
+    assert content_of(store.path) == before
+    with pytest.raises(SystemExit, match="2"):
+        main(["curate", "classify", str(store.path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("none.jpg,a\n000000.jpg,b", "names 1 images that are not in"),
+        ("000000.jpg", r"line 1: found \['000000.jpg'\]; expected path,label"),
+        ("000000.jpg,", "line 1"),
+        ("000000.jpg,a\n000000.jpg,b", "line 2: 000000.jpg is 'b' here and 'a' before"),
+        ("path,label\n", "has no line"),
+    ],
+)
+def test_labels_that_name_no_row_or_say_nothing_are_refused(store, tmp_path, text, message):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ClzooError, match=message):
+        read_labels(tmp_path / "bad.csv", store)
+
+
+def test_nothing_to_name_and_nothing_to_learn_from(store, tmp_path):
+    assert classify(store, store.labels).rows == []
+    with pytest.raises(ClzooError, match="no labels"):
+        classify(write_store(tmp_path / "none", unit(5)), [None] * 5)

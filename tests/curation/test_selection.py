@@ -1,0 +1,81 @@
+"""What to label next: each way does what it says, with and without labels so far."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_pairs import unit
+from written_stores import write_store
+
+from clzoo import ClzooError, select_images
+from clzoo.curation.selection import WAYS, clusters_of
+
+SIZES = (200, 60, 15, 5)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Four clusters of a long tail, rows in the order of SIZES."""
+    cluster = np.repeat(np.arange(4), SIZES)
+    vectors = unit(4, seed=5, dim=32)[cluster] + 0.1 * unit(len(cluster), seed=6, dim=32)
+    return write_store(tmp_path_factory.mktemp("select") / "store", vectors)
+
+
+def clusters(rows: list[int]) -> list[int]:
+    return np.repeat(np.arange(4), SIZES)[rows].tolist()
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_as_many_as_asked_for_each_once_and_always_the_same(store, how):
+    rows = select_images(store, 30, how=how).rows
+    assert len(set(rows)) == 30
+    assert rows == select_images(store, 30, how=how).rows
+
+
+def test_diverse_images_come_from_every_cluster_first(store):
+    assert sorted(clusters(select_images(store, 4, how="diverse").rows)) == [0, 1, 2, 3]
+
+
+def test_each_diverse_image_is_the_farthest_from_those_before(store):
+    vectors = store.embeddings() / np.linalg.norm(store.embeddings(), axis=1, keepdims=True)
+    rows = select_images(store, 6, how="diverse").rows
+    for count in range(1, 6):
+        near = (vectors @ vectors[rows[:count]].T).max(axis=1)
+        assert near[rows[count]] == pytest.approx(near.min(), abs=1e-5)
+
+
+def test_balanced_images_flatten_the_long_tail(store):
+    shares = {how: np.bincount(clusters(select_images(store, 20, how=how).rows), minlength=4) for how in WAYS}
+    random = 20 * SIZES[0] / sum(SIZES)
+    assert shares["balanced"][0] < random
+    assert shares["balanced"].min() >= 1
+
+
+def test_typical_images_are_the_densest_of_their_clusters_the_largest_first(store):
+    vectors = store.embeddings() / np.linalg.norm(store.embeddings(), axis=1, keepdims=True)
+    density = np.sort(vectors @ vectors.T, axis=1)[:, -21:-1].mean(axis=1)
+    cluster = clusters_of(vectors, 8)
+    rows = select_images(store, 8, how="typical").rows
+    sizes = np.bincount(cluster)[cluster[rows]]
+    distinct = len(np.bincount(cluster))
+    assert sizes[:distinct].tolist() == sorted(sizes[:distinct], reverse=True)
+    for row in rows[:distinct]:
+        assert density[row] == pytest.approx(density[cluster == cluster[row]].max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_what_has_a_label_is_not_chosen_and_counts_as_covered(store, how):
+    labels = ["big" if row < 200 else None for row in range(sum(SIZES))]
+    rows = select_images(store, 3, how=how, labels=labels).rows
+    assert min(rows) >= 200
+    if how == "diverse":
+        assert sorted(clusters(rows)) == [1, 2, 3]
+
+
+def test_more_than_there_are_and_unknown_ways_are_refused(store, tmp_path):
+    with pytest.raises(ClzooError, match="280 images without a label"):
+        select_images(store, 281)
+    with pytest.raises(ClzooError, match="how must be one of"):
+        select_images(store, 1, how="luck")
+    one = write_store(tmp_path / "one", unit(1))
+    assert [select_images(one, 1, how=how).rows for how in WAYS] == [[0]] * 3
