@@ -204,19 +204,17 @@ def is_hub(source: str | Path) -> bool:
 
 
 def has_test_split(source: str | Path) -> bool:
-    """Whether a source holds a test split, with labels or without."""
-    if str(source).startswith(HUB_PREFIX):
-        return "test" in hub_splits(str(source))
-    folder = Path(source)
-    return (
-        bool(find_packs(folder, "test"))
-        or _torchvision_set_in(folder, None) is not None
-        or "test" in splits_of_folder(folder)
-    )
+    """Whether a source holds a test split beside its training split, with labels or without."""
+    base, chosen = selected(source)
+    if is_hub(base):
+        return "split" not in chosen and "test" in hub_splits(str(base))
+    if not is_remote(base) and (find_packs(Path(base), "test") or _torchvision_set_in(Path(base), None)):
+        return True
+    return "test" in _splits_in(source)
 
 
 def is_whole(source: str | Path) -> bool:
-    """Whether a source has no splits: a folder of classes, a pack or an archive of it, a list.
+    """Whether a source has no splits: a folder of classes, a pack or archive of it, a list, one chosen split.
 
     A Hub data set of the one split "train" is whole too: that is how the Hub calls what has no splits.
     """
@@ -230,7 +228,7 @@ def is_whole(source: str | Path) -> bool:
         return _named_split(source, "test") == "train" and shard_word(f"{folder.name}/") is None
     if packs := [*find_packs(folder, "train"), *find_packs(folder, "test")]:
         return packs == [folder]
-    return folder.is_dir() and _torchvision_set_in(folder, None) is None and not _splits_in(folder)
+    return folder.is_dir() and _torchvision_set_in(folder, None) is None and not _splits_in(source)
 
 
 def splits_of(source: str | Path) -> list[str]:

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from clzoo.config import HUB_PREFIX
-from clzoo.data.classes import places_by_name, with_classes_of
+from clzoo.data.classes import with_classes_of
 from clzoo.data.collection import Collection, Images
 from clzoo.data.drawn import RECORD, drawn_splits
-from clzoo.data.imbalance import check_subset, class_sizes
+from clzoo.data.imbalance import check_subset
 from clzoo.data.known_sets import claimed, recognised
-from clzoo.data.opening import is_whole, open_labelled, open_split
+from clzoo.data.opening import is_whole, open_labelled, open_split, selected
 from clzoo.data.splits import KIND
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.encoder import Encoder
@@ -40,7 +40,7 @@ from clzoo.evaluation.pairs import view_pairs
 from clzoo.evaluation.presets import linear_sgd_changes
 from clzoo.evaluation.relations import evaluate_relations
 from clzoo.evaluation.results import Outcome, Result, split_name
-from clzoo.evaluation.seen import saw_in_pretraining
+from clzoo.evaluation.seen import pretrained_subset, saw_in_pretraining
 from clzoo.evaluation.subject import Subject, find_subject
 from clzoo.evaluation.transfer import evaluate_transfer
 from clzoo.hardware import describe_hardware, describe_versions
@@ -218,6 +218,8 @@ def open_splits(data: DataSource) -> tuple[Collection, Collection]:
         if set(data) != {"train", "test"}:
             raise ClzooError(f"data must name train and test, found {', '.join(data) or 'nothing'}.")
         train, test = open_labelled(data["train"], "train"), open_labelled(data["test"], "test")
+    elif "split" in selected(data)[1]:
+        raise ClzooError(f"{data} is one split. Name both: --data train={data},test=SRC")
     else:
         train, test = open_split(data, "train"), open_split(data, "test")
     return train, with_classes_of(train, test)
@@ -327,7 +329,12 @@ def _measure(name: str, names: list[str], job: _Job) -> Outcome:
         return evaluate_transfer(job.features_of_sets(), seeds=seeds, device=device)
     if name == "imbalanced":
         return evaluate_imbalanced(
-            job.train, job.test, seeds=seeds, device=device, pretrained_on=_pretrained_on(job), **job.subsets
+            job.train,
+            job.test,
+            seeds=seeds,
+            device=device,
+            pretrained_on=pretrained_subset(job.subject, job.train),
+            **job.subsets,
         )
     if name == "collapse":
         pairs = view_pairs(encoder, job.test_images)
@@ -381,32 +388,6 @@ def _one_setting(changes: dict[str, dict[str, Any]], table: str, key: str, kind:
 def _further_sets(changes: dict[str, dict[str, Any]]) -> list[tuple[str, DataSource]]:
     """The sets of "transfer" beside the evaluation's own."""
     return [(title_of(source), source) for source in _one_setting(changes, "transfer", "sets", str) or []]
-
-
-def _pretrained_on(job: _Job) -> tuple[str, np.ndarray] | None:
-    """The subset that the encoder was pretrained on, and how many images of each class it kept."""
-    recipe = job.subject.recipe
-    if recipe is None or recipe.data.subset is None:
-        return None
-    classes = job.train.classes
-    pretrained = job.subject.classes or classes  # a subset thins them in the order that pretraining knew
-    place = places_by_name(classes, pretrained)
-    if place is None:
-        log.warning(
-            "%s was pretrained on other classes than those of %s, so classes are not grouped by pretraining frequency",
-            job.subject.title, job.train.origin,
-        )  # fmt: skip
-        return None
-    counts = np.zeros(len(classes), np.int64)
-    counts[place] = np.bincount(job.train.labels.numpy(), minlength=len(classes))
-    kept = np.array(class_sizes(counts.tolist(), recipe.data.subset))[place]
-    if job.subject.images is not None and job.subject.images != kept.sum():
-        log.warning(
-            "%s was pretrained on %d images; %s of %s would be %d, so classes are not grouped by pretraining frequency",
-            job.subject.title, job.subject.images, recipe.data.subset, job.train.origin, kept.sum(),
-        )  # fmt: skip
-        return None
-    return recipe.data.subset, kept
 
 
 def _evaluation(

@@ -1,4 +1,4 @@
-"""Whether a model was pretrained on the very images that it is to be judged on."""
+"""What a model saw in pretraining of the images that it is to be judged on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from clzoo.data.classes import places_by_name
 from clzoo.data.collection import Collection
 from clzoo.data.imbalance import class_sizes
 from clzoo.errors import ClzooError
+from clzoo.evaluation.features import Features
 from clzoo.evaluation.subject import Subject
 
 log = logging.getLogger("clzoo")
@@ -58,3 +59,29 @@ def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) ->
 def _count(counts: np.ndarray, subset: str | None) -> int:
     """How many of so many images (C,) of each class a run takes."""
     return int(counts.sum()) if subset is None else sum(class_sizes(counts.tolist(), subset))
+
+
+def pretrained_subset(subject: Subject, train: Features) -> tuple[str, np.ndarray] | None:
+    """The subset that the encoder was pretrained on, and how many images of each class it kept."""
+    recipe = subject.recipe
+    if recipe is None or recipe.data.subset is None:
+        return None
+    classes = train.classes
+    pretrained = subject.classes or classes  # a subset thins them in the order that pretraining knew
+    place = places_by_name(classes, pretrained)
+    if place is None:
+        log.warning(
+            "%s was pretrained on other classes than those of %s, so classes are not grouped by pretraining frequency",
+            subject.title, train.origin,
+        )  # fmt: skip
+        return None
+    counts = np.zeros(len(classes), np.int64)
+    counts[place] = np.bincount(train.labels.numpy(), minlength=len(classes))
+    kept = np.array(class_sizes(counts.tolist(), recipe.data.subset))[place]
+    if subject.images is not None and subject.images != kept.sum():
+        log.warning(
+            "%s was pretrained on %d images; %s of %s would be %d, so classes are not grouped by pretraining frequency",
+            subject.title, subject.images, recipe.data.subset, train.origin, kept.sum(),
+        )  # fmt: skip
+        return None
+    return recipe.data.subset, kept

@@ -11,7 +11,7 @@ from picture_folders import encoded, make_folder, make_shard, picture
 
 from clzoo.data.collection import ArrayImages, Collection
 from clzoo.data.drawn import RULE, drawn_splits
-from clzoo.data.opening import is_whole, open_split
+from clzoo.data.opening import has_test_split, is_whole, open_split
 from clzoo.data.packing import pack
 from clzoo.errors import ClzooError
 
@@ -92,4 +92,10 @@ def test_only_a_source_that_has_no_splits_is_drawn_from(tmp_path: Path) -> None:
     pack(tmp_path / "both", 8, tmp_path / "packs")
     has_splits = [tmp_path / name for name in ("half", "both", "packs", "packs/test", "nothing")]
     assert [is_whole(source) for source in whole] == [True] * 5
+    assert [has_test_split(source) for source in whole] == [False] * 5
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "both")
+    assert [has_test_split(tmp_path / name) for name in ("both", "packs", "half", Path(archive).name)] == [
+        True, True, False, True,
+    ]  # fmt: skip
+    assert not is_whole(archive)
     assert [is_whole(source) for source in has_splits] == [False, False, False, True, False]

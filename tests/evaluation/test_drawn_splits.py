@@ -11,9 +11,10 @@ from labelled_pictures import CLASSES, make_splits
 from small_models import small_encoder
 
 from clzoo.data.drawn import RULE
+from clzoo.data.opening import has_test_split, is_whole
 from clzoo.errors import ClzooError
 from clzoo.evaluation import compare, evaluate
-from clzoo.evaluation.run import splits_to_judge
+from clzoo.evaluation.run import open_splits, splits_to_judge
 from clzoo.evaluation.subject import Subject
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
@@ -59,6 +60,13 @@ def test_splits_that_the_source_has_are_taken_as_they_are(pictures: Path, tmp_pa
     found = evaluate(small_encoder(), pictures.parent, "knn", cache_dir=tmp_path)
     assert "split" not in found.metrics["data"]
     assert {row["split"] for row in found.results} == {"test"}
+
+
+def test_one_split_of_a_hub_data_set_is_never_train_and_test_at_once() -> None:
+    assert is_whole("hf-hub:org/name#split=train")
+    assert not has_test_split("hf-hub:org/name#split=train")
+    with pytest.raises(ClzooError, match=r"is one split. Name both: --data train=hf-hub:org/name#split=train,test=SRC"):
+        open_splits("hf-hub:org/name#split=train")
 
 
 def test_a_class_that_is_called_like_a_split_is_asked_about(pictures: Path, tmp_path: Path) -> None:
