@@ -24,7 +24,8 @@ def monitor(method: Any, views: list[torch.Tensor]) -> dict[str, float]:
     """
     was_training = method.training
     method.eval()
-    features = [method.backbone(view) for view in (views[0], views[min(1, len(views) - 1)])]
+    # Not the backbone's compiled form, which would be compiled once more, for eval mode.
+    features = [method.backbone.forward(view) for view in (views[0], views[min(1, len(views) - 1)])]
     first, second = (unit(method.projector(feature)) for feature in features)
     method.train(was_training)
     return {
