@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from clzoo.config import ModelConfig
 from clzoo.data.known_sets import claimed, recognised
 from clzoo.data.opening import has_test_split
 from clzoo.data.training import TrainingSet, open_training_set
@@ -27,6 +28,7 @@ from clzoo.pretrain.run_folder import read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method
 from clzoo.zoo.cards import THIS_MODEL
+from clzoo.zoo.pushing import push
 from clzoo.zoo.saving import round_weights, save_entry
 from clzoo.zoo.swapping import settle
 
@@ -108,6 +110,35 @@ def publish(
         save_pretraining_state(method, folder, classes)
 
     return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype, add=add_state)
+
+
+def publish_and_push(run: Path, data: str | Path | None, repo_id: str, *, device: str = "auto") -> str:
+    """Publish a finished run into its folder `entry`, and push that; returns the URL of the commit.
+
+    An entry that is of the same weights already is not measured again: so a push that failed is tried again quickly.
+
+    Raises:
+        ClzooError: what `publish` raises; or the push failed, after everything was saved.
+    """
+    recipe, out = load_recipe(run / "recipe.yaml"), run / "entry"
+    settle(out)
+    if _weights_of(out) is None or _weights_of(out) != _weights_of(run):
+        publish(run, name_for(recipe, trained_on(run, recipe).id), data, out, device=device, overwrite=True)
+    return push_saved(out, repo_id)
+
+
+def push_saved(entry: Path, repo_id: str) -> str:
+    """Push an entry; an error says that it is saved, and what to type."""
+    try:
+        return push(entry, repo_id)
+    except ClzooError as error:
+        again = shlex.join(["clzoo", "push", str(entry), repo_id])
+        raise ClzooError(f"{entry} is saved, but it was not pushed: {error} Then type: {again}") from error
+
+
+def _weights_of(folder: Path) -> str | None:
+    path = folder / "config.json"
+    return ModelConfig.load(path).weights_sha256 if path.is_file() else None
 
 
 def name_for(recipe: Recipe, data: str) -> str:

@@ -306,6 +306,14 @@ class _Handler(BaseHTTPRequestHandler):
         sha = repo.commit(revision, tree, message)
         self._send_json({"commitUrl": f"{url}/commit/{sha}", "commitOid": sha})
 
+    def create_branch(self, repo_id: str, branch: str) -> None:
+        repo = self._repo(repo_id)
+        self._may_write(repo_id)
+        if branch in repo.branches:
+            raise _RefusalError(409, message="Reference already exists")
+        repo.branches[branch] = self._commit(repo, json.loads(self.body or b"{}").get("startingPoint", "main"))
+        self._send_json({})
+
     def model_info(self, repo_id: str, revision: str | None = None) -> None:
         repo = self._repo(repo_id)
         sha = self._commit(repo, revision or "main")
@@ -402,6 +410,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("PUT", r"/lfs-store/(\w+)", _Handler.lfs_put),
     ("POST", r"/lfs-verify", _Handler.lfs_verify),
     ("POST", rf"/api/models/{_ID}/commit/(.+)", _Handler.commit),
+    ("POST", rf"/api/models/{_ID}/branch/(.+)", _Handler.create_branch),
     ("GET", rf"/api/models/{_ID}/revision/(.+)", _Handler.model_info),
     ("GET", rf"/api/models/{_ID}/tree/(.+)", _Handler.tree),
     ("GET", rf"/api/models/{_ID}", _Handler.model_info),

@@ -16,6 +16,7 @@ from clzoo.cli.common import max_pixels_option, quiet_option, say
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
+    from clzoo.pretrain.uploads import CheckpointUploads
 
 
 class _Remembering(click.Command):
@@ -36,6 +37,14 @@ class _Remembering(click.Command):
 @click.option("--init", metavar="NAME", help="Start from a model of the zoo, or a folder, instead of random weights.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time, all included.")
+@click.option("--push", "repo_id", metavar="ORG/NAME", help="Publish and push at the end; access is checked at once.")
+@click.option(
+    "--push-every-epochs",
+    "push_every",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Push checkpoints too, to the branch `checkpoints`.",
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if there is none.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and its sizes, and train nothing.")
 @max_pixels_option
@@ -48,6 +57,8 @@ def command(
     init: str | None,
     device: str,
     max_minutes: float | None,
+    repo_id: str | None,
+    push_every: int | None,
     resume: bool,
     dry_run: bool,
     quiet: bool,
@@ -76,14 +87,34 @@ def command(
     out = out or Path("runs") / path.stem
     if resume and not (out / "recipe.yaml").is_file():
         raise ClzooError(f"--resume: {out} holds no run. Start one without --resume.")
+    if push_every is not None and repo_id is None:
+        raise click.UsageError("--push-every-epochs needs --push ORG/NAME.")
     with processes(device) as own_device:
-        finished = pretrain(loaded, data, out, device=own_device, max_minutes=max_minutes, init=init)
+        uploads = _uploads(loaded, out, repo_id, push_every) if rank() == 0 else None
+        finished = pretrain(
+            loaded, data, out, device=own_device, max_minutes=max_minutes, init=init, on_checkpoint=uploads
+        )
         if finished and rank() == 0:
-            from clzoo.publish import publish_command
+            from clzoo.publish import publish_and_push, publish_command
 
-            say(f"finished: {out}. Next: {publish_command(out, data)}")
+            if uploads is not None:
+                uploads.wait()
+            say(f"finished: {out}. Next: {publish_command(out, data)}" if repo_id is None else f"finished: {out}")
+            if repo_id is not None:
+                say(publish_and_push(out, data, repo_id, device=own_device))
         elif rank() == 0:
             logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
+
+
+def _uploads(recipe: Recipe, out: Path, repo_id: str | None, every: int | None) -> CheckpointUploads | None:
+    """What pushes the checkpoints, if asked for; without access to the repository nothing begins."""
+    if repo_id is None:
+        return None
+    from clzoo.pretrain.uploads import BRANCH, CheckpointUploads
+    from clzoo.zoo.pushing import prepare_push
+
+    prepare_push(repo_id, branch=None if every is None else BRANCH)
+    return None if every is None else CheckpointUploads(out, recipe, repo_id, every)
 
 
 def _this_command() -> str:

@@ -31,6 +31,7 @@ from clzoo.cli.common import max_pixels_option, quiet_option, say
 )
 @click.option("--overwrite", is_flag=True, help="Replace the entry that lies there, as a whole.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
+@click.option("--push", "repo_id", metavar="ORG/NAME", help="Push it there; access is checked before it is measured.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @max_pixels_option
 @quiet_option
@@ -45,6 +46,7 @@ def command(
     dtype: str,
     overwrite: bool,
     out: Path | None,
+    repo_id: str | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -52,8 +54,11 @@ def command(
 
     Without labelled --data nothing is measured with labels, and the card says so.
     """
-    from clzoo.publish import publish
+    from clzoo.publish import publish, push_saved
+    from clzoo.zoo.pushing import prepare_push
 
+    if repo_id is not None:
+        prepare_push(repo_id)
     folder = publish(
         run,
         name,
@@ -67,4 +72,7 @@ def command(
         dtype=dtype,
         overwrite=overwrite,
     )
+    if repo_id is not None:
+        say(push_saved(folder, repo_id))
+        return
     say(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")

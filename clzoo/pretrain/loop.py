@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def pretrain(
     device: str = "auto",
     max_minutes: float | None = None,
     init: str | None = None,
+    on_checkpoint: Callable[[Any, int, Steps], object] | None = None,
 ) -> bool:
     """Train `recipe` on a set of images; run again with the same arguments, it goes on where it stopped.
 
@@ -56,6 +58,7 @@ def pretrain(
         max_minutes: stop with a checkpoint after this time, counted from the call: opening the images and compiling are
             part of it. At least one step is made.
         init: a zoo name or folder whose weights a new run starts from.
+        on_checkpoint: called by the first process after each checkpoint, with the method, the step and the plan.
 
     Returns:
         Whether the run is finished.
@@ -80,7 +83,7 @@ def pretrain(
         if rank() == 0:
             claim(out, recipe, images, data)
         try:
-            return _train(method, images, queries, steps, recipe, out, target, precision, deadline, init)
+            return _train(method, images, queries, steps, recipe, out, target, precision, deadline, init, on_checkpoint)
         except BaseException as error:
             if rank() == 0:
                 release(out)
@@ -103,6 +106,7 @@ def _train(
     precision: Any,
     deadline: float | None,
     init: str | None,
+    on_checkpoint: Callable[[Any, int, Steps], object] | None,
 ) -> bool:
     """`pretrain` from the moment that the folder is its own."""
     optimizer = create_optimizer(method, recipe)
@@ -125,6 +129,8 @@ def _train(
         if rank() == 0:
             save_checkpoint(out, step, state)
             write_state(out, recipe, step, steps.total, seconds, str(target))
+            if on_checkpoint is not None:
+                on_checkpoint(method, step, steps)
 
     share = recipe.schedule.accumulate
     batches = feed(images, recipe, steps, first_step, target)

@@ -27,8 +27,10 @@ from clzoo.zoo.weights import build_encoder
 
 log = logging.getLogger("clzoo")
 
+BACKBONE = "backbone."
+"""How the names of the encoder's tensors begin in a method's state."""
+
 _BESIDE = ("recipe.yaml", "data.json")
-_BACKBONE = "backbone."  # how the encoder's tensors begin in a method's state
 
 
 def load_run(run: Path, device: str | torch.device = "auto") -> tuple[Encoder, Recipe, Any]:
@@ -97,17 +99,27 @@ def convert_checkpoint(path: Path, out: Path, architecture: str | None = None) -
     state = load_checkpoint(run) if path.is_dir() else load_checkpoint_file(path)
     if state is None:
         raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
-    config = dataclasses.replace(_named_for_images(run, recipe, model_config(recipe)), name=out.resolve().name)
-    inside = {name.removeprefix(_BACKBONE): t for name, t in state["method"].items() if name.startswith(_BACKBONE)}
-    next_step = "Is it another run's? A checkpoint belongs into the folder of its run."
-    encoder = build_encoder(config, inside, torch.device("cpu"), where=str(path), next_step=next_step)
+    encoder = encoder_of_state(run, recipe, state["method"], str(path))
+    encoder.config = dataclasses.replace(encoder.config, name=out.resolve().name)
     save_checkpoint_entry(encoder, recipe, state["step"], out)
-    left = Counter(name.partition(".")[0] for name in state["method"] if not name.startswith(_BACKBONE))
+    left = Counter(name.partition(".")[0] for name in state["method"] if not name.startswith(BACKBONE))
     left.update(name for name in state if name != "method")
     return [
-        f"kept:    {len(inside)} tensors of the encoder after step {state['step']:,}",
+        f"kept:    {len(encoder.module.state_dict())} tensors of the encoder after step {state['step']:,}",
         f"dropped: {', '.join(f'{name} ({count} tensors)' if count > 1 else name for name, count in left.items())}",
     ]
+
+
+def encoder_of_state(run: Path, recipe: Recipe, state: dict[str, torch.Tensor], where: str) -> Encoder:
+    """The encoder, on the CPU, in a method's state; the rest of the state is not looked at, and may be missing.
+
+    Raises:
+        ClzooError: not the tensors of the recipe's backbone; names `where`.
+    """
+    config = _named_for_images(run, recipe, model_config(recipe))
+    inside = {name.removeprefix(BACKBONE): tensor for name, tensor in state.items() if name.startswith(BACKBONE)}
+    next_step = "Is it another run's? A checkpoint belongs into the folder of its run."
+    return build_encoder(config, inside, torch.device("cpu"), where=where, next_step=next_step)
 
 
 def save_checkpoint_entry(encoder: Encoder, recipe: Recipe, step: int, out: Path) -> Path:

@@ -107,6 +107,27 @@ def push(
     return url
 
 
+def prepare_push(repo_id: str, *, branch: str | None = None, token: str | None = None) -> None:
+    """Check, before long work, that its result can be pushed: make the repository, and the branch, if they are missing.
+
+    Args:
+        branch: that `push` will be given as its revision; None for main.
+
+    Raises:
+        ClzooError: no access, no network, or no name of a repository.
+    """
+    if repo_id.count("/") != 1:
+        raise ClzooError(f"the repository must be OWNER/NAME, found {repo_id!r}.")
+    api = HfApi(token=token, library_name="clzoo", library_version=clzoo.__version__)
+    with _explained(repo_id, None):
+        api.create_repo(repo_id, exist_ok=True)
+        if branch is not None:
+            try:
+                api.model_info(repo_id, revision=branch)
+            except RevisionNotFoundError:
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+
+
 def push_encoder(
     encoder: Encoder,
     repo_id: str,
