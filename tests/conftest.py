@@ -63,6 +63,20 @@ def warm_python() -> Iterator[WarmPython]:
         yield warm
 
 
+@pytest.fixture(scope="session")
+def small_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`small_encoder()` as an ONNX file, not to be changed; exported once for all workers, since it takes seconds."""
+    from filelock import FileLock
+    from small_models import small_encoder
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with FileLock(shared / "small_graph.lock"):
+        if not (shared / "small.onnx").exists():
+            small_encoder().export(shared / "small.onnx")
+    return shared / "small.onnx"
+
+
 @pytest.fixture
 def hub(tmp_path: Path, warm_python: WarmPython) -> Iterator[Hub]:
     """A Hub-compatible server on loopback, empty, with one valid token."""

@@ -17,7 +17,6 @@ import clzoo
 import clzoo.lite
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.export import export_onnx
 
 PICTURES = sorted((Path(__file__).parents[1] / "examples" / "pictures").rglob("*.jpg"))[:7]
 
@@ -28,8 +27,8 @@ def torch_encoder() -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def lite(torch_encoder, tmp_path_factory):
-    return clzoo.lite.load(export_onnx(torch_encoder, tmp_path_factory.mktemp("lite") / "small.onnx").path)
+def lite(small_graph):
+    return clzoo.lite.load(small_graph)
 
 
 @pytest.fixture(params=["torch_encoder", "lite"])

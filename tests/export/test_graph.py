@@ -20,7 +20,7 @@ from clzoo.methods.batchnorm import split_batchnorm
 from clzoo.proof import probe_image
 from clzoo.transform import normalize, resize_and_crop
 
-TINY_VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 2, "num_heads": 3}
+TINY_VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 1, "num_heads": 3}
 NARROW = {"channels": [4, 8, 8, 8], "stem_type": "deep", "stem_width": 4}
 BACKBONES = {
     "timm's own stem": {"architecture": "resnet10t", "model_args": NARROW},

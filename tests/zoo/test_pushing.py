@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +234,10 @@ def test_an_encoder_pushes_itself(hub, entry):
 # -- what else an entry may hold -------------------------------------------------------------------------------------
 
 
-def test_an_exported_graph_goes_along_and_results_against_the_hubs_rules_go_away(hub, tmp_path):
+def test_an_exported_graph_goes_along_and_results_against_the_hubs_rules_go_away(hub, tmp_path, small_graph):
     metrics = {"results": [result(dataset_id="uoft-cs/cifar10")], "training": {}}
     entry = save_entry(small_encoder(), tmp_path / "entry", metrics=metrics)
-    small_encoder().export(entry / "model.onnx")
+    shutil.copy(small_graph, entry / "model.onnx")
     earlier = {f".eval_results/{name}.yaml": b"- x" for name in ("uoft-cs--cifar10", "somebody--else")}
     hub.add(REPO, earlier)
     (outcome,) = push_all(hub, {"path": entry, "repo_id": REPO})
@@ -249,8 +250,9 @@ def test_an_exported_graph_goes_along_and_results_against_the_hubs_rules_go_away
     assert set(hub.files(REPO)) - set(earlier) == UPLOADED  # it does not stay beside other weights
 
 
-def test_a_graph_of_other_weights_is_refused_and_goes_when_the_entry_is_saved_anew(entry):
-    small_encoder(seed=1).export(entry / "model.onnx")
+def test_a_graph_of_other_weights_is_refused_and_goes_when_the_entry_is_saved_anew(tmp_path, small_graph):
+    entry = save_entry(small_encoder(seed=1), tmp_path / "entry", metrics=METRICS)
+    shutil.copy(small_graph, entry / "model.onnx")
     with pytest.raises(ClzooError, match="was exported from weights"):
         clzoo.push(entry, REPO)
     save_entry(small_encoder(seed=2), entry)
