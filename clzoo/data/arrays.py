@@ -38,9 +38,11 @@ def list_arrays(folder: Path) -> Listing | None:
         for pack in packs:
             _add(listing, open_pack(pack), _stored_paths(pack), "" if pack == folder else f"{pack.name}/", pack)
         return finished(listing, folder)
-    name = next((name for name, files in FOLDERS.items() if (folder / files).is_dir()), None)
-    if name is None:
+    present = [name for name, files in FOLDERS.items() if (folder / files).is_dir()]
+    if not present:
         return None
+    name, *others = present
+    listing.ignored.update(f"data set {other}" for other in others)
     for split in ("pretrain" if name == "stl10" else "train", "test"):
         opened = open_torchvision_set(name, folder, split)
         numbers = [f"{row:06}" for row in range(len(opened))]

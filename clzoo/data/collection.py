@@ -111,13 +111,16 @@ class FileImages:
         return self.items[row].path
 
     def read(self, row: int) -> Image.Image:
-        return decode_image(self.content(row))
+        content = self.content(row)
+        return decode_image(content) if isinstance(content, bytes) else Image.fromarray(content)
 
-    def content(self, row: int) -> bytes:
+    def content(self, row: int) -> bytes | np.ndarray:
         return self.items[row].read()
 
     def stamp(self, row: int) -> Stamp | None:
         item = self.items[row]
+        if item.how and isinstance(item.how[0], ArrayImages):
+            return item.how[0].stamp(item.offset or 0)
         if is_remote(item.file):  # which says its version by itself, or 0
             known = Stamp(item.file, item.offset or 0, item.size, 0, item.mtime_ns, 0)
             return known if item.mtime_ns else None

@@ -81,7 +81,8 @@ def _whole(source: str | Path) -> Collection:
         origin = base.rstrip("/") if not base.endswith("://") else base
         listing = list_remote(base, column=column)
         folder, _, name = origin.rpartition("/")
-        is_list = has_list_suffix(name) and not listing.items[0].path.startswith(f"{name}/")
+        paths = [item.path for item in listing.items[:1]] + [failure.path for failure in listing.failures[:1]]
+        is_list = has_list_suffix(name) and not any(path.startswith(f"{name}/") or path == name for path in paths)
         return _listed(listing, f"{origin}{str(source)[len(base) :]}", folder if is_list else origin)
     try:
         listing = list_images(base, column=column)

@@ -8,6 +8,8 @@ import pytest
 from picture_folders import noise
 from torchvision import datasets
 
+from clzoo.data.images import decode_image
+from clzoo.data.opening import open_source, read_stored
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
 
@@ -162,3 +164,23 @@ def test_an_image_folder_of_the_same_name_is_taken_where_the_published_files_are
 
     make_folder(tmp_path / "train", {"ant": 2, "bee": 2})
     assert open_training_set("cifar10", tmp_path, 32).classes == ("ant", "bee")
+
+
+def test_as_a_whole_every_image_has_a_path_a_label_and_its_pixels(cifar10, stl10):
+    root, images, labels = cifar10  # whose folder holds both sets
+    whole = open_source(root)
+    assert whole.passed_over == {"data set stl10": 1}
+    assert [item.path for item in whole.listing.items][:2] == ["test/000000", "test/000001"]
+    assert [item.label for item in whole.listing.items] == [f"class {n}" for n in [*labels[50:], *labels[:50]]]
+    assert (whole.images.content(12) == images[2]).all()
+    assert (np.asarray(whole.images.read(12)) == images[2]).all()
+    assert (np.asarray(decode_image(read_stored(whole.root, "train/000002"))) == images[2]).all()
+    assert len({item.mtime_ns for item in whole.listing.items}) == 1
+    assert {item.size for item in whole.listing.items} == {32 * 32 * 3}
+
+
+def test_of_stl10_the_unlabelled_images_are_part_of_the_whole(stl10):
+    listing = open_source(stl10[0]).listing
+    assert len(listing.items) == 6 + 9 + 4
+    assert listing.items[0].path == "pretrain/000000"
+    assert [item.label is None for item in listing.items] == [True] * 15 + [False] * 4
