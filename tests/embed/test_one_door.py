@@ -355,6 +355,8 @@ def test_a_hub_data_set_is_streamed_and_a_split_of_it_chosen(hub: Any, images: P
     store = open_store(Path(f"{out}#split=train"))
     assert store.paths[0] == "data/train-00000-of-00001.parquet/000000000-000.jpg"
     assert store.labels == ["cats"] * 12 + ["dogs"] * 12
+    folder = open_store(embed(images, str(model_folder), images.parent / "of-folder").store)
+    np.testing.assert_allclose(store.embeddings(), folder.embeddings(), atol=2e-3)
     hub.add("datasets/org/archive", files)  # one whose main branch has other files, of which the Hub made Parquet
     repo = hub.repos["datasets/org/archive"]
     repo.branches["refs/convert/parquet"] = repo.branches["main"]
