@@ -184,3 +184,27 @@ def test_a_hub_set_can_be_packed(datasets, tmp_path):
     made = pack(write(datasets, tmp_path / "toy"), 16, tmp_path / "packed")
     assert [summary["images"] for summary in made] == [6]
     assert open_training_set("toy", tmp_path / "packed", 16).labels.tolist() == [0, 1] * 3
+
+
+def test_a_split_and_a_column_are_chosen(datasets, tmp_path):
+    write(datasets, tmp_path / "toy")
+    name = write(datasets, tmp_path / "toy", split="extra", numbers=range(2))
+    chosen = open_source(f"{name}#split=extra", "train")
+    assert (len(chosen), chosen.origin) == (2, f"{name} (split extra)")
+    assert splits_of(f"{name}#split=extra") == []
+    with pytest.raises(ClzooError, match=r"has the splits .*; expected other"):
+        open_source(f"{name}#split=other", "train")
+    assert len(open_source(f"{name}#split=extra&column=image", "train")) == 2
+    with pytest.raises(ClzooError, match=r"expected images in left\. Type: .*#column=NAME"):
+        open_source(f"{name}#column=left", "train")
+
+
+def test_a_set_on_this_machine_is_embedded_without_the_package(datasets, tmp_path, monkeypatch):
+    write(datasets, tmp_path / "toy")
+    name = write(datasets, tmp_path / "toy", split="test", numbers=range(2))
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    whole = open_source(name)
+    assert len(whole) == 8
+    assert [item.label for item in whole.listing.items] == ["ant", "bee"] * 4
+    assert len(open_source(f"{name}#split=test")) == 2
+    assert whole.images.read(0).getpixel((0, 0)) == picture(0, 0).getpixel((0, 0))
