@@ -26,7 +26,7 @@ OUTSIDE = {
 }
 """Files of the repository's root, and the pages that they become."""
 
-PUBLIC = ("", "zoo", "embed", "index", "evaluation", "export", "lite", "losses", "methods", "augment")
+PUBLIC = ("", "zoo", "embed", "index", "evaluation", "curation", "export", "lite", "losses", "methods", "augment")
 
 
 # Pages ----------------------------------------------------------------------------------------------------------------
