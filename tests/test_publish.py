@@ -130,12 +130,30 @@ def test_gates_keep_the_names_of_their_classes_without_data(labelled, small_reci
     assert class_names(entry / "pretrain.safetensors") == tuple(sorted(CLASSES))
 
 
+def test_labels_that_a_run_learned_are_not_drawn_to_test_it_on(labelled, small_recipe, tmp_path, caplog):
+    shutil.copytree(labelled / "train", tmp_path / "classes")
+    pretrain(small_recipe("supcon_cifar10"), tmp_path / "classes", tmp_path / "run", device="cpu")
+    with pytest.raises(ClzooError, match=r"pretrained on the 48 images of .*classes with their labels"):
+        clzoo.evaluate(str(tmp_path / "run"), tmp_path / "classes", "knn", device="cpu")
+    published = publish(tmp_path / "run", "supcon-resnet18-cifar10", tmp_path / "classes", tmp_path / "entry")
+    with pytest.raises(ClzooError, match=r"pretrained on the 48 images of .*classes with their labels"):
+        clzoo.evaluate(published, tmp_path / "classes", "knn", device="cpu")
+    (published / "metrics.json").unlink()  # as of an entry that does not say how many
+    clzoo.evaluate(published, tmp_path / "classes", "knn", device="cpu")
+    assert "learned from labels of classes that are called like these" in caplog.text
+
+
 def test_labels_without_a_test_split_are_no_labelled_evaluation(labelled, small_recipe, tmp_path, caplog):
     shutil.copytree(labelled / "train", tmp_path / "classes")
     pretrain(small_recipe("simclr_cifar10"), tmp_path / "classes", tmp_path / "run", device="cpu")
     metrics, _ = content_of(publish(tmp_path / "run", NAME, tmp_path / "classes", tmp_path / "entry", device="cpu"))
     assert metrics["evaluation"]["labels"] is False
     assert "classes has no test split" in caplog.text
+    with pytest.raises(ClzooError, match="has no splits; for the test split expected"):  # all of it was trained on
+        publish(tmp_path / "run", NAME, tmp_path / "classes", tmp_path / "other", protocols="knn", device="cpu")
+    found = clzoo.evaluate(str(tmp_path / "run"), tmp_path / "classes", "knn", device="cpu")
+    assert found.metrics["data"]["split"]["seen_in_pretraining"] is True
+    assert {row["split"].rpartition(", ")[2] for row in found.results} == {"seen in pretraining without labels"}
 
 
 def test_a_recipes_data_set_is_not_claimed_for_other_images(runs, labelled, tmp_path, caplog):

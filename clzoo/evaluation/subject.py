@@ -13,6 +13,7 @@ from torch import nn
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.files import read_json
 from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
 from clzoo.zoo.entries import is_run
 
@@ -91,8 +92,15 @@ def _of_entry(model: str | Path, device: str) -> Subject:
     tensors, classes = (load_file(kept), class_names(kept)) if kept else ({}, None)
     if recipe is not None and tensors:
         method = _rebuilt(recipe, encoder, tensors, beside)
-        return with_heads(encoder, encoder.config.name, recipe, method, classes=classes)
+        return with_heads(encoder, encoder.config.name, recipe, method, _images_of(beside), classes)
     return Subject(encoder, encoder.config.name, recipe, aside=tensors, classes=classes)
+
+
+def _images_of(entry: Path) -> int | None:
+    """How many images an entry was pretrained on, as it was published; None where that does not say."""
+    metrics = read_json(entry / "metrics.json") if (entry / "metrics.json").is_file() else {}
+    images = (metrics.get("training") or {}).get("images")
+    return images if isinstance(images, int) else None
 
 
 def _rebuilt(recipe: Recipe, encoder: Encoder, tensors: dict[str, torch.Tensor], folder: Path) -> Any:
