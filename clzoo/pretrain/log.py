@@ -91,8 +91,10 @@ class StepLog:
         self._bar.advance(self._task)
         if self.is_due(step):
             self._write_line()
-        if self._heartbeat.is_due():
-            left = (time.monotonic() - self._began) / (self._done - self._first) * (self._total - self._done)
+        if self._done == self._first + 1:
+            self._began = time.monotonic()  # the first step says nothing of the others: it compiles
+        elif self._heartbeat.is_due():
+            left = (time.monotonic() - self._began) / (self._done - self._first - 1) * (self._total - self._done)
             logger.info("step %d of %d  %s  %s left", self._done, self._total, self._described, duration(left))
 
     def note(self, step: int, values: dict[str, float]) -> None:
