@@ -40,10 +40,10 @@ from clzoo.errors import ClzooError
 @click.option("--engine", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who computes.")
 @click.option(
     "--backend",
-    default="torch",
+    default="auto",
     show_default=True,
     type=click.Choice(["torch", "onnx", "auto"]),
-    help="What runs the network; auto takes the faster one.",
+    help="What runs the network; auto: as the store has it, else the fastest that gives the same vectors here.",
 )
 @click.option(
     "--decode",

@@ -17,8 +17,9 @@ from clzoo.data.opening import is_hub, open_source, selected
 from clzoo.data.parallel import usable_cores
 from clzoo.data.storage import is_remote
 from clzoo.embed import DEFAULT_MODEL
+from clzoo.embed.compute import choose, ready
 from clzoo.embed.gpu import compile_pays
-from clzoo.embed.manifest import STORE_DTYPES
+from clzoo.embed.manifest import MANIFEST, STORE_DTYPES, Manifest
 from clzoo.embed.plan import check_removals, fresh_manifest
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.run import Run
@@ -121,7 +122,7 @@ def embed_folder(
     allow_removals: bool = False,
     share: Share | None = None,
     engine: str = "local",
-    backend: str = "torch",
+    backend: str = "auto",
     decode: str = "cpu",
     progress: bool = True,
 ) -> Summary:
@@ -137,7 +138,7 @@ def embed_folder(
         size: side of its input in pixels, as in `clzoo.load`; the manifest says it, and searching takes it from there.
         batch_size: images in one forward pass; default 256 on a GPU, on a CPU 16 to 256 by the images' size.
         workers: threads that decode, and on a CPU run the model; default one per core.
-        dtype: compute type "auto", "fp32", "bf16" or "fp16", as in `Encoder.encode`.
+        dtype: compute type "fp32", "bf16" or "fp16", as in `Encoder.encode`; or "auto", see `backend`.
         store_dtype: "fp16" or "fp32" on disk.
         normalize: divide each vector by its L2 norm.
         labels: keep the first sub-folder as a label; None: as the store has it, a new one without.
@@ -148,8 +149,10 @@ def embed_folder(
             Where torchrun started this process, all of them call `embed_folder` alike, and each takes its share.
         engine: "local", or "ray" for the workers of a Ray cluster (`clzoo.embed.ray_engine`); then the encoder is given
             by name, and `device` is that of the workers.
-        backend: "torch", "onnx" or "auto", as in `clzoo.load`; of an encoder that is given by name. With "auto" the
-            network is compiled on CUDA if there are `clzoo.embed.gpu.COMPILE_FROM` images to embed.
+        backend: "torch", "onnx" or "auto", of an encoder that is given by name. On a CPU "auto" is what an existing
+            store was made with, and for a new one the fastest that passes parity here (`clzoo.embed.compute`); the
+            manifest says what it was. On CUDA the network is compiled then, if there are
+            `clzoo.embed.gpu.COMPILE_FROM` images to embed.
         decode: "cpu", or "gpu" for plain JPEG files by nvJPEG, whose pixels differ a little (docs/scale.md); the
             manifest says so. All other files are decoded on the CPU as ever.
         progress: show a bar where standard error is a terminal, and elsewhere log a line every 30 s.
@@ -231,22 +234,27 @@ def embed_share(
     opened = open_source(source)
     listing, origin, root = opened.listing, opened.origin, opened.root
     assert listing is not None  # of a whole source
+    images = len(listing.items)  # of all shares: the choice of what computes is the same for each
     if share is not None:
         folder, listing = share.folder(folder), share.of(listing)
     if engine not in ENGINES:
         raise ClzooError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}.")
     if engine == "ray" and isinstance(encoder, Encoder):
         raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
-    if backend != "torch" and (engine == "ray" or isinstance(encoder, Encoder)):
+    by_name = engine == "local" and not isinstance(encoder, Encoder)
+    if backend == "onnx" and not by_name:
         raise ClzooError(f"backend {backend!r} is for a model that is given by name and embedded on this machine.")
     if decode not in DECODERS:
         raise ClzooError(f"decode must be one of {', '.join(DECODERS)}, found {decode!r}.")
     if decode == "gpu" and engine == "ray":
         raise ClzooError("decode 'gpu' is for --engine local. Leave out one of them.")
-    encoder, load = _loaded(encoder, device if engine == "local" else "cpu", backend, size)
+    encoder, load = _loaded(encoder, device if engine == "local" else "cpu", size)
     if decode == "gpu":
         nvjpeg(encoder.device)  # what it cannot do is said before anything is written
-    compute = encoder.compute_dtype(dtype)
+    manifest = Manifest.load_from(folder) if (folder / MANIFEST).is_file() else None
+    compute = choose(encoder, backend if by_name else "torch", dtype, images, manifest)
+    if manifest is None and images:
+        encoder = ready(encoder, compute)  # before a store says so
     log.info("model: %s (%d values, on %s, %s)", encoder.config.name, encoder.dim, encoder.device, compute)
     log.info("output: %s", folder)
     fresh = fresh_manifest(
@@ -256,28 +264,33 @@ def embed_share(
         root,
         store_dtype=store_dtype,
         normalize=normalize,
-        compute=compute if decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
+        compute=str(compute) if decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
         share=share,
     )
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
-        batch_size or default_batch_size(encoder), workers or usable_cores(), dtype, store_dtype, normalize, decode
+        batch_size or default_batch_size(encoder),
+        workers or usable_cores(),
+        compute.dtype,
+        store_dtype,
+        normalize,
+        decode,
     )
     clock = Clock()
     try:
         with store_lock(folder):
             run = Run(folder, listing, fresh, encoder, labels, check)
             is_long = compile_pays(encoder.device, len(run.plan.todo))
-            settings = replace(settings, compile=backend == "auto" and is_long)
+            settings = replace(settings, compile=by_name and backend == "auto" and is_long)
             started = time.perf_counter()
             if engine == "ray":
                 from clzoo.embed.ray_engine import encode_on_ray
 
                 # In the type that the manifest names: a GPU worker's "auto" would be another one.
-                asked = replace(settings, dtype=compute)
-                stream = encode_on_ray(listing.items, run.plan.todo, encoder, load, asked, device, batch_size)
+                stream = encode_on_ray(listing.items, run.plan.todo, encoder, load, settings, device, batch_size)
             else:
+                encoder = ready(encoder, compute) if len(run.plan.todo) else encoder  # nothing new, nothing exported
                 stream = encode_items(listing.items, run.plan.todo, encoder, settings, clock)
             # Closing the stream cancels what is still to be decoded, if the run is cut short.
             with closing(stream), progress_bar(len(run.plan.todo), clock, enabled=progress) as advance:
@@ -323,7 +336,7 @@ def default_out(source: str | Path) -> Path:
     return Path(f"{name}-embeddings")
 
 
-def _loaded(encoder: Encoder | str | Path, device: str, backend: str, size: int | None) -> tuple[Encoder, str]:
+def _loaded(encoder: Encoder | str | Path, device: str, size: int | None) -> tuple[Encoder, str]:
     """The encoder, and what `clzoo.load` takes to get it again from any folder."""
     if isinstance(encoder, Encoder):
         if size not in (None, encoder.config.preprocessing.size):
@@ -331,7 +344,7 @@ def _loaded(encoder: Encoder | str | Path, device: str, backend: str, size: int 
         return encoder, encoder.config.name
     from clzoo.zoo import load
 
-    loaded = load(encoder, device=device, backend=backend, size=size)
+    loaded = load(encoder, device=device, size=size)
     is_zoo_name = str(encoder) == loaded.config.name
     local = Path(encoder).exists() and not is_zoo_name
     return loaded, str(Path(encoder).resolve()) if local else str(encoder)

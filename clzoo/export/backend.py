@@ -41,13 +41,13 @@ def with_backend(encoder: Encoder, backend: str, *, cache_dir: str | Path | None
     if backend not in BACKENDS:
         raise ClzooError(f"backend must be torch, onnx or auto, found {backend!r}.")
     if backend == "auto":
-        backend = _chosen(encoder)
+        backend = "onnx" if gains_by_onnx(encoder) else "torch"
         log.info("backend: %s (chosen by backend='auto')", backend)
     if backend == "torch" or isinstance(encoder.module, OnnxNetwork):
         return encoder
     if encoder.device.type not in ("cpu", "cuda"):
         raise ClzooError(f"backend onnx runs on cpu and cuda, the encoder is on {encoder.device}. Ask for torch.")
-    path = cache.root(cache_dir) / cache.GRAPHS / f"{_key(encoder)}.onnx"
+    path = graph_path(encoder, cache_dir)
     if not path.is_file():
         log.info("exporting %s to ONNX, once: %s", encoder.config.name, path)
         encoder.export(path)
@@ -89,10 +89,16 @@ class OnnxNetwork(nn.Module):
             return self._sessions[threads]
 
 
-def _chosen(encoder: Encoder) -> str:
+def graph_path(encoder: Encoder, cache_dir: str | Path | None = None) -> Path:
+    """Where the cache holds, or would hold, the graph of a network."""
+    return cache.root(cache_dir) / cache.GRAPHS / f"{_key(encoder)}.onnx"
+
+
+def gains_by_onnx(encoder: Encoder) -> bool:
+    """Whether ONNX Runtime can run a network here, and is the faster one in fp32: ResNets on a CPU."""
     is_resnet = "resnet" in encoder.config.architecture
     installed = all(importlib.util.find_spec(name) for name in ("onnxruntime", "onnx", "onnxscript"))
-    return "onnx" if is_resnet and installed and encoder.device.type == "cpu" else "torch"
+    return is_resnet and installed and encoder.device.type == "cpu"
 
 
 def _key(encoder: Encoder) -> str:

@@ -55,7 +55,7 @@ def parity(graph: Path, encoder: Encoder, pictures: list[np.ndarray] | None = No
     """
     lite = LiteEncoder(graph)
     provenance = lite.provenance
-    pictures = (pictures or _probes())[: max(BATCHES)]
+    pictures = (pictures or probes())[: max(BATCHES)]
     rows = []
     seen = np.stack([encoder.pixels(picture) for picture in pictures])  # (17, size, size, 3)
     given = np.stack([lite.pixels(picture) for picture in pictures])  # (17, side, side, 3)
@@ -104,7 +104,7 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
 
 
-def _probes() -> list[np.ndarray]:
+def probes() -> list[np.ndarray]:
     """The probe image and noise in turn, each another."""
     probe, rng = probe_image(), np.random.default_rng(0)
     return [
