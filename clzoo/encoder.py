@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from clzoo.data.images import as_levels, as_rgb
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
+from clzoo.stages import maps_of
 from clzoo.transform import normalize, resize_and_crop
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ ImageLike = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | torch.Ten
 
 Arrays and tensors are uint8, or float with values in [0, 1]."""
 
-Features = Literal["pooled", "patch"]
+Features = str | Sequence[str]
+""""pooled", "patch", the name of a stage (clzoo.stages.stage_names), or a list of such names."""
 
 _MODES = threading.Lock()  # changes of training mode, of any encoder
 
@@ -48,10 +50,14 @@ class Encoder:
         module: the timm network without classifier, in eval mode.
         config: the model's `config.json`.
         device: where the module lives.
+        dtype: what it computes in where a call does not say; see `encode`.
     """
 
-    def __init__(self, module: torch.nn.Module, config: ModelConfig, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, module: torch.nn.Module, config: ModelConfig, device: str | torch.device = "cpu", dtype: str = "auto"
+    ) -> None:
         self.config = config
+        self.dtype = dtype
         self.device = resolve_device(device)
         self._inside = 0  # calls that need eval mode and are under way
         self._training: list[torch.nn.Module] = []  # what was in training mode before them
@@ -100,35 +106,40 @@ class Encoder:
         """
         return resize_and_crop(_as_pil(image), self.config.preprocessing)
 
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor, *, features: Features = "pooled", dtype: str = "auto") -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor, *, features: str = "pooled", dtype: str = "auto") -> torch.Tensor:
         """A batch of `pixels` through the network.
 
         Args:
             pixels: uint8 (B, H, W, 3), on any device.
             features: "pooled" for (B, dim); "patch" for the map (B, C, h, w) of a ResNet, or the patch tokens
-                (B, N, C) of a ViT without its class token.
+                (B, N, C) of a ViT without its class token; the name of a stage, such as "layer3", for its map
+                (B, C, h, w) (clzoo.stages).
             dtype: "fp32", or an autocast type: "fp16" (CUDA only), "bf16" (CUDA, and CPUs that compute in it); "auto"
-                is bf16 on CUDA, else fp32.
+                is the encoder's own, which is bf16 on CUDA, else fp32, if `load` was not told.
 
         Returns:
             float32 features on the encoder's device, not normalised.
 
         Raises:
-            ClzooError: the network's feature is not `dim` long.
+            ClzooError: the network's feature is not `dim` long, or it has no such stage.
         """
+        return self._encode(pixels, [features], dtype)[0]
+
+    @torch.inference_mode()
+    def _encode(self, pixels: torch.Tensor, features: Sequence[str], dtype: str) -> list[torch.Tensor]:
+        """Each of the features of one forward pass; "pooled" and "patch" come alone."""
         autocast = _AUTOCAST[self.compute_dtype(dtype)]
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
         # A user may have called .train() on the module.
         with self._evaluating(), torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
-            if features == "pooled":
-                return self._checked(self.module(inputs)).float()
-            if features == "patch":
+            if features == ["pooled"]:
+                return [self._checked(self.module(inputs)).float()]
+            if features == ["patch"]:
                 maps = self.module.forward_features(inputs)
-                return (
+                return [
                     maps[:, getattr(self.module, "num_prefix_tokens", 0) :].float() if maps.ndim == 3 else maps.float()
-                )
-        raise ClzooError(f"features must be 'pooled' or 'patch', found {features!r}.")
+                ]
+            return [stage.float() for stage in maps_of(self.module, inputs, features)]
 
     def _checked(self, vectors: torch.Tensor) -> torch.Tensor:
         if vectors.ndim != 2 or vectors.shape[1] != self.dim:
@@ -144,6 +155,7 @@ class Encoder:
         Raises:
             ClzooError: an unknown type, or one that this device only emulates.
         """
+        dtype = self.dtype if dtype == "auto" else dtype
         only = getattr(self.module, "only_dtype", None)  # of an exported graph
         if only is not None and dtype in _AUTOCAST and dtype != only:
             raise ClzooError(f"dtype {dtype}: this exported graph computes in {only}. Ask for --backend torch.")
@@ -164,6 +176,7 @@ class Encoder:
         batch_size: int = 64,
         normalize: bool = True,
         features: Features = "pooled",
+        dtype: str = "auto",
         as_tensor: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
         progress: bool = False,
@@ -174,14 +187,16 @@ class Encoder:
             images: one image, or a list or generator of them (an array (N, H, W, 3) and a tensor (N, 3, H, W) count as
                 lists).
             normalize: divide each vector by its L2 norm.
-            features: see `encode`.
+            features: see `encode`; or a list of stages, whose maps come of one forward pass.
+            dtype: what to compute in; see `encode`.
             as_tensor: return a tensor on the encoder's device instead of a numpy array.
             on_error: "skip" leaves out images that cannot be read, and says which.
             progress: show a bar, on a terminal.
 
         Returns:
-            float32 (dim,) for one image, (N, dim) for N; with features="patch" the shapes of `encode`. With
-            on_error="skip" a pair: the vectors of the others, and a list of `Skipped` (position, name, reason).
+            float32 (dim,) for one image, (N, dim) for N; with other features the shapes of `encode`, normalised at each
+            place; of a list of stages a list. With on_error="skip" a pair: the vectors of the others, and a list of
+            `Skipped` (position, name, reason).
 
         Raises:
             ClzooError: an image that cannot be read, named.
@@ -190,19 +205,25 @@ class Encoder:
         check_on_error(on_error, single)
         skipped: list[Skipped] | None = [] if on_error == "skip" else None
         given: Any = [images] if single else images
+        wanted = [features] if isinstance(features, str) else list(features)
         batches = pixel_batches_of(given, self.pixels, batch_size, skipped=skipped, progress=progress)
         with self._evaluating():
-            chunks = [self.encode(torch.from_numpy(batch), features=features) for batch in batches]
+            chunks = [self._encode(torch.from_numpy(batch), wanted, dtype) for batch in batches]
         if not chunks:
             if features != "pooled":
                 raise ClzooError(f"none of the {len(skipped or ())} images can be read: {(skipped or [])[0]}.")
-            chunks = [torch.zeros((0, self.dim), device=self.device)]
-        # A clone made outside inference mode is an ordinary tensor, usable in autograd.
-        vectors = torch.cat(chunks).clone()
-        if normalize:
-            vectors = F.normalize(vectors, dim=1 if features == "pooled" or vectors.ndim == 4 else -1)
-        vectors = vectors[0] if single else vectors
-        result = vectors if as_tensor else vectors.cpu().numpy()
+            chunks = [[torch.zeros((0, self.dim), device=self.device)]]
+        results = []
+        for parts in zip(*chunks, strict=True):
+            # A clone made outside inference mode is an ordinary tensor, usable in autograd.
+            vectors = torch.cat(parts).clone()
+            if normalize:
+                vectors = F.normalize(
+                    vectors, dim=-1 if vectors.ndim == 3 else 1
+                )  # tokens (N, T, C), all others (N, C, ...)
+            vectors = vectors[0] if single else vectors
+            results.append(vectors if as_tensor else vectors.cpu().numpy())
+        result = results[0] if isinstance(features, str) else results
         return result if skipped is None else (result, skipped)
 
     def save_pretrained(self, folder: str | Path) -> Path:

@@ -57,6 +57,7 @@ def load(
     offline: bool = False,
     backend: str = "torch",
     size: int | None = None,
+    dtype: str = "auto",
 ) -> Encoder:
     """Load a pretrained encoder.
 
@@ -73,9 +74,10 @@ def load(
         offline: use no network; HF_HUB_OFFLINE=1 does the same.
         backend: "torch", "onnx", or "auto" for the faster of them; see `clzoo.export.backend.with_backend`.
         size: side of the input in pixels, instead of the model's own; see `clzoo.zoo.resizing.at_size`.
+        dtype: what its calls compute in if they do not say: "fp32", "bf16", "fp16", or "auto", as in `Encoder.encode`.
 
     Returns:
-        The encoder in eval mode, float32, its weights checked against every recorded hash.
+        The encoder in eval mode, its parameters in float32, its weights checked against every recorded hash.
 
     Raises:
         ClzooError: unknown name, recipe-only name, missing, damaged or truncated file, wrong hash, missing or
@@ -92,11 +94,12 @@ def load(
         from clzoo.zoo.resizing import at_size
 
         encoder = at_size(encoder, size)
-    if backend == "torch":
-        return encoder
-    from clzoo.export.backend import with_backend
+    if backend != "torch":
+        from clzoo.export.backend import with_backend
 
-    return with_backend(encoder, backend, cache_dir=cache_dir)
+        encoder = with_backend(encoder, backend, cache_dir=cache_dir)
+    encoder.dtype = encoder.compute_dtype(dtype) if dtype != "auto" else dtype
+    return encoder
 
 
 def locate(

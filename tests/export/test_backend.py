@@ -90,8 +90,9 @@ def test_a_folder_is_embedded_alike_and_the_stores_fit_together(encoder, tmp_pat
     for number, pixels in enumerate(images(9)):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     model = encoder.save_pretrained(tmp_path / "model")
-    by_torch = clzoo.embed_folder(tmp_path / "images", str(model), tmp_path / "a", device="cpu", store_dtype="fp32")
-    options = {"device": "cpu", "store_dtype": "fp32", "backend": "onnx"}
+    options = {"device": "cpu", "store_dtype": "fp32", "backend": "torch", "dtype": "fp32"}
+    by_torch = clzoo.embed_folder(tmp_path / "images", str(model), tmp_path / "a", **options)
+    options["backend"] = "onnx"
     by_onnx = clzoo.embed_folder(tmp_path / "images", str(model), tmp_path / "b", **options)
     a, b = (clzoo.open_store(summary.store).embeddings() for summary in (by_torch, by_onnx))
     assert np.abs(a - b).max() < 1e-4
