@@ -29,8 +29,8 @@ def export_store(store: Store, path: str | Path, format: str | None = None) -> P
         path: the file to write; it appears whole or not at all.
         format: "csv" (columns path, label, embedding_0 ... embedding_<dim-1>), "parquet" (id, path, size, mtime_ns,
             label, embedding as FixedSizeList<float>; where it comes from in the schema's metadata, see
-            `parquet_metadata`), or "npz" (arrays id, path, label, embedding; needs the memory for all vectors); None:
-            by the file's suffix.
+            `parquet_metadata`), or "npz" (arrays id, path, label, embedding, model, weights_sha256; needs the memory
+            for all vectors); None: by the file's suffix.
 
     Returns:
         The file written.
@@ -105,4 +105,6 @@ def _write_npz(store: Store, path: Path) -> None:
             path=np.array(store.paths, dtype=np.str_),
             label=np.array(labels, dtype=np.str_),
             embedding=store.embeddings(),
+            model=np.array(store.manifest.model),
+            weights_sha256=np.array(store.manifest.weights_sha256),
         )

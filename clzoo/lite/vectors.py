@@ -1,0 +1,168 @@
+"""Vectors of images in one .npz file, and exact search among them: NumPy and nothing else.
+
+The arrays are those of `clzoo store export --format npz` (id, path, label, embedding, model, weights_sha256), so either
+side reads what the other wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from clzoo.errors import ClzooError
+
+_ROWS = 16_384  # of vectors that are compared at a time
+
+
+class Found(NamedTuple):
+    """One neighbor."""
+
+    path: str
+    score: float  # cosine similarity; what rounding puts above 1 is 1
+    id: int
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """The vectors (N, dim) of N images, and whose they are."""
+
+    paths: list[str]
+    labels: list[str | None]
+    ids: np.ndarray  # int64 (N,)
+    embeddings: np.ndarray  # (N, dim)
+    model: str = ""
+    weights_sha256: str = ""  # "" where the file does not say
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def row(self, query: str) -> int | None:
+        """The row of an image that is named by its path here or its id; None if there is none."""
+        if query in self.paths:
+            return self.paths.index(query)
+        is_id = query.isdecimal() and len(query) <= 19 and int(query) < 2**63
+        rows = np.flatnonzero(self.ids == int(query)).tolist() if is_id else []
+        return rows[0] if rows else None
+
+    def search(self, queries: np.ndarray, k: int = 10) -> list[list[Found]]:
+        """The k nearest by cosine similarity of each query (Q, dim), exactly; best first, equal scores by id.
+
+        Raises:
+            ClzooError: k below 1, queries of another length, or a zero or non-finite one.
+        """
+        if k < 1:
+            raise ClzooError(f"k must be at least 1, found {k}.")
+        queries = np.atleast_2d(np.asarray(queries, np.float32))
+        if queries.ndim != 2 or queries.shape[1] != self.embeddings.shape[1]:
+            raise ClzooError(f"queries have shape {queries.shape}; expected (Q, {self.embeddings.shape[1]}).")
+        lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+        if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+            raise ClzooError("a query is a zero or non-finite vector, which is near to nothing.")
+        scores = np.concatenate([_cosines(queries / lengths, part) for part in self._parts()], axis=1)  # (Q, N)
+        return [[self._found(row, each[row]) for row in np.lexsort((self.ids, -each))[:k]] for each in scores]
+
+    def save(self, path: Path) -> None:
+        """Write the file; it appears whole or not at all.
+
+        Raises:
+            ClzooError: it cannot be written.
+        """
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # clzoo.temporary needs filelock, which is not here
+        try:
+            with part.open("wb") as file:  # given a name, numpy would add a suffix
+                self._write(file)
+            part.replace(path)
+        except OSError as error:
+            raise ClzooError(f"{path} cannot be written: {error.strerror or error}.") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _write(self, file: BinaryIO) -> None:
+        np.savez(
+            file,
+            id=self.ids,
+            path=np.array(self.paths, np.str_),
+            label=np.array([label or "" for label in self.labels], np.str_),
+            embedding=np.asarray(self.embeddings, np.float32),
+            model=np.array(self.model),
+            weights_sha256=np.array(self.weights_sha256),
+        )
+
+    def _parts(self) -> list[np.ndarray]:
+        return [self.embeddings[start : start + _ROWS] for start in range(0, max(len(self), 1), _ROWS)]
+
+    def _found(self, row: int, score: float) -> Found:
+        return Found(self.paths[row], min(float(score), 1.0), int(self.ids[row]), self.labels[row])
+
+
+def _cosines(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.astype(np.float32)
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1), np.finfo(np.float32).tiny)
+    return queries @ vectors.T / lengths
+
+
+def open_vectors(place: str | Path) -> Vectors:
+    """Read an .npz file; or the folder of a store, for whose Parquet files pyarrow must be installed.
+
+    Raises:
+        ClzooError: nothing there, no such file, damaged, or a folder without pyarrow.
+    """
+    place = Path(place)
+    if place.is_dir():
+        return _of_store(place)
+    try:
+        with np.load(place, allow_pickle=False) as arrays:
+            labels = [str(label) or None for label in arrays["label"]]
+            said = [str(arrays[name]) if name in arrays.files else "" for name in ("model", "weights_sha256")]
+            found = Vectors(arrays["path"].tolist(), labels, arrays["id"], arrays["embedding"], *said)
+    except FileNotFoundError:
+        raise ClzooError(
+            f"{place} does not exist. Type: python -m clzoo.lite embed IMAGES --model FILE.onnx --out {place}"
+        ) from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ClzooError(
+            f"{place} is not a file of vectors ({error}). It is made by: clzoo store export DIR --format npz, or "
+            "python -m clzoo.lite embed"
+        ) from error
+    return _checked(found, place)
+
+
+def _of_store(folder: Path) -> Vectors:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+        segments = manifest["segments"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClzooError(f"{folder} is not an embedding store: {error}. Name a store or an .npz file.") from error
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise ClzooError(
+            f"{folder} keeps its paths in Parquet, and pyarrow is not installed. Type: pip install pyarrow; or where "
+            f"clzoo is installed whole: clzoo store export {folder} --format npz"
+        ) from error
+    items = [parquet.read_table(folder / segment["items"]) for segment in segments]
+    vectors = [
+        np.load(folder / segment["embeddings"], mmap_mode="r", allow_pickle=False)[table["row"].to_numpy()]
+        for segment, table in zip(segments, items, strict=True)
+    ]
+    if not segments:
+        raise ClzooError(f"{folder} holds no embeddings.")
+    columns = {name: [value for table in items for value in table[name].to_pylist()] for name in ("path", "id")}
+    labels = [value for table in items for value in table["label"].to_pylist()]
+    ids = np.array(columns["id"], np.int64)
+    said = manifest["model"], manifest["weights_sha256"]
+    return _checked(Vectors(columns["path"], labels, ids, np.concatenate(vectors), *said), folder)
+
+
+def _checked(found: Vectors, place: Path) -> Vectors:
+    lengths = {len(found.paths), len(found.labels), len(found.ids), len(found.embeddings)}
+    if len(lengths) != 1 or found.embeddings.ndim != 2 or not np.isfinite(found.embeddings).all():
+        raise ClzooError(f"{place} is damaged: {sorted(lengths)} rows, or vectors that are not finite. Make it anew.")
+    return found

@@ -1,0 +1,108 @@
+"""`python -m clzoo.lite`: embeds a folder and searches it exactly, with onnxruntime, numpy and Pillow alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from picture_folders import make_folder
+from small_models import small_encoder
+from test_lite import BLOCKED, FORBIDDEN
+
+import clzoo
+import clzoo.lite
+from clzoo.embed.export import export_store
+from clzoo.errors import ClzooError
+from clzoo.export import export_onnx
+from clzoo.lite.__main__ import main
+from clzoo.lite.vectors import Vectors
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A graph, pictures of two classes with a broken one, and a store of them that torch made."""
+    place = tmp_path_factory.mktemp("lite")
+    encoder = small_encoder()
+    export_onnx(encoder, place / "model.onnx")
+    make_folder(place / "pictures", {"red": 4, "blue": 3})
+    (place / "pictures" / "red" / "broken.jpg").write_bytes(b"no picture")
+    clzoo.embed_folder(place / "pictures", encoder, place / "store", labels=True, store_dtype="fp32", progress=False)
+    return place
+
+
+RUN = """
+import json
+from clzoo.lite.__main__ import main
+code = main(sys.argv[1:])
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def alone(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process that can import nothing else."""
+    command = [sys.executable, "-c", BLOCKED + RUN, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not set(json.loads(done.stderr.splitlines()[-1])) & FORBIDDEN
+    return done
+
+
+def test_a_folder_is_embedded_and_searched_without_anything_else(place):
+    out = place / "vectors.npz"
+    done = alone("embed", place / "pictures", "--model", place / "model.onnx", "--out", out, "--labels")
+    assert done.returncode == 0, done.stderr
+    assert "7 vectors of cacr-test_resnet-cifar10, 1 failed" in done.stdout
+    assert "warning: red/broken.jpg: not an image" in done.stderr
+    store, found = clzoo.open_store(place / "store"), clzoo.lite.open_vectors(out)
+    assert (found.paths, found.labels) == (store.paths, store.labels)
+    assert np.array_equal(found.ids, store.ids)
+    assert np.abs(found.embeddings - store.embeddings()).max() < 1e-4
+    picture = place / "pictures" / found.paths[0]
+    done = alone("search", out, picture, found.ids[1], "--model", place / "model.onnx", "-k", 3, "--json")
+    by_image, by_id = json.loads(done.stdout).values()
+    assert [by_image[0]["path"], by_id[0]["path"]] == found.paths[:2]
+    assert len(by_image) == 3 and 1 - 1e-4 < by_image[0]["score"] <= 1  # noqa: PT018
+
+
+def test_it_finds_what_clzoo_finds_in_a_store_or_its_export(place, capsys):
+    store = clzoo.open_store(place / "store")
+    exported = export_store(store, place / "exported.npz")
+    expected = clzoo.search(clzoo.build_index(store), store.embeddings(), k=7)
+    for source in (exported, place / "store"):
+        found = clzoo.lite.open_vectors(source).search(store.embeddings(), k=7)
+        assert [[hit.path for hit in hits] for hits in found] == [[hit.path for hit in hits] for hits in expected]
+        assert [hit.score for hit in found[0]] == pytest.approx([hit.score for hit in expected[0]], abs=1e-5)
+    assert main(["search", str(exported), store.paths[2], "-k", "1"]) == 0
+    assert capsys.readouterr().out == f"{store.paths[2]}\n  1.0000  {store.paths[2]}  {store.labels[2]}\n"
+
+
+def test_equal_scores_are_in_the_order_of_their_ids_and_none_exceeds_one():
+    vectors = Vectors(list("abc"), [None] * 3, np.array([9, 3, 5]), np.float32([[3, 4], [6, 8], [0, 1]]))
+    (hits,) = vectors.search(np.float32([3, 4]), k=5)
+    assert [(hit.path, hit.id) for hit in hits] == [("b", 3), ("a", 9), ("c", 5)]
+    assert max(hit.score for hit in hits) <= 1
+    for queries in (np.zeros(2), np.array([np.nan, 1]), np.ones(3)):
+        with pytest.raises(ClzooError, match=r"near to nothing|expected \(Q, 2\)"):
+            vectors.search(queries)
+
+
+def test_errors_name_what_to_type(place, tmp_path, capsys):
+    exported = export_store(clzoo.open_store(place / "store"), tmp_path / "a.npz")
+    other = export_onnx(small_encoder(seed=1), tmp_path / "other.onnx").path
+    picture = next((place / "pictures").rglob("*.png"))
+    (tmp_path / "text.npz").write_text("no vectors")
+    (tmp_path / "folder").mkdir()
+    for arguments, message in (
+        (["search", exported, picture], "add --model FILE.onnx"),
+        (["search", exported, picture, "--model", other], "Use the model that made it"),
+        (["search", tmp_path / "none.npz", "x"], "does not exist. Type: python -m clzoo.lite embed"),
+        (["search", tmp_path / "text.npz", "x"], "is not a file of vectors"),
+        (["search", tmp_path / "folder", "x"], "is not an embedding store"),
+        (["embed", tmp_path / "folder", "--model", other, "--out", tmp_path / "b.npz"], "holds no images"),
+    ):
+        assert main([str(argument) for argument in arguments]) == 1
+        assert message in capsys.readouterr().err
+    done = alone("search", place / "store", "x")
+    assert "Type: pip install pyarrow" in done.stderr
