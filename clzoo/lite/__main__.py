@@ -34,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         given = _parser().parse_args(arguments)
         given.run(given)
     except ClzooError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")  # plain by itself, with lines of details
         return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        sys.stderr.write("interrupted\n")
         return 130
     return 0
 
@@ -77,14 +77,14 @@ def _embed(given: argparse.Namespace) -> None:
     out = {each.position for each in skipped}
     failures += [(items[each.position].path, each.reason) for each in skipped]
     for path, reason in failures:
-        print(plain(f"warning: {path}: {reason}"), file=sys.stderr)
+        sys.stderr.write(plain(f"warning: {path}: {reason}") + "\n")
     paths = [item.path for position, item in enumerate(items) if position not in out]
     if not paths:
         raise ClzooError(f"none of the {len(failures)} images of {given.source} could be embedded.")
     labels = [label_of(path) if given.labels else None for path in paths]
     said = encoder.provenance.model, encoder.provenance.weights_sha256
     Vectors(paths, labels, item_ids(paths), vectors, *said).save(given.out)
-    print(plain(f"{given.out}: {len(paths)} vectors of {said[0]}, {len(failures)} failed"))
+    _say(f"{given.out}: {len(paths)} vectors of {said[0]}, {len(failures)} failed")
 
 
 def _search(given: argparse.Namespace) -> None:
@@ -105,12 +105,18 @@ def _search(given: argparse.Namespace) -> None:
         found |= dict(zip(unknown, encoder.embed([Path(query) for query in unknown]), strict=True))
     results = {query: vectors.search(found[query], given.k)[0] for query in given.queries}
     if given.json:
-        print(json.dumps({query: [each._asdict() for each in hits] for query, hits in results.items()}, indent=2))
+        found_hits = {query: [each._asdict() for each in hits] for query, hits in results.items()}
+        sys.stdout.write(json.dumps(found_hits, indent=2) + "\n")  # ASCII, so nothing in it steers a terminal
         return
     for query, hits in results.items():
-        print(plain(query))
+        _say(query)
         for hit in hits:
-            print(plain(f"  {hit.score:.4f}  {hit.path}{f'  {hit.label}' if hit.label else ''}"))
+            _say(f"  {hit.score:.4f}  {hit.path}{f'  {hit.label}' if hit.label else ''}")
+
+
+def _say(line: str) -> None:
+    """One line; names of others that would steer a terminal are spelt out."""
+    sys.stdout.write(plain(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ side reads what the other wrote.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from clzoo.errors import ClzooError
+from clzoo.files import read_json
 
 _ROWS = 16_384  # of vectors that are compared at a time
 
@@ -136,9 +136,9 @@ def open_vectors(place: str | Path) -> Vectors:
 
 def _of_store(folder: Path) -> Vectors:
     try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+        manifest: dict[str, Any] = read_json(folder / "manifest.json")
         segments = manifest["segments"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ClzooError, KeyError, TypeError) as error:
         raise ClzooError(f"{folder} is not an embedding store: {error}. Name a store or an .npz file.") from error
     try:
         import pyarrow.parquet as parquet
