@@ -12,8 +12,6 @@ import os
 import stat
 from pathlib import Path
 
-from pyarrow import ArrowInvalid
-
 from clzoo.data.archives import read_headers, unpacking
 from clzoo.data.images import SUFFIXES
 from clzoo.data.listing import (
@@ -127,6 +125,8 @@ def _kind_of(source: Path, column: str | None) -> str:
         raise ClzooError(f"{source} does not exist; {EXPECTED}.")
     suffix = source.suffix.lower()
     if suffix == ".parquet":
+        from pyarrow import ArrowInvalid  # not above: clzoo.lite lists folders without pyarrow
+
         try:
             return "shard" if holds_images(str(source), column) else "list"
         except (OSError, ArrowInvalid) as error:
@@ -224,6 +224,8 @@ def _add_shard(listing: Listing, file: str, path: str, column: str | None = None
 
 def _add_table(listing: Listing, table: Item, column: str | None) -> None:
     """The rows of a Parquet file of images; one of anything else is ignored."""
+    from pyarrow import ArrowInvalid
+
     try:
         if holds_images(table.file) or (column is not None and holds_images(table.file, column)):
             add_rows(listing, table, column)

@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ClzooError as error:
         sys.stderr.write(f"error: {error}\n")  # plain by itself, with lines of details
         return 1
+    except ModuleNotFoundError as error:  # a source of another kind than images and .tar
+        sys.stderr.write(f"error: this needs {error.name}, which is not installed. Type: pip install {error.name}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
