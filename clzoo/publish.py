@@ -18,7 +18,8 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import measure_controls
 from clzoo.evaluation.knn import KNN_V1
 from clzoo.evaluation.label_free import evaluate_without_labels
-from clzoo.evaluation.run import evaluate, open_splits, title_of
+from clzoo.evaluation.opening import open_splits, title_of
+from clzoo.evaluation.run import evaluate
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
 from clzoo.pretrain.data_names import TrainedOn, trained_on

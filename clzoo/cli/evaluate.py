@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -66,9 +67,15 @@ def command(
     if json_out is not None:
         write_json(Path(json_out), evaluation.metrics)
     shown = headlines(evaluation.results)
-    rows = [[r["of"], r["protocol"], r["split"], r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown]
-    print_table(("features of", "protocol", "split", "metric", "value", ""), rows)
+    rows = [
+        [r["of"], r["protocol"], r["split"], _count(r), r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown
+    ]
+    print_table(("features of", "protocol", "split", "images", "metric", "value", ""), rows)
     say(f"{folder / 'report.html'} shows everything.")
+
+
+def _count(row: dict[str, Any]) -> str:
+    return f"{row['images']:,}" if "images" in row else "-"
 
 
 def _spread(row: dict[str, object]) -> str:

@@ -18,11 +18,12 @@ from clzoo.evaluation.agreement import linear_cka, neighbor_overlap
 from clzoo.evaluation.collapse import spectrum
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.mistakes import predictions_name
+from clzoo.evaluation.opening import DataSource, splits_to_judge
 from clzoo.evaluation.paired import CASES, DRAWS, Case, Difference, cases_of, class_differences, differences
 from clzoo.evaluation.report import write_folder
 from clzoo.evaluation.report_parts import Section, Table
 from clzoo.evaluation.report_sections import class_names
-from clzoo.evaluation.run import DataSource, Evaluation, evaluate, splits_to_judge
+from clzoo.evaluation.run import Evaluation, evaluate
 from clzoo.evaluation.subject import find_subject
 from clzoo.zoo.cards import THIS_MODEL, headlines
 

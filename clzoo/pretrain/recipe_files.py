@@ -13,6 +13,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_bytes
 from clzoo.methods import METHODS
 from clzoo.overrides import apply_overrides
+from clzoo.pretrain.backbone_names import contradiction
 from clzoo.pretrain.recipe import Recipe
 from clzoo.wording import cut, shown
 from clzoo.yaml_text import LONGEST, parse_yaml
@@ -57,6 +58,8 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise ClzooError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ClzooError(f"{path} must hold a table with the keys {', '.join(Recipe.model_fields)}.")
+    if (path.parent / "data.json").is_file():
+        _forget_a_wrong_label(values)
     _let_the_backbone_follow(values, overrides)
     apply_overrides(values, overrides)
     try:
@@ -64,6 +67,17 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except ValidationError as error:
         lines = [_explain(values, problem) for problem in error.errors()]
         raise ClzooError(f"{path} is not a valid recipe:", lines) from error
+
+
+def _forget_a_wrong_label(values: dict[str, Any]) -> None:
+    """In the folder of a run: earlier versions kept a recipe's name for whatever backbone was set in its place."""
+    backbone = values.get("backbone")
+    if not isinstance(backbone, dict):
+        return
+    name, architecture, model_args = (backbone.get(key) for key in ("name", "architecture", "model_args"))
+    if isinstance(name, str) and isinstance(architecture, str) and isinstance(model_args or {}, dict):
+        if contradiction(name, architecture, model_args or {}):
+            del backbone["name"]
 
 
 def _let_the_backbone_follow(values: dict[str, Any], overrides: tuple[str, ...]) -> None:

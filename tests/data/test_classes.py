@@ -14,7 +14,7 @@ from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import knn_labels
-from clzoo.evaluation.run import open_splits
+from clzoo.evaluation.opening import open_splits
 
 
 def collection(labels: list[int], classes: tuple[str, ...], origin: str = "here") -> Collection:

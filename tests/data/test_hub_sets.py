@@ -13,7 +13,7 @@ from clzoo.data.opening import open_source, open_split, splits_of
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
-from clzoo.evaluation.run import open_splits
+from clzoo.evaluation.opening import open_splits
 
 
 def test_without_the_package_the_error_names_the_extra(monkeypatch):

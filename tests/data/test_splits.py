@@ -15,7 +15,7 @@ from clzoo.data.collection import Collection
 from clzoo.data.opening import open_source, splits_of
 from clzoo.data.packing import pack
 from clzoo.errors import ClzooError
-from clzoo.evaluation.run import open_splits
+from clzoo.evaluation.opening import open_splits
 
 
 def fill(root: Path, *names: str) -> Path:

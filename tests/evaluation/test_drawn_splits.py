@@ -14,7 +14,7 @@ from clzoo.data.drawn import RULE
 from clzoo.data.opening import has_test_split, is_whole
 from clzoo.errors import ClzooError
 from clzoo.evaluation import compare, evaluate
-from clzoo.evaluation.run import open_splits, splits_to_judge
+from clzoo.evaluation.opening import open_splits, splits_to_judge
 from clzoo.evaluation.subject import Subject
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 

@@ -10,7 +10,8 @@ from small_models import small_encoder
 import clzoo
 from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
-from clzoo.evaluation.run import open_splits, parse_protocols, title_of
+from clzoo.evaluation.opening import open_splits, title_of
+from clzoo.evaluation.run import parse_protocols
 from clzoo.zoo.cards import check_metrics
 
 

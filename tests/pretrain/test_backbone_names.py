@@ -84,3 +84,13 @@ def test_a_name_that_contradicts_the_network_is_an_error(overrides, said):
 def test_the_shipped_recipes_are_named_by_what_they_build(name):
     b = backbone(recipe=name)
     assert b.name == backbone_name(b.architecture, b.model_args)
+
+
+def test_a_run_of_an_earlier_version_keeps_loading_under_the_name_of_its_network(tmp_path):
+    """There `--set backbone.architecture=resnet50` changed the network and left the label."""
+    text = load_recipe(find_recipe("simclr_cifar10")).to_yaml()
+    (tmp_path / "recipe.yaml").write_text(text.replace("architecture: resnet18", "architecture: resnet50"))
+    with pytest.raises(ClzooError, match="is called|are called"):
+        load_recipe(tmp_path / "recipe.yaml")  # somebody's own file
+    (tmp_path / "data.json").write_text("{}")
+    assert load_recipe(tmp_path / "recipe.yaml").backbone.name == "resnet50"
