@@ -75,8 +75,9 @@ def _forget_a_wrong_label(values: dict[str, Any]) -> None:
     if not isinstance(backbone, dict):
         return
     name, architecture, model_args = (backbone.get(key) for key in ("name", "architecture", "model_args"))
-    texts = isinstance(name, str) and isinstance(architecture, str)
-    if texts and isinstance(model_args or {}, dict) and contradiction(name, architecture, model_args or {}):
+    if not (isinstance(name, str) and isinstance(architecture, str) and isinstance(model_args or {}, dict)):
+        return
+    if contradiction(name, architecture, model_args or {}):
         del backbone["name"]
 
 
