@@ -112,13 +112,15 @@ def find_outliers(store: Store | str | Path, *, k: int = NEIGHBOR, by_class: boo
         alone = sorted(label for label, rows in members.items() if len(rows) == 1)
         groups = [np.array(rows) for rows in members.values() if len(rows) > 1]
     vectors = unit_vectors(store)
-    found = [(int(row), float(d)) for rows in groups for row, d in zip(rows, _distances(vectors[rows], k), strict=True)]
+    found = [
+        (int(row), float(d)) for rows in groups for row, d in zip(rows, kth_distances(vectors[rows], k), strict=True)
+    ]
     found.sort(key=lambda pair: (-pair[1], pair[0]))
     ranked = [Outlier(row, store.paths[row], labels[row], distance) for row, distance in found]
     return Outliers(store, ranked, k, by_class, tuple(alone))
 
 
-def _distances(vectors: np.ndarray, k: int) -> np.ndarray:
+def kth_distances(vectors: np.ndarray, k: int) -> np.ndarray:
     """Distance (N,) of unit vectors (N, D) to their k-th nearest other one."""
     bank = torch.from_numpy(vectors)
     similarity = nearest(bank, bank, min(k + 1, len(bank)))[0][:, -1].double()

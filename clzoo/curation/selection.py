@@ -101,11 +101,11 @@ def select_images(
         )
     vectors = unit_vectors(store)
     known = np.flatnonzero(has_label)
-    chosen = {"diverse": _diverse, "typical": _typical, "balanced": _balanced}[how](vectors, n, known)
+    chosen = {"diverse": diverse, "typical": typical, "balanced": balanced}[how](vectors, n, known)
     return Selection(store, how, chosen, len(known))
 
 
-def _diverse(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
+def diverse(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
     """Each next the farthest from what is chosen or known; the first the nearest to the mean."""
     nearest_so_far = np.full(len(vectors), -2, np.float32)
     for row in known.tolist():
@@ -121,13 +121,13 @@ def _diverse(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
     return chosen
 
 
-def _typical(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
+def typical(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
     """The densest image of each of the largest clusters that has no label yet."""
     cluster = clusters_of(vectors, min(n + len(known), len(vectors)))
     return _in_turn(cluster, _density(vectors), n, known, largest_first=True)
 
 
-def _balanced(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
+def balanced(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
     """From the clusters in turn, the densest of each first; those with labels wait until the others have as many."""
     cluster = clusters_of(vectors, min(_CLUSTERS, n + len(known), len(vectors)))
     return _in_turn(cluster, _density(vectors), n, known, largest_first=False)
