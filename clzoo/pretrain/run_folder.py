@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,7 +70,10 @@ def _clear(out: Path) -> None:
     delete_encoder(out)
     for name in ("recipe.yaml", "log.jsonl", "state.json", "curves.png"):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / "tensorboard", ignore_errors=True)
+    for events in (out / "tensorboard").glob("events.out.tfevents.*"):
+        events.unlink()
+    with suppress(OSError):  # not there, or it holds something else too
+        (out / "tensorboard").rmdir()
 
 
 def _is_run(out: Path) -> bool:

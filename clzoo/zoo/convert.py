@@ -289,6 +289,7 @@ def convert_to_folder(
             config,
             weights_sha256=weights_sha256(converted.tensors),
             probe=there.probe,
+            parameters=there.parameters,
             pretrain_sha256=there.pretrain_sha256,
         )
         if there != wanted or not (out / WEIGHTS).is_file():

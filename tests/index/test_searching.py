@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,6 @@ from PIL import Image
 
 import clzoo
 from clzoo import ClzooError, Encoder
-from clzoo.config import ModelConfig
 from clzoo.index import build_index, query_images, search
 
 
@@ -90,9 +90,8 @@ def test_a_query_of_other_weights_is_refused(index, pictures, encoder):
 
 
 def test_a_query_of_another_preprocessing_is_refused(index, pictures, encoder):
-    raw = encoder.config.to_json()
-    raw["pretrained_cfg"]["crop_pct"] = 0.5
-    other = Encoder(encoder.module, ModelConfig.from_json(raw, "test"), "cpu")
+    preprocessing = dataclasses.replace(encoder.config.preprocessing, crop_pct=0.5)
+    other = Encoder(encoder.module, dataclasses.replace(encoder.config, preprocessing=preprocessing), "cpu")
     assert other.weights_sha256 == encoder.weights_sha256
     with pytest.raises(ClzooError, match="crop_pct"):
         search(index, pictures / "reds" / "0.jpg", encoder=other)
