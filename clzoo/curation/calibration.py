@@ -338,7 +338,7 @@ def _stands_out(
     exact = similarity_of(candidates, first, bank)
     threshold, count = choose_threshold(exact, distinct, false_flags)
     rule = (
-        f"Pairs from a cosine of {threshold:.4f} are reported: at most {false_flags:.2%} of them are false."
+        f"Pairs from a cosine of {threshold:.4f} are reported: {false_flags:.2%} of them are expected to be false."
         if count
         else f"No pair stands out from those of distinct images at a share of false flags of {false_flags:.2%}: the "
         f"threshold is {threshold:.4f}."
