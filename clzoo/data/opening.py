@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +15,7 @@ from clzoo.config import HUB_PREFIX
 from clzoo.data.arrays import list_arrays
 from clzoo.data.collection import Collection, FileImages
 from clzoo.data.folders import is_zip, open_folder, open_listed, splits_of_archive, splits_of_listing, unwrapped
+from clzoo.data.held import list_held
 from clzoo.data.hub_sets import hub_splits, list_hub, open_hub_set
 from clzoo.data.listing import Item, Listing, in_words, taken
 from clzoo.data.packed import find_packs, open_pack
@@ -28,14 +30,15 @@ log = logging.getLogger("clzoo")
 
 
 def open_source(
-    source: str | Path, split: str | None = None, *, name: str | None = None, download: bool = False
+    source: Any, split: str | None = None, *, name: str | None = None, download: bool = False
 ) -> Collection:
     """A source of any kind, as a whole or one split of it; nothing is decoded yet. The one door of all commands.
 
     Args:
         source: a folder of images or shards (tar, zip, Parquet), or one such file; a list of paths; a folder that holds
             a pack or the files of torchvision's `name`; hf-hub:ORG/NAME; or a URL of any of the files. Its end may
-            choose: `#column=NAME` of a table, `#split=NAME` of a Hub data set.
+            choose: `#column=NAME` of a table, `#split=NAME` of a Hub data set. As a whole also what a program holds
+            (`clzoo.data.held`).
         split: "pretrain", "train" or "test"; the first two differ where a data set has images for pretraining alone.
             None: every image there is, by its own path, with a listing; what is embedded.
         name: the recipe's data set, such as "cifar10".
@@ -45,7 +48,7 @@ def open_source(
         ClzooError: nothing there, not this split, or damaged; with what was expected.
     """
     if split is None:
-        opened = _whole(source)
+        opened = _whole(source) if isinstance(source, str | Path) else _held(source)
         found = taken(opened.listing.items, opened.passed_over, len(opened.failures)) if opened.listing else ""
         log.info("%s: %s", opened.origin, found)
         return opened
@@ -69,6 +72,11 @@ def selected(source: str | Path) -> tuple[str | Path, dict[str, str]]:
     if "split" in chosen and not is_hub(base):
         raise ClzooError(f"{source}: a split is chosen of Hub data sets alone. Name its folder or file: {base}/NAME")
     return base, chosen
+
+
+def _held(source: Any) -> Collection:
+    listing, called = list_held(source)
+    return _listed(listing, f"{called} ({len(listing.items)} images)", str(listing.root))
 
 
 def _whole(source: str | Path) -> Collection:

@@ -71,9 +71,23 @@ def _list_paths(listing: Listing, source: Path, column: str | None) -> Listing:
     except OSError as error:
         raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
     listed = read_list(content, source.name, str(source), column)
-    folder = source.parent.resolve()
+    kind = "text file" if listed.table is None else "table"
+    rows = _add_paths(listing, listed.paths, source.parent.resolve(), kind)
+    listing = finished(listing, source)
+    keep_table(listing, rows, listed.table)
+    return listing
+
+
+def list_paths(listing: Listing, paths: list[str], source: str) -> Listing:
+    """The files at these paths, which are relative to the listing's root."""
+    _add_paths(listing, paths, listing.root, "list")
+    return finished(listing, source)
+
+
+def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> dict[str, int]:
+    """Returns the number of each path that is listed."""
     rows: dict[str, int] = {}
-    for row, line in enumerate(listed.paths):
+    for row, line in enumerate(paths):
         file = Path(os.path.normpath(folder / line))
         path = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
         if path in rows:
@@ -84,13 +98,10 @@ def _list_paths(listing: Listing, source: Path, column: str | None) -> Listing:
             reason = "a URL in a list on this machine; put the list there, or copy the images here"
             listing.failures.append(Failure(path, None, None, reason))
         elif _is_folder_at(file):
-            kind = "text file" if listed.table is None else "table"
             listing.failures.append(Failure(path, None, None, f"a folder; a {kind} names images"))
         else:
             _add_file(listing, str(file), path, any_suffix=True)
-    listing = finished(listing, source)
-    keep_table(listing, rows, listed.table)
-    return listing
+    return rows
 
 
 def _is_folder_at(file: Path) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 from clzoo.doctor.finding import Finding, note, ok, problem
 from clzoo.doctor.probing import Probe
 
-_INSTALL = 'pip install "clzoo[cpu]", or with an NVIDIA GPU: pip install "clzoo[gpu]"'
+_FAISS = "pip install faiss-cpu, or with an NVIDIA GPU: pip install faiss-gpu"
+_ONNX = "pip install onnx onnxscript onnxruntime, or with an NVIDIA GPU: pip install onnx onnxscript onnxruntime-gpu"
 _OPENMP = re.compile(r"(?:lib(?:gomp|i?omp5?)|vcomp\d*)[-.\w]*\.(?:so|dylib|dll)[.\d]*", re.IGNORECASE)
 _GPU_ASKED = "CUDAExecutionProvider"
 
@@ -23,9 +24,12 @@ def index_findings(faiss: Probe | None, gpus: Sequence[Mapping[str, Any]]) -> li
         gpus: of torch.
     """
     if faiss is None:
-        return [note("faiss", "not installed: `--index faiss` and `clzoo search` need it", _INSTALL)]
+        found = (
+            "not installed; optional: up to 100,000 images are searched exactly without it, `--index faiss` needs it"
+        )
+        return [note("faiss", found, _FAISS)]
     if faiss.error is not None:
-        advice = f"pip uninstall -y faiss-cpu faiss-gpu; then {_INSTALL}"
+        advice = f"pip uninstall -y faiss-cpu faiss-gpu; then {_FAISS}"
         return [problem("faiss", f"cannot be imported beside torch: {faiss.error}", advice)]
     values = faiss.values
     about = f"faiss {values['version']}, built with {' '.join(values['options']).lower() or 'no special instructions'}"
@@ -37,7 +41,7 @@ def index_findings(faiss: Probe | None, gpus: Sequence[Mapping[str, Any]]) -> li
         found = f"{about} for GPUs but sees none, while torch sees {len(gpus)}"
         findings.append(problem("faiss", found, "take a faiss-gpu package of the CUDA that torch is built for"))
     elif gpus and not values["gpu"]:
-        advice = 'to have it: pip uninstall -y faiss-cpu; pip install "clzoo[gpu]"'
+        advice = "to have it: pip uninstall -y faiss-cpu; pip install faiss-gpu"
         findings.append(note("faiss", "this build searches on the CPU though a GPU is here", advice))
     return findings
 
@@ -54,8 +58,8 @@ def onnxruntime_findings(
     """
     topic = "onnxruntime"
     if runtime is None:
-        return [note(topic, "not installed: the ONNX backend needs it", _INSTALL)]
-    again = f"pip uninstall -y onnxruntime onnxruntime-gpu; then {_INSTALL}"
+        return [note(topic, "not installed; optional: the ONNX backend and `clzoo export` need it", _ONNX)]
+    again = f"pip uninstall -y onnxruntime onnxruntime-gpu; then {_ONNX}"
     if runtime.error is not None:
         return [problem(topic, f"cannot be imported: {runtime.error}", again)]
     version, real = runtime.values["version"], runtime.values["real"]

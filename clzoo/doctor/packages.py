@@ -30,6 +30,9 @@ _SAME_MODULE = {
 """Module, and the distributions that install it: of each kind only one can be there."""
 
 
+_ONE_OF = {"faiss": ("faiss-gpu", "faiss-cpu"), "onnxruntime": ("onnxruntime-gpu", "onnxruntime")}
+
+
 def version_findings(
     installed: Mapping[str, str], requirements: Sequence[str], python: tuple[int, ...]
 ) -> list[Finding]:
@@ -62,13 +65,13 @@ def clashes(installed: Mapping[str, str]) -> list[Finding]:
     findings = []
     for module, pattern in _SAME_MODULE.items():
         several = sorted(name for name in installed if re.fullmatch(pattern, name))
+        gpu, cpu = _ONE_OF[module]
         if len(several) > 1:
             findings.append(
                 problem(
                     module,
                     f"{' and '.join(several)} are installed over each other: both are the module {module}",
-                    f'pip uninstall -y {" ".join(several)}; then pip install "clzoo[gpu]" with an NVIDIA GPU, else '
-                    'pip install "clzoo[cpu]"',
+                    f"pip uninstall -y {' '.join(several)}; then pip install {gpu} with an NVIDIA GPU, else {cpu}",
                 )
             )
     return findings

@@ -106,7 +106,7 @@ class Summary:
 
 
 def embed_folder(
-    source: str | Path,
+    source: str | Path | Any,
     encoder: Encoder | str | Path = DEFAULT_MODEL,
     out: str | Path | None = None,
     *,
@@ -131,7 +131,8 @@ def embed_folder(
     Args:
         source: what `clzoo.data.opening.open_source` takes: a folder (searched recursively), a list of paths (text, or
             a table whose other columns are kept), `.tar`, `.zip` or `.parquet` files, a pack, torchvision's files,
-            "hf-hub:ORG/NAME", or a URL such as "s3://bucket/prefix" (docs/data.md).
+            "hf-hub:ORG/NAME", or a URL such as "s3://bucket/prefix" (docs/data.md). Or images that the program holds: a
+            list of paths, a dict of PIL images by id, a `datasets.Dataset`; then `out` must be given.
         encoder: an Encoder, or what `clzoo.load` takes.
         out: folder of the store; default `<name of the source>-embeddings` in the current folder.
         device: where to load an encoder that is given by name.
@@ -201,7 +202,7 @@ def embed_folder(
 
 
 def embed_share(
-    source: str | Path,
+    source: str | Path | Any,
     encoder: Encoder | str | Path,
     out: str | Path | None,
     *,
@@ -239,6 +240,8 @@ def embed_share(
         folder, listing = share.folder(folder), share.of(listing)
     if engine not in ENGINES:
         raise ClzooError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}.")
+    if engine == "ray" and not isinstance(source, str | Path):
+        raise ClzooError("the workers of a Ray cluster read the images themselves: name a source.")
     if engine == "ray" and isinstance(encoder, Encoder):
         raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
     by_name = engine == "local" and not isinstance(encoder, Encoder)
@@ -304,7 +307,7 @@ def embed_share(
     return _summary(run, listing, seconds, clock), run.failures
 
 
-def local_out(out: str | Path | None, source: str | Path) -> Path:
+def local_out(out: str | Path | None, source: Any) -> Path:
     """The folder of the store.
 
     Raises:
@@ -315,6 +318,8 @@ def local_out(out: str | Path | None, source: str | Path) -> Path:
             f"{out}: a store is written to a local folder (it needs locks and renames). Give --out DIR, then: "
             f"clzoo store copy DIR {out}"
         )
+    if out is None and not isinstance(source, str | Path):
+        raise ClzooError(f"a {type(source).__name__} has no name to call the store by. Give out='DIR'.")
     return Path(out) if out is not None else default_out(source)
 
 

@@ -113,7 +113,7 @@ def _require_packages() -> None:
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ClzooError(
             f"to export, {', '.join(missing)} must be installed. "
-            'Type: pip install "clzoo[cpu]" (or, with an NVIDIA GPU, "clzoo[gpu]")'
+            "Type: pip install onnx onnxscript onnxruntime (or, with an NVIDIA GPU, onnxruntime-gpu)"
         )
 
 

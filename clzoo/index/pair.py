@@ -39,7 +39,7 @@ def import_faiss() -> Any:
     except ImportError as error:
         raise ClzooError(
             f"faiss cannot be imported ({error}); indexes need it. "
-            'Type: pip install "clzoo[cpu]", or for an NVIDIA GPU: pip install "clzoo[gpu]"'
+            "Type: pip install faiss-cpu, or for an NVIDIA GPU: pip install faiss-gpu"
         ) from error
     return faiss
 
