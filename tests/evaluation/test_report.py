@@ -40,7 +40,7 @@ def test_the_page_opens_with_the_numbers_and_what_they_are_held_against(evaluati
     }
     page = (evaluation.write(tmp_path / "report") / "report.html").read_text()
     assert page.index("knn:v1") < page.index("worst first") < page.index("<details>")
-    assert "not measured" in page
+    assert "not measured (--controls)" in page  # what to type to have them
 
 
 def test_controls_stand_beside_the_number_of_their_protocol(evaluation):
