@@ -223,7 +223,7 @@ def test_two_writers_at_once_are_refused(make_store):
 def test_without_faiss_the_error_names_both_packages(make_store, monkeypatch):
     store = make_store(random_vectors(30))
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ClzooError, match=r'pip install "clzoo\[cpu\]".*pip install "clzoo\[gpu\]"'):
+    with pytest.raises(ClzooError, match=r"pip install faiss-cpu.*pip install faiss-gpu"):
         build_index(store)
 
 
