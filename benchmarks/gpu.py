@@ -46,7 +46,7 @@ def main() -> None:
     failed = []
     with tempfile.TemporaryDirectory() as place:
         images = arguments.images or made_up_photographs(Path(place) / "photographs", 12 if arguments.rehearse else 240)
-        for part, commands in parts(images, rehearse=arguments.rehearse).items():
+        for part, commands in parts(images, Path(place), rehearse=arguments.rehearse).items():
             if arguments.only and part not in arguments.only:
                 continue
             if (out / f"{part}.json").exists() and read_json(out / f"{part}.json")["returncode"] == 0:
@@ -79,15 +79,15 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def parts(images: Path, *, rehearse: bool) -> dict[str, list[list[str]]]:
-    """Part -> its commands, behind `python`."""
+def parts(images: Path, place: Path, *, rehearse: bool) -> dict[str, list[list[str]]]:
+    """Part -> its commands, behind `python`; `place` is a folder for what they need."""
     small = ["--rehearse"] if rehearse else []
     step = ["benchmarks/train_step.py", *(["--steps", "1", "--rounds", "1"] if rehearse else [])]
     return {
         "tests": [["-m", "pytest", "-q", "-m", "gpu", *(["--collect-only"] if rehearse else [])]],
         "views": [["benchmarks/augment.py", *(["--rounds", "1"] if rehearse else [])]],
         "steps": [step] if rehearse else [step, [*step, "--recipe", "simclr_in1k"]],
-        "methods": [[*step, "--recipe", recipe] for recipe in method_recipes(rehearse=rehearse)],
+        "methods": [[*step, "--recipe", recipe] for recipe in method_recipes(place, rehearse=rehearse)],
         "embed": [
             [
                 "benchmarks/embed.py",
@@ -101,14 +101,13 @@ def parts(images: Path, *, rehearse: bool) -> dict[str, list[list[str]]]:
     }
 
 
-def method_recipes(*, rehearse: bool) -> list[str]:
+def method_recipes(folder: Path, *, rehearse: bool) -> list[str]:
     """The CIFAR-10 recipe of every method; for the rehearsal the same ones with a tiny network, as files."""
     names = [f"{method}_cifar10" for method in METHODS]
     if not rehearse:
         return names
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
-    folder = Path(tempfile.mkdtemp(prefix="clzoo-rehearsal-"))
     for name in names:
         recipe = find_recipe(name)
         changes = list(REHEARSED)

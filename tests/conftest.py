@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `from hub_server import ...`
 # Before torch is imported, here and in every process that a test starts: workers side by side do not fight for cores.
@@ -16,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hub_server import TOKEN, HubServer
 from warm_python import Child, WarmPython
+from web_server import WebServer
 
 
 class Hub(HubServer):
@@ -82,6 +86,42 @@ def hub(tmp_path: Path, warm_python: WarmPython) -> Iterator[Hub]:
     """A Hub-compatible server on loopback, empty, with one valid token."""
     with Hub(tmp_path, warm_python) as server:
         yield server
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryFileSystem]:
+    """fsspec's storage in memory, empty before and after."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    """A web server on loopback."""
+    pytest.importorskip("aiohttp")
+    server = WebServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def clzoo_says(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: (exit code, standard output, standard error)."""
+
+    from clzoo.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code: Any = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            code = exit_.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -113,10 +113,7 @@ class Duplicates:
         """What `clzoo curate duplicates --json` prints."""
         paths = self.store.paths
         return {
-            "store": str(self.store.path),
-            "generation": self.store.generation,
-            "model": self.store.manifest.model,
-            "weights_sha256": self.store.manifest.weights_sha256,
+            **self.store.identity(),
             "images": len(self.store),
             "calibration": self.calibration.as_json(),
             "pairs": self.pairs,

@@ -78,10 +78,7 @@ class LabelErrors:
     def as_json(self) -> dict[str, Any]:
         """What `clzoo curate labels --json` prints: the probable errors, and how they were told."""
         return {
-            "store": str(self.store.path),
-            "generation": self.store.generation,
-            "model": self.store.manifest.model,
-            "weights_sha256": self.store.manifest.weights_sha256,
+            **self.store.identity(),
             "method": self.method,
             "ranking": self.ranking,
             "scored_by": self.scored_by,

@@ -60,10 +60,7 @@ class Outliers:
     def as_json(self) -> dict[str, Any]:
         """What `clzoo curate outliers --json` prints."""
         return {
-            "store": str(self.store.path),
-            "generation": self.store.generation,
-            "model": self.store.manifest.model,
-            "weights_sha256": self.store.manifest.weights_sha256,
+            **self.store.identity(),
             "k": self.k,
             "by_class": self.by_class,
             "alone": list(self.alone),

@@ -51,10 +51,7 @@ class Selection:
     def as_json(self) -> dict[str, Any]:
         """What `clzoo curate select --json` prints."""
         return {
-            "store": str(self.store.path),
-            "generation": self.store.generation,
-            "model": self.store.manifest.model,
-            "weights_sha256": self.store.manifest.weights_sha256,
+            **self.store.identity(),
             "how": self.how,
             "labelled": self.labelled,
             "images": self.paths,

@@ -186,6 +186,16 @@ class Store:
             _release_pages(self._vectors[segment])
         return vectors
 
+    def identity(self) -> dict[str, Any]:
+        """Which store this is, and of which encoder, for the reports of what was found in it."""
+        manifest = self.manifest
+        return {
+            "store": str(self.path),
+            "generation": self.generation,
+            "model": manifest.model,
+            "weights_sha256": manifest.weights_sha256,
+        }
+
     def errors(self) -> list[dict[str, Any]]:
         """The files that could not be embedded: dicts of path, size, mtime_ns (None where unknown) and reason."""
         return self._errors.to_pylist()

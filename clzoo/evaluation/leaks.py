@@ -7,45 +7,21 @@ images wherever they lie, and no others.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from clzoo.curation.certificate import hash_of_set, read_certificate
-from clzoo.data.collection import Collection, Images
-from clzoo.data.content import Stamp, digests
+from clzoo.data.collection import ChosenImages, Collection
+from clzoo.data.content import digests
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 
 WITHOUT = "test without leaked images"
 """Value of a result's "split" for what was measured so."""
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Some rows (M,) of images."""
-
-    images: Images
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def name(self, row: int) -> str:
-        return self.images.name(int(self.rows[row]))
-
-    def read(self, row: int) -> Image.Image:
-        return self.images.read(int(self.rows[row]))
-
-    def content(self, row: int) -> bytes | np.ndarray:
-        return self.images.content(int(self.rows[row]))
-
-    def stamp(self, row: int) -> Stamp | None:
-        return self.images.stamp(int(self.rows[row]))
 
 
 def certificate_for(path: str | Path, weights_sha256: str) -> dict[str, Any]:
@@ -95,7 +71,7 @@ def chosen_images(collection: Collection, features: Features, kept: np.ndarray) 
     """A split with only the images of some of its features, positions (M,)."""
     rows = np.arange(len(collection.images)) if features.rows is None else features.rows
     labels = None if collection.labels is None else collection.labels[rows[kept]]
-    fewer = replace(collection, images=Chosen(collection.images, rows[kept]), labels=labels)
+    fewer = replace(collection, images=ChosenImages(collection.images, rows[kept]), labels=labels)
     place = torch.from_numpy(kept)
     fingerprint = {**features.fingerprint, "images": len(kept), "without_leaks": len(features) - len(kept)}
     return fewer, Features(

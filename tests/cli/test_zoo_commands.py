@@ -8,23 +8,6 @@ import torch
 from fake_checkpoints import SHIPPED, FakeZoo, moco_style, random_backbone, shrunk, small_config
 
 import clzoo
-from clzoo.cli import main
-
-
-@pytest.fixture
-def clzoo_says(capsys):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -20,22 +18,6 @@ from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
 from clzoo.evaluation.opening import open_splits
-
-
-@pytest.fixture
-def memory() -> Iterator[MemoryFileSystem]:
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    pytest.importorskip("aiohttp")
-    server = WebServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

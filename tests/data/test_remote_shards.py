@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -28,22 +26,6 @@ from clzoo.zoo import cache
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0))
     monkeypatch.setenv("CLZOO_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def memory() -> Iterator[MemoryFileSystem]:
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    pytest.importorskip("aiohttp")
-    server = WebServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

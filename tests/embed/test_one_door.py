@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,6 @@ from clzoo.errors import UnreadableImageError
 from clzoo.index import search
 
 SPECIES = {"cats": "Felis catus", "dogs": "Canis familiaris"}
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    pytest.importorskip("aiohttp")
-    server = WebServer()
-    yield server
-    server.close()
 
 
 def embed(source: str | Path, encoder: Encoder, out: Path, **options: Any) -> Any:

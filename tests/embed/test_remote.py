@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,22 +34,6 @@ from clzoo.embed.store import ERRORS
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "PAUSES", (0.0, 0.0))
-
-
-@pytest.fixture
-def memory() -> Iterator[MemoryFileSystem]:
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-
-
-@pytest.fixture
-def web() -> Iterator[WebServer]:
-    pytest.importorskip("aiohttp")
-    server = WebServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from fake_checkpoints import random_backbone, small_config, write_local
 import clzoo
 from clzoo import assets
 from clzoo.backbones import SmallAlexNet, feature_width, network_of
-from clzoo.cli import main
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.export import elsewhere
@@ -59,22 +58,6 @@ OURS = {  # by nobody else
     "small stem, narrow": lambda: config_of("resnet18", 32, stem_stride=2, model_args=NARROW),
     "small stem of an architecture with a tag": lambda: config_of("resnet18.a1_in1k", 32, stem_stride=1),
 }
-
-
-@pytest.fixture
-def clzoo_says(capsys):
-    """Run a command in this process: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def saved(folder, config, **options):
