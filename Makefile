@@ -17,7 +17,7 @@ $(READY): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $(READY)
 
-# Embed, index and search the pictures of examples/ with the bundled encoder; offline.
+# Embed, index and search the photographs of examples/ with the bundled encoder; offline.
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 

@@ -1,4 +1,4 @@
-"""Embed the pictures beside this file, index them, search them, and look at the result. Needs no network.
+"""Embed the photographs beside this file, index them, search them, and look at the result. Needs no network.
 
     make demo                             # with the bundled model
     python examples/demo.py MODEL         # with another: a name of `clzoo list`, or a folder
@@ -22,7 +22,7 @@ from clzoo.embed import DEFAULT_MODEL
 from clzoo.evaluation.controls import calibrate_batchnorm
 from clzoo.index import write_page
 
-PICTURES = Path(__file__).resolve().parent / "pictures"
+PICTURES = Path(__file__).resolve().parent / "photographs"
 OUT = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "demo"))
 NEIGHBOURS = 5
 

@@ -22,9 +22,9 @@ def demo():
     return module
 
 
-@pytest.fixture(scope="module")
-def pictures():
-    return sorted((EXAMPLES / "pictures").glob("*/*.jpg"))
+@pytest.fixture(scope="module", params=["photographs/*/*.webp", "pictures/*/*.jpg"], ids=["photographs", "drawings"])
+def pictures(request):
+    return sorted(EXAMPLES.glob(request.param))
 
 
 def precision(demo, name, pictures):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from clzoo.data.images import decode_image
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-PICTURES = sorted(path for path in (EXAMPLES / "pictures").rglob("*") if path.is_file())
+FOLDERS = ("photographs", "pictures")
+PICTURES = sorted(path for folder in FOLDERS for path in (EXAMPLES / folder).rglob("*") if path.is_file())
 
 
 @pytest.fixture
@@ -22,30 +24,36 @@ def sources():
 def test_the_sources_list_every_picture_once_and_nothing_else(sources):
     listed = [row["file"] for row in sources]
     assert listed == sorted(set(listed))
-    assert set(listed) == {path.relative_to(EXAMPLES / "pictures").as_posix() for path in PICTURES}
+    assert set(listed) == {path.relative_to(EXAMPLES).as_posix() for path in PICTURES}
 
 
 def test_each_source_says_where_from_by_whom_and_under_which_licence(sources):
     for row in sources:
-        assert row["source_package"].startswith("openclipart-png "), row
-        assert row["original_path"].startswith("/usr/share/openclipart/png/"), row
         assert row["author"], row
-        assert row["licence"] == "public domain", row
+        if row["file"].startswith("photographs/"):
+            assert row["source_package"].startswith("gcompris-qt-data "), row
+            assert row["url"].startswith("https://"), row
+            assert row["licence"] in ("public domain", "CC0-1.0"), row
+        else:
+            assert row["source_package"].startswith("openclipart-png "), row
+            assert row["original_path"].startswith("/usr/share/openclipart/png/"), row
+            assert row["licence"] == "public domain", row
 
 
-def test_there_are_enough_pictures_in_enough_groups():
-    counts: dict[str, int] = {}
-    for path in PICTURES:
-        counts[path.parent.name] = counts.get(path.parent.name, 0) + 1
-    assert len(PICTURES) >= 60
+@pytest.mark.parametrize(("folder", "least"), [("photographs", 5), ("pictures", 10)])
+def test_there_are_enough_pictures_in_enough_groups(folder, least):
+    counts = Counter(path.parent.name for path in PICTURES if path.parent.parent.name == folder)
+    assert sum(counts.values()) >= 60
     assert len(counts) >= 6
-    assert min(counts.values()) >= 10
+    assert min(counts.values()) >= least
 
 
-def test_every_picture_decodes_and_is_small():
-    for path in PICTURES:
-        assert max(decode_image(path).size) <= 256, path
-    assert sum(path.stat().st_size for path in PICTURES) < 3_000_000
+@pytest.mark.parametrize(("folder", "side"), [("photographs", 320), ("pictures", 256)])
+def test_every_picture_decodes_and_is_small(folder, side):
+    pictures = [path for path in PICTURES if path.parent.parent.name == folder]
+    for path in pictures:
+        assert max(decode_image(path).size) <= side, path
+    assert sum(path.stat().st_size for path in pictures) < 3_000_000
 
 
 def test_no_picture_is_there_twice():
