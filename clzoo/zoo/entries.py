@@ -83,22 +83,22 @@ def without_encoder(run: Path) -> ClzooError:
     )
 
 
-def described(name_or_path: str) -> tuple[ModelConfig, Status]:
-    """The config of a zoo name, or of a folder or run on this machine, and where its weights are.
+def described(name_or_path: str) -> tuple[ModelConfig, Status, Path]:
+    """The config of a zoo name, or of a folder or run on this machine, where its weights are, and the folder of both.
 
     Raises:
         ClzooError: no such name; a path without a config.json, or a run without its encoder.
     """
     if not is_path(name_or_path):
         config = entry(name_or_path)
-        return config, status(config)
+        return config, status(config), assets.HUB / config.name
     path = Path(name_or_path).expanduser()
     folder = path if path.is_dir() else path.parent
     if is_run(folder) and not has_encoder(folder):
         raise without_encoder(folder)
     if not path.exists():
         raise ClzooError(f"{path} does not exist; expected a folder with a config.json, or a name of clzoo list.")
-    return ModelConfig.load(folder / "config.json"), "run" if is_run(folder) else "local"
+    return ModelConfig.load(folder / "config.json"), "run" if is_run(folder) else "local", folder
 
 
 def bundled_weights(name: str) -> Path | None:
@@ -136,7 +136,7 @@ def row(config: ModelConfig) -> dict[str, Any]:
         "parameters": config.parameters,
         "input": config.preprocessing.size,
         "dim": config.num_features,
-        **measured(config.name),
+        **measured(assets.HUB / config.name),
         "status": status(config),
         "source": config.source.repo if config.source else None,
         "licence": config.license,
@@ -144,10 +144,9 @@ def row(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def measured(name: str) -> dict[str, Any]:
-    """Accuracies of an entry from the metrics.json beside it, and the data with the number of test images."""
-    path = assets.HUB / name / "metrics.json"
-    metrics = read_json(path) if path.is_file() else {}
+def measured(folder: Path | None) -> dict[str, Any]:
+    """Accuracies of a model from the metrics.json in its folder, and the data with the number of test images."""
+    metrics = read_json(folder / "metrics.json") if folder and (folder / "metrics.json").is_file() else {}
     found: dict[str, Any] = {"linear": None, "knn": None, "measured_on": None}
     for line in metrics.get("results", []):
         protocol = line["protocol"].partition(":v1(")[0]
@@ -158,15 +157,16 @@ def measured(name: str) -> dict[str, Any]:
     return found
 
 
-def facts(config: ModelConfig, found: Status | None = None) -> list[tuple[str, object]]:
+def facts(config: ModelConfig, found: str, folder: Path | None) -> list[tuple[str, object]]:
     """`clzoo info` as (label, value) pairs; None where nothing is recorded.
 
     Args:
-        found: where the weights are, of a model that is no entry of the zoo.
+        found: where the weights are.
+        folder: of the model, where a metrics.json may lie; None: it has none on this machine.
     """
     p, source = config.preprocessing, config.source
     published = ", ".join(f"{evaluation} {value:g}" for evaluation, value in config.published.items())
-    line = {**row(config), "status": found or status(config)}
+    line = {**row(config), **measured(folder), "status": found}
     options = f" {config.model_args}" if config.model_args else ""
     pairs: list[tuple[str, object]] = [
         *((label, line[label]) for label in ("name", "method", "backbone", "data", "dim", "status")),

@@ -8,6 +8,7 @@ import torch
 from fake_checkpoints import SHIPPED, FakeZoo, moco_style, random_backbone, shrunk, small_config
 
 import clzoo
+from clzoo import assets
 
 
 @pytest.fixture
@@ -45,6 +46,21 @@ def test_info_says_what_was_measured_on_how_many_images(clzoo_says):
     _, out, _ = clzoo_says("info", "supcon-resnet10_w32-tiny")
     assert "linear 37.21 / k-NN 31.14, top-1 % on Tiny-ImageNet, 10,000 images" in out
     assert "shorter side 64 px" in out
+
+
+def test_info_of_a_folder_tells_what_was_measured_beside_it_and_not_of_the_entry_of_its_name(clzoo_says, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    config = assets.HUB / "supcon-resnet10_w32-tiny" / "config.json"
+    (folder / "config.json").write_bytes(config.read_bytes())
+    _, out, _ = clzoo_says("info", str(folder))
+    assert "37.21" not in out
+    metrics = json.loads(config.with_name("metrics.json").read_text())
+    for row in metrics["results"]:
+        row["value"] = 12.34
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    _, out, _ = clzoo_says("info", str(folder))
+    assert "linear 12.34 / k-NN 12.34" in out
 
 
 def test_list_json_is_one_document(clzoo_says):

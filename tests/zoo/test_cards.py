@@ -115,6 +115,14 @@ def test_the_example_can_be_typed_as_it_stands(address, clzoo_says, timm_says):
         assert f'{call}("{folder}")' in card
 
 
+def test_a_card_with_weights_shows_the_road_without_torch_and_a_recipe_does_not():
+    for address in ("hf-hub:me/model", "./model"):
+        card = render_card(small_config(**PROVEN, stem_stride=1), EMPTY, address=address)
+        assert f"clzoo export {address} --to onnx --out model.onnx --preprocess" in card
+        assert 'clzoo.lite.load("model.onnx")' in card
+    assert "clzoo.lite" not in render_card(small_config(recipe="recipes/reco_in1k.yaml", method="reco"), EMPTY)
+
+
 def test_a_method_that_trains_with_labels_is_not_called_self_supervised():
     for method in ("hydra", "hydra_moco", "supcon"):
         config = small_config(method=method, **PROVEN)

@@ -132,6 +132,22 @@ def test_any_repository_in_timms_format_loads_by_its_own_name(hub, tmp_path, pho
     assert len(hub.requests) == asked
 
 
+def test_info_fetches_the_config_alone_and_later_tells_what_was_pinned(hub, tmp_path, photographs):
+    name = "test_resnet.r160_in1k"
+    published(hub, tmp_path / "repo", name)
+    for address in (f"timm:{name}", f"hf-hub:timm/{name}"):
+        before = hub.python("-m", "clzoo", "info", address)
+        assert address in before.stdout, before.stderr
+        assert "not loaded here yet" in before.stdout
+    assert hub.downloads("model.safetensors") == []
+    embedded(hub, f"timm:{name}", tmp_path / "a.npy", photographs)
+    asked = len(hub.requests)
+    pinned = json.loads(hub.python("-m", "clzoo", "info", f"timm:{name}", "--json").stdout)
+    assert pinned["clzoo"]["weights_sha256"]
+    assert pinned["status"].startswith("pinned on this machine on 20")
+    assert len(hub.requests) == asked
+
+
 def test_it_can_be_saved_exported_and_evaluated_like_any_other(hub, tmp_path, photographs):
     name, folder, classes = "timm:test_vit.r160_in1k", tmp_path / "saved", make_splits(tmp_path / "classes", 8, 4)
     published(hub, tmp_path / "repo", "test_vit.r160_in1k")
