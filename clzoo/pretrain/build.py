@@ -16,6 +16,7 @@ from clzoo.errors import ClzooError
 from clzoo.methods import create_method
 from clzoo.methods.batchnorm import split_batchnorm
 from clzoo.pretrain.recipe import Backbone, Recipe
+from clzoo.pretrain.recomputing import recompute_blocks
 from clzoo.timm_import import timm
 
 
@@ -34,6 +35,8 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
     backbone: Any = build_backbone(recipe.backbone)
     views = len(recipe.view_policies())
     method = create_method(backbone, width, recipe.method, views=views, classes=classes)
+    if recipe.gradient_checkpointing:
+        recompute_blocks(method.backbone, recipe.backbone.architecture)
     batch_size = recipe.schedule.batch_size
     queue = getattr(recipe.method, "queue", 0) if hasattr(method, "queue") else 0
     if queue % batch_size:

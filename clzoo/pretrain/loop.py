@@ -25,7 +25,7 @@ from clzoo.pretrain.finite import FiniteLosses
 from clzoo.pretrain.forecast import Forecast
 from clzoo.pretrain.log import StepLog
 from clzoo.pretrain.online import is_knn_due, is_look_due, knn_queries, look, online_knn
-from clzoo.pretrain.optim import create_optimizer, learning_rate_share
+from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, release, train_alone, write_state
 from clzoo.pretrain.start import start_from
@@ -195,7 +195,7 @@ def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> 
     if state is None:
         return 0, 0.0
     method.load_state_dict(state["method"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_optimizer(optimizer, state["optimizer"])
     return state["step"], state["seconds"]
 
 

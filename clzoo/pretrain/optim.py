@@ -14,20 +14,37 @@ from clzoo.pretrain.recipe import Recipe, Schedule
 # timm's "sgd" is Nesterov's; the published recipes use plain momentum.
 _TIMM_NAMES = {"sgd": "momentum", "lars": "lars", "adam": "adam", "adamw": "adamw"}
 
+FUSED_ON = ("cuda",)
+"""Devices on which torch's own optimisers move all weights in one kernel; LARS is timm's and has none."""
+
+_OF_THE_DEVICE = ("fused", "foreach")  # keys of a group that say how it is computed, and not what
+
 
 def create_optimizer(method: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """timm's optimiser of that name; with `decay_norms_and_biases: false` vectors and scalars are not decayed."""
+    """timm's optimiser of that name; with `decay_norms_and_biases: false` vectors and scalars are not decayed.
+
+    On CUDA it is the fused one, where there is one.
+    """
     o = recipe.optimizer
-    momentum: dict[str, Any] = {"momentum": o.momentum} if o.name in ("sgd", "lars") else {}
+    arguments: dict[str, Any] = {"momentum": o.momentum} if o.name in ("sgd", "lars") else {}
+    if o.name != "lars" and all(p.device.type in FUSED_ON for p in method.parameters()):
+        arguments["fused"] = True
     optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
         method,
         opt=_TIMM_NAMES[o.name],
         lr=recipe.learning_rate,
         weight_decay=o.weight_decay,
         filter_bias_and_bn=not o.decay_norms_and_biases,
-        **momentum,
+        **arguments,
     )
     return optimizer
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimiser that may have computed otherwise: a checkpoint goes on on another device."""
+    own = [{key: group[key] for key in _OF_THE_DEVICE if key in group} for group in optimizer.param_groups]
+    groups = [group | kept for group, kept in zip(state["param_groups"], own, strict=True)]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from clzoo.augment import ViewPolicy
 from clzoo.backbones import made_for
@@ -150,7 +150,17 @@ class Recipe(Table):
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of forward and backward; auto: bf16 on CUDA, else fp32
     compile: bool = False  # torch.compile the backbone; faster where a C++ compiler or a GPU is at hand
+    gradient_checkpointing: bool = (
+        False  # keep each block's input alone, and compute the block twice: for large batches
+    )
     seed: int = Field(0, ge=0)
+
+    @field_validator("gradient_checkpointing")
+    @classmethod
+    def _compiled_or_computed_twice(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("compile"):
+            raise ValueError("it excludes compile. Type: --set compile=false")
+        return value
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from clzoo.pretrain.optim import create_optimizer, learning_rate_share
+from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
 from clzoo.pretrain.recipe import Schedule
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
@@ -42,3 +42,46 @@ def test_sgd_takes_the_step_of_plain_momentum():
         weight.grad = torch.tensor([1.0])
         optimizer.step()
     assert weight.item() == pytest.approx(1 - 0.06 - 0.06 * 1.9)
+
+
+@pytest.mark.parametrize("name", ["mocov2_cifar10", "hydra_cifar10", "hydra_moco_in1k"])  # SGD, Adam, AdamW
+@pytest.mark.parametrize("fused_first", [False, True])
+def test_a_checkpoint_goes_on_in_a_fused_optimiser_and_back(name, fused_first, monkeypatch):
+    """On a CPU, which has the fused ones too; a checkpoint's steps and momenta are what counts, not how it was made."""
+    recipe = load_recipe(find_recipe(name))
+
+    def steps(network, optimizer, count):
+        for step in range(count):
+            for number, parameter in enumerate(network.parameters()):
+                parameter.grad = torch.sin(parameter.detach() * (number + step + 1))
+            optimizer.step()
+
+    def made(fused):
+        monkeypatch.setattr("clzoo.pretrain.optim.FUSED_ON", ("cpu",) if fused else ())
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(40, 30), nn.BatchNorm1d(30))
+        return network, create_optimizer(network, recipe)
+
+    whole, optimizer = made(False)
+    steps(whole, optimizer, 3)
+    first, optimizer = made(fused_first)
+    steps(first, optimizer, 2)
+    saved = optimizer.state_dict()
+    second, optimizer = made(not fused_first)
+    second.load_state_dict(first.state_dict())
+    load_optimizer(optimizer, saved)
+    assert all(bool(group["fused"]) is not fused_first for group in optimizer.param_groups)
+    for number, parameter in enumerate(second.parameters()):
+        parameter.grad = torch.sin(parameter.detach() * (number + 3))
+    optimizer.step()
+    for found, expected in zip(second.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_optimiser_is_fused_on_cuda_alone_and_lars_never(monkeypatch):
+    network = nn.Linear(4, 4)
+    sgd, lars = (load_recipe(find_recipe(name)) for name in ("mocov2_cifar10", "simclr_cifar10"))
+    assert not any(group["fused"] for group in create_optimizer(network, sgd).param_groups)
+    monkeypatch.setattr("clzoo.pretrain.optim.FUSED_ON", ("cpu",))
+    assert all(group["fused"] for group in create_optimizer(network, sgd).param_groups)
+    assert not any(group.get("fused") for group in create_optimizer(network, lars).param_groups)
