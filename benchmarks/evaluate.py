@@ -38,10 +38,10 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, Knn, knn_predict, vote
 from clzoo.evaluation.linear import PENALTIES, linear_scores, validation_rows
 from clzoo.evaluation.softmax import Standardization, fit_softmax
 from clzoo.hardware import describe_hardware
+from clzoo.knn import KNN_INSTDISC, KNN_V1, Knn, knn_predict, vote
 
 CLASSES, SEED = 10, 0
 MEMORY = 2 << 30  # bytes that k-NN may add to the process

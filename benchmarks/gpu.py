@@ -187,7 +187,7 @@ def parity(images: Path, *, small: bool) -> int:
 
 def search(*, small: bool) -> int:
     """Exact search of fp16 vectors: milliseconds a query alone and in a batch of 1,000, on the CPU and on the GPU."""
-    from clzoo.evaluation.neighbors import nearest
+    from clzoo.neighbors import nearest
 
     count, dim = (2_000, 64) if small else (1_000_000, 512)
     random = np.random.default_rng(0)

@@ -35,9 +35,9 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.config import Preprocessing
-from clzoo.data.images import decode_image
 from clzoo.embed.store import open_store
 from clzoo.errors import UnreadableImageError
+from clzoo.images import decode_image
 from clzoo.transform import resize_and_crop
 
 MAX_SECONDS, MAX_BYTES = 20.0, 2 << 30

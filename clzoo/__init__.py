@@ -16,12 +16,13 @@ from clzoo.notices import show_notices
 if TYPE_CHECKING:
     from clzoo import lite
     from clzoo.curation import classify, find_duplicates, find_label_errors, find_leaks, find_outliers, select_images
-    from clzoo.data.images import set_max_pixels
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
     from clzoo.evaluation import Evaluation, compare, evaluate
+    from clzoo.images import set_max_pixels
     from clzoo.index import build_index, search
-    from clzoo.zoo import list_models, load, push
+    from clzoo.loading import load
+    from clzoo.zoo import list_models, push
 
 __version__ = "0.1.0"
 
@@ -29,7 +30,7 @@ show_notices()
 
 _HOME = {
     "Encoder": "clzoo.encoder",
-    "load": "clzoo.zoo",
+    "load": "clzoo.loading",
     "list_models": "clzoo.zoo",
     "push": "clzoo.zoo",
     "embed_folder": "clzoo.embed",
@@ -39,7 +40,7 @@ _HOME = {
     "Evaluation": "clzoo.evaluation",
     "evaluate": "clzoo.evaluation",
     "compare": "clzoo.evaluation",
-    "set_max_pixels": "clzoo.data.images",
+    "set_max_pixels": "clzoo.images",
     "find_duplicates": "clzoo.curation",
     "find_label_errors": "clzoo.curation",
     "find_leaks": "clzoo.curation",

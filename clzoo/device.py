@@ -41,6 +41,11 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
+def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Small parameters from the host, without waiting for what the device is doing."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
 def has_native_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 by itself (AVX512-BF16 or AMX); others emulate it, unusably slowly."""
     import torch

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
 
-from clzoo.augment.rows import to_device
+from clzoo.device import to_device
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from PIL import Image
 from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
 from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
-from clzoo.data.images import as_levels, as_rgb
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError
+from clzoo.images import as_levels, as_rgb
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
 from clzoo.stages import maps_of
 from clzoo.transform import normalize, resize_and_crop
@@ -250,7 +250,7 @@ class Encoder:
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> Encoder:
         """The same as `clzoo.load`."""
-        from clzoo.zoo import load
+        from clzoo.loading import load
 
         return load(name_or_path, **options)
 

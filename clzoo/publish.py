@@ -16,12 +16,12 @@ from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import measure_controls
-from clzoo.evaluation.knn import KNN_V1
 from clzoo.evaluation.label_free import evaluate_without_labels
 from clzoo.evaluation.opening import open_splits, title_of
 from clzoo.evaluation.run import evaluate
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
+from clzoo.knn import KNN_V1
 from clzoo.pretrain.data_names import TrainedOn, trained_on
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from clzoo.config import Preprocessing
-from clzoo.data.images import MAX_PIXELS
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def normalize(pixels: torch.Tensor, p: Preprocessing) -> torch.Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), channels_last in memory, minus mean, over standard deviation."""
     import torch
 
-    from clzoo.augment.rows import to_device
+    from clzoo.device import to_device
 
     # Without waiting: a plain copy to a GPU would stand still until all that is queued there is done.
     scale, shift = to_device(torch.tensor(scale_and_shift(p)), pixels.device)  # (3,) each

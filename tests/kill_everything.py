@@ -51,7 +51,7 @@ from clzoo.index import open_index  # noqa: E402
 from clzoo.pretrain.checkpoint import load_checkpoint  # noqa: E402
 from clzoo.pretrain.loop import pretrain  # noqa: E402
 from clzoo.publish import publish  # noqa: E402
-from clzoo.zoo import cache  # noqa: E402
+from clzoo.zoo import converted  # noqa: E402
 from clzoo.zoo.pushing import _checked_entry  # noqa: E402
 
 ENTRY = "simclr-tiny-animals"
@@ -122,7 +122,7 @@ def index_of(folder: Path) -> dict[str, Any] | None:
 
 
 def model_of(folder: Path) -> dict[str, Any] | None:
-    models = cache.cached(folder)
+    models = converted.cached(folder)
     return {model.folder.name: clzoo.proof.weights_sha256(load_file(model.weights)) for model in models} or None
 
 

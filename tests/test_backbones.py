@@ -6,7 +6,7 @@ from clzoo.backbones import create_backbone
 from clzoo.config import Preprocessing
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.zoo import load
+from clzoo.loading import load
 from clzoo.zoo.saving import save_entry
 
 

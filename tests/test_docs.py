@@ -164,7 +164,7 @@ def test_the_walks_name_files_in_the_order_in_which_they_are_passed(tmp_path, mo
     load().embed(picture)  # what is imported on first use is imported
     shutil.rmtree(zoo.cache / "models")
     name_to_encoder, image_to_vector = walk("A name to an encoder"), walk("An image to a vector")
-    assert len(name_to_encoder) == 12
+    assert len(name_to_encoder) == 13
     assert len(image_to_vector) == 7
     assert_in_order(name_to_encoder, files_entered(load))
     encoder = load()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from clzoo.data.images import decode_image
+from clzoo.images import decode_image
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FOLDERS = ("photographs", "pictures")

@@ -22,11 +22,12 @@ from clzoo.embed.batch import Settings, vectors_of
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.knn import evaluate_knn, knn_accuracy
+from clzoo.evaluation.knn import evaluate_knn
 from clzoo.evaluation.linear import evaluate_linear
-from clzoo.evaluation.neighbors import nearest
 from clzoo.index.exact import exact_search
+from clzoo.knn import knn_accuracy
 from clzoo.methods import Batch
+from clzoo.neighbors import nearest
 from clzoo.pretrain import finite
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.diagnostics import diagnose

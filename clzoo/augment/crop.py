@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from clzoo.augment.rows import to_device
+from clzoo.device import to_device
 
 _ATTEMPTS = 10  # as torchvision: then the centre is taken
 

@@ -10,12 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from clzoo.device import to_device
+
 Operation = Callable[..., torch.Tensor]
-
-
-def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Small parameters from the host, without waiting for what the device is doing."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def on_rows(images: torch.Tensor, chosen: torch.Tensor, operation: Operation, *parameters: torch.Tensor) -> None:

@@ -20,16 +20,17 @@ def command(name: str | None, as_json: bool, quiet: bool) -> None:
     Hugging Face cache: see `hf cache ls` and `hf cache rm`. Features of evaluated data sets lie there too; --rm
     features deletes them.
     """
-    from clzoo.zoo import cache
+    from clzoo import cache
+    from clzoo.zoo import converted
 
     if name is not None:
-        freed = cache.remove_features() if name == cache.FEATURES else cache.remove(name)
+        freed = cache.remove_features() if name == cache.FEATURES else converted.remove(name)
         if as_json:
             print_json({"removed": name, "bytes": freed})
         else:
             say(f"removed {name}: {freed / 1e6:,.1f} MB")
         return
-    models = cache.cached()
+    models = converted.cached()
     features = cache.features_size()
     if as_json:
         print_json([model.to_json() for model in models])

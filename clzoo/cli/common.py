@@ -36,7 +36,7 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def allow(_: click.Context, __: click.Parameter, pixels: int | None) -> None:
         if pixels is not None:
-            from clzoo.data.images import set_max_pixels
+            from clzoo.images import set_max_pixels
 
             set_max_pixels(pixels)
 

@@ -11,8 +11,9 @@ import torch
 from clzoo.data.parallel import with_progress
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.knn import KNN_V1, nearest, vote
 from clzoo.evaluation.linear import linear_scores
+from clzoo.knn import KNN_V1, vote
+from clzoo.neighbors import nearest
 
 FOLDS = 5
 METHODS = ("knn", "linear")

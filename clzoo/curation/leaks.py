@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from clzoo.certificate import hash_of_set, sealed
 from clzoo.curation.calibration import FALSE_FLAGS, Calibration, calibrate, check_settings, in_words
-from clzoo.curation.certificate import hash_of_set, sealed
 from clzoo.curation.duplicates import BYTES, NEAR, SAME, hashes_of
 from clzoo.curation.duplicates import PIXELS as SAME_PIXELS
 from clzoo.curation.page import Section, Tile, kinds_table, write_page

@@ -14,7 +14,7 @@ from clzoo.curation.pairs import unit_vectors
 from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
-from clzoo.evaluation.neighbors import nearest
+from clzoo.neighbors import nearest
 
 NEIGHBOR = 10
 """Which neighbor's distance counts: with the first, a second copy would hide an outlier."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from clzoo.data.images import decode_image
 from clzoo.data.listing import CONTAINERS, Item
 from clzoo.data.sources import list_images
 from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import decode_image
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
@@ -95,7 +95,7 @@ def encoder_of(store: Store, model: str | Path | Encoder | None = None) -> Encod
         ClzooError: it is not there any more; or `model` has other weights or another preprocessing.
     """
     from clzoo.encoder import Encoder
-    from clzoo.zoo import load
+    from clzoo.loading import load
 
     if isinstance(model, Encoder):
         store.check_model(model)

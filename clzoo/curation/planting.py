@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageEnhance
 
-from clzoo.data.images import decode_image
+from clzoo.images import decode_image
 
 
 def _jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:

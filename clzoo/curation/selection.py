@@ -15,7 +15,7 @@ from clzoo.curation.pairs import unit_vectors
 from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
-from clzoo.evaluation.neighbors import nearest
+from clzoo.neighbors import nearest
 
 WAYS = {
     "typical": "the densest image of each of n clusters (Hacohen et al. 2022, arXiv 2202.02794)",

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data.content import Stamp, stamp_of
-from clzoo.data.images import decode_image
 from clzoo.data.listing import Item, Listing
 from clzoo.data.storage import is_remote
+from clzoo.images import decode_image
 
 
 class Images(Protocol):

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clzoo.data.images import decode_image
+from clzoo import cache
 from clzoo.data.parallel import in_order, with_progress
 from clzoo.errors import UnreadableImageError
 from clzoo.files import atomic_path
-from clzoo.zoo import cache
+from clzoo.images import decode_image
 
 if TYPE_CHECKING:
     from clzoo.data.collection import Images

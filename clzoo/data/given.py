@@ -7,14 +7,13 @@ as it is needed. Imports no torch: `clzoo.lite` takes the same road.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, Sized
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from clzoo.data.parallel import mapped_in_order, with_progress
+from clzoo.data.parallel import mapped_in_order, stacked, with_progress
 from clzoo.errors import ClzooError, UnreadableImageError
 
 _AHEAD = 2  # batches
@@ -91,12 +90,9 @@ def pixel_batches_of(
             elif skipped is not None:
                 skipped.append(result)
 
-    decoded = readable()
     nothing = True
-    while part := list(islice(decoded, batch_size)):
+    for batch in stacked(readable(), batch_size):
         nothing = False
-        batch = np.stack(part)
-        part.clear()  # one copy while the network works
         yield batch
     if nothing and not skipped:
         raise ClzooError("embed() was given no images; expected one image or a non-empty sequence.")

@@ -1,7 +1,7 @@
 """JPEG files decoded by an NVIDIA GPU: which files it may have, and what to do about those that it refuses.
 
 nvJPEG rounds otherwise than libjpeg and interpolates chroma otherwise, so its pixels are not quite Pillow's. All that
-goes beyond a plain photograph is left to Pillow, whose rules are those of `clzoo.data.images`: rotation by EXIF, color
+goes beyond a plain photograph is left to Pillow, whose rules are those of `clzoo.images`: rotation by EXIF, color
 profiles, CMYK, grey, 16 bits, and files that are cut off, of which nvJPEG makes an image without a word.
 """
 
@@ -14,9 +14,9 @@ import torch
 from PIL import ExifTags, Image
 
 from clzoo.config import Preprocessing
-from clzoo.data.color import changes_nothing
-from clzoo.data.images import max_pixels
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import max_pixels
+from clzoo.images.color import changes_nothing
 from clzoo.transform import resize_and_crop_tensor
 
 Decode = Callable[[list[torch.Tensor]], list[torch.Tensor]]

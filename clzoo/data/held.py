@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from clzoo.data.images import as_rgb
 from clzoo.data.listing import Item, Listing, finished
 from clzoo.errors import ClzooError
+from clzoo.images import as_rgb
 
 EXPECTED = (
     "a folder or another source by its name, a list of paths, a dict of PIL images by id, or a datasets.Dataset with a "

@@ -19,13 +19,13 @@ from PIL import Image
 from clzoo.config import HUB_PREFIX
 from clzoo.data.collection import Collection
 from clzoo.data.content import Stamp, stamp_of
-from clzoo.data.images import decode_image
 from clzoo.data.listing import CONTAINERS, Listing
 from clzoo.data.parquet import ALSO_LABELS, LABELS
 from clzoo.data.remote import list_remote
 from clzoo.data.sources import list_images
 from clzoo.data.splits import SPLITS, first_labelled
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import decode_image
 
 log = logging.getLogger("clzoo")
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from clzoo.data.archives import unpacking
-from clzoo.data.images import SUFFIXES
 from clzoo.data.storage import is_remote
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa

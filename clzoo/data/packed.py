@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.data.collection import ArrayImages, Collection
-from clzoo.data.images import DECODING
 from clzoo.data.splits import SPLITS
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
+from clzoo.images import DECODING
 
 log = logging.getLogger("clzoo")
 

@@ -14,11 +14,11 @@ import clzoo
 from clzoo.data.collection import Collection, Images
 from clzoo.data.content import Recorder, identity
 from clzoo.data.decoding import decode_rows
-from clzoo.data.images import DECODING
 from clzoo.data.opening import open_source, splits_of
 from clzoo.data.packed import FORMAT
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, filled_folder, write_json
+from clzoo.images import DECODING
 
 log = logging.getLogger("clzoo")
 

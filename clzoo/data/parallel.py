@@ -14,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
+
 from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
@@ -58,6 +60,15 @@ def mapped_in_order(function: Callable[[S], T], items: Iterable[S], ahead: int) 
             running.extend(pool.submit(work, job) for job in islice(jobs, 1))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def stacked(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
+    """Arrays of one shape, `size` at a time (the last time fewer), as one array (B, ...)."""
+    left = iter(arrays)
+    while part := list(islice(left, size)):
+        batch = np.stack(part)
+        part.clear()  # one copy while the batch is worked on
+        yield batch
 
 
 def with_progress(results: Iterable[T], total: int | None, what: str) -> Iterable[T]:

@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, cast
 from pyarrow import ArrowInvalid
 
 from clzoo.data.archives import unpacking
-from clzoo.data.images import SUFFIXES
 from clzoo.data.listing import (
     CONTAINERS,
     HIDDEN,
@@ -38,6 +37,7 @@ from clzoo.data.remote_shards import RemoteFile, read_index, read_indices, requi
 from clzoo.data.storage import first_line, is_remote, is_web, join, open_url, patiently, stamp_of
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import SUFFIXES
 
 LISTS = (".txt", ".lst", *(suffix for suffix in TABLES if suffix != ".parquet"))
 """Suffixes of lists behind URLs; of a Parquet file its columns tell."""

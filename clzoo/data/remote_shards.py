@@ -17,16 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
+from clzoo import cache
 from clzoo.data.archives import Member, read_headers
 from clzoo.data.listing import Item
 from clzoo.data.ranges import BLOCK, fetch
 from clzoo.data.storage import is_web, open_url, patiently
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
-from clzoo.zoo import cache
 
-SHARDS = "shards"
-"""Folder of the cache."""
 AT_ONCE = 8
 """Shards whose headers are read at the same time."""
 
@@ -61,7 +59,7 @@ def read_indices(shards: Sequence[Item]) -> Iterator[tuple[Item, ShardIndex]]:
     """
     if not shards:
         return
-    log.info("reading the headers of %d shards, where %s has them not yet", len(shards), cache.root() / SHARDS)
+    log.info("reading the headers of %d shards, where %s has them not yet", len(shards), cache.root() / cache.SHARDS)
     spoke = time.monotonic()
     pool = ThreadPoolExecutor(AT_ONCE, "clzoo-shards")
     try:
@@ -155,7 +153,7 @@ def require_ranges(shard: Item) -> None:
 
 
 def _place_of(shard: Item) -> Path:
-    return cache.root() / SHARDS / f"{hashlib.sha256(shard.file.encode()).hexdigest()[:32]}.parquet"
+    return cache.root() / cache.SHARDS / f"{hashlib.sha256(shard.file.encode()).hexdigest()[:32]}.parquet"
 
 
 def _version_of(shard: Item) -> bytes:

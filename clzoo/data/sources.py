@@ -13,7 +13,6 @@ import stat
 from pathlib import Path
 
 from clzoo.data.archives import read_headers, unpacking
-from clzoo.data.images import SUFFIXES
 from clzoo.data.listing import (
     CONTAINERS,
     HIDDEN,
@@ -35,6 +34,7 @@ from clzoo.data.parquet import add_rows, holds_images
 from clzoo.data.storage import is_remote
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import SUFFIXES
 
 EXPECTED = "expected a folder of images, a list of paths, or a .tar, .zip or .parquet file"
 

@@ -13,19 +13,26 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from clzoo.config import Preprocessing
 from clzoo.data import content
 from clzoo.data.collection import EXPECTED_LABELS, ArrayImages, Collection, Images, slow_at_random
 from clzoo.data.decoding import decode_into_memory
-from clzoo.data.images import DECODING
 from clzoo.data.imbalance import imbalanced_rows
 from clzoo.data.opening import open_source
+from clzoo.data.parallel import in_order, stacked
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import DECODING
+from clzoo.transform import resize_and_crop
 
 log = logging.getLogger("clzoo")
 
 MEMORY_BUDGET = 8 << 30
 """Bytes up to which a set is held in memory, the same everywhere: where a run may be resumed, it holds the same images.
 (Our choice: all of STL-10 at 96 px, Tiny-ImageNet at 64 px, 43,000 images at 256 px.)"""
+
+
+BATCH = 500
+"""Images of `pixel_batches` at a time."""
 
 
 @dataclass(eq=False)
@@ -221,3 +228,11 @@ def _held_in_memory(opened: TrainingSet, size: int) -> TrainingSet:
     labels = None if opened.labels is None else opened.labels[np.isin(opened.rows, kept)]
     left_out = (*opened.left_out, *skipped)
     return dataclasses.replace(opened, rows=kept, labels=labels, pixels=pixels, left_out=left_out)
+
+
+def pixel_batches(images: TrainingSet, p: Preprocessing) -> Iterator[np.ndarray]:
+    """The set as an encoder takes it, uint8 (B, size, size, 3): as held in memory where that fits, else resized."""
+    if images.pixels is not None and images.pixels.shape[1] == p.size and p.crop_pct == 1.0:
+        yield from (images.pixels[first : first + BATCH] for first in range(0, len(images), BATCH))
+        return
+    yield from stacked(in_order(lambda sample: resize_and_crop(images.image(sample), p), len(images)), BATCH)

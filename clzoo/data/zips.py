@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from clzoo.data.archives import Member
-from clzoo.data.images import max_pixels
 from clzoo.data.listing import Item
 from clzoo.data.ranges import BLOCKS
 from clzoo.data.storage import first_line, is_remote, patiently
 from clzoo.errors import UnreadableImageError
+from clzoo.images import max_pixels
 
 _HEADER = struct.Struct("<4s5H3I2H")  # of a member, before its name; the central directory says the rest
 _MAGIC = b"PK\x03\x04"

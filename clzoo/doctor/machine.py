@@ -54,7 +54,7 @@ def photograph_like_jpeg() -> bytes:
 
 def decode_speed() -> float:
     """Images a second that one thread decodes with Pillow here: median over half a second."""
-    from clzoo.data.images import decode_image
+    from clzoo.images import decode_image
 
     content = photograph_like_jpeg()
     times: list[float] = []
@@ -149,7 +149,7 @@ def thread_findings(
 
 def cache_findings() -> list[Finding]:
     """clzoo's cache, the Hub client's, and the current folder."""
-    from clzoo.zoo import cache
+    from clzoo import cache
 
     places = {"clzoo's cache": cache.root(), "the current folder": Path.cwd()}
     try:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clzoo
-from clzoo.data.images import DECODING
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
+from clzoo.images import DECODING
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder

@@ -347,7 +347,7 @@ def _loaded(encoder: Encoder | str | Path, device: str, size: int | None) -> tup
         if size not in (None, encoder.config.preprocessing.size):
             raise ClzooError(f"size {size} is for a model that is given by name: clzoo.load(NAME, size={size})")
         return encoder, encoder.config.name
-    from clzoo.zoo import load
+    from clzoo.loading import load
 
     loaded = load(encoder, device=device, size=size)
     is_zoo_name = str(encoder) == loaded.config.name

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from clzoo.data.images import max_pixels, set_max_pixels
 from clzoo.data.listing import Failure, Item
 from clzoo.data.parquet import ParquetItem
 from clzoo.data.remote import RemoteItem
@@ -30,6 +29,7 @@ from clzoo.embed.stream import Clock, Encoded, Settings, encode_items
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import parse_json
+from clzoo.images import max_pixels, set_max_pixels
 
 _GPU_BATCH = 256
 _BATCHES_PER_BLOCK = 4  # forward passes that a worker makes for one hand-over
@@ -64,7 +64,7 @@ class Embedder:
     def __init__(
         self, load: str, size: int, weights_sha256: str, settings: Settings, device: str, max_pixels: int
     ) -> None:
-        from clzoo.zoo import load as load_encoder
+        from clzoo.loading import load as load_encoder
 
         set_max_pixels(max_pixels)
 

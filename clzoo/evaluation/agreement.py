@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from clzoo.errors import ClzooError
-from clzoo.evaluation.knn import nearest
+from clzoo.neighbors import nearest
 
 _ROWS = 4096  # of one block in float64: 64 MB of 2048 features
 

@@ -22,14 +22,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from clzoo.augment import ViewPolicy, make_view
-from clzoo.augment.rows import to_device
 from clzoo.data.classes import with_classes_of
 from clzoo.data.stream import crops_on_host, stream_crops
-from clzoo.data.training import TrainingSet
+from clzoo.data.training import TrainingSet, pixel_batches
+from clzoo.device import to_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.classifier_settings import ClassifierSettings, Finetune, LinearSGD
-from clzoo.evaluation.controls import pixel_batches
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.scores import Accuracy, accuracy_of
 from clzoo.transform import normalize
@@ -210,7 +209,8 @@ def _features(model: Encoder, inputs: torch.Tensor, frozen: bool) -> torch.Tenso
 def _test_scores(model: Encoder, head: nn.Linear, test: TrainingSet) -> torch.Tensor:
     """(Q, C) float32 on the CPU, from the encoder's own preprocessing."""
     with torch.inference_mode():
-        return torch.cat([head(model.encode(part, dtype="fp32")).cpu() for part in pixel_batches(model, test)])
+        batches = map(torch.from_numpy, pixel_batches(test, model.config.preprocessing))
+        return torch.cat([head(model.encode(part, dtype="fp32")).cpu() for part in batches])
 
 
 def _linear_layer(dim: int, classes: int, generator: torch.Generator) -> nn.Linear:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,15 @@ import torch
 from torch import nn
 
 from clzoo.config import ModelConfig
-from clzoo.data.classes import with_classes_of
 from clzoo.data.collection import Collection
-from clzoo.data.parallel import usable_cores
-from clzoo.data.training import TrainingSet
+from clzoo.data.parallel import in_order
 from clzoo.encoder import Encoder
 from clzoo.errors import UnreadableImageError
 from clzoo.evaluation.features import Features, extract
-from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn, knn_accuracy
+from clzoo.evaluation.knn import evaluate_knn
 from clzoo.evaluation.linear import evaluate_linear
 from clzoo.evaluation.results import Result
+from clzoo.knn import KNN_INSTDISC, KNN_V1
 from clzoo.transform import normalize
 
 log = logging.getLogger("clzoo")
@@ -31,43 +30,6 @@ UNTRAINED, PIXELS = "random initialisation", "raw pixels"
 
 BATCH = 500  # images per forward pass
 _MOST_BYTES = 8 << 30  # of pixels as float32
-
-
-def pixel_batches(encoder: Encoder, images: TrainingSet) -> Iterator[torch.Tensor]:
-    """The set as the encoder wants it, uint8 (B, S, S, 3): as held in memory where the size is right, else resized."""
-    p = encoder.config.preprocessing
-    if images.pixels is not None and images.pixels.shape[1] == p.size and p.crop_pct == 1.0:
-        yield from torch.from_numpy(images.pixels).split(BATCH)
-        return
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for first in range(0, len(images), BATCH):
-            rows = range(first, min(first + BATCH, len(images)))
-            yield torch.from_numpy(np.stack(list(pool.map(lambda row: encoder.pixels(images.image(row)), rows))))
-
-
-def encode_all(encoder: Encoder, images: TrainingSet) -> torch.Tensor:
-    """Features of a set, float32 (N, dim), computed in float32 as `extract` does, not normalised."""
-    return torch.cat([encoder.encode(batch, dtype="fp32") for batch in pixel_batches(encoder, images)])
-
-
-def knn_labels(train: TrainingSet, test: TrainingSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels of the bank (N,) and of the queries (Q,), both counted in the classes of `train`.
-
-    Raises:
-        ClzooError: no labels, or the two have different classes.
-    """
-    labels = train.require_labels("k-NN")
-    test.require_labels("k-NN")
-    truth = with_classes_of(train, test).labels
-    assert truth is not None  # as required above
-    return torch.from_numpy(labels), torch.from_numpy(truth)
-
-
-def model_knn(encoder: Encoder, train: TrainingSet, test: TrainingSet) -> float:
-    """k-NN accuracy (percent) of an encoder's features: bank `train`, queries `test`."""
-    bank, queries = encode_all(encoder, train), encode_all(encoder, test)
-    labels, truth = (labels.to(bank.device) for labels in knn_labels(train, test))
-    return knn_accuracy(bank, labels, queries, truth)
 
 
 def measure_controls(
@@ -146,12 +108,11 @@ def _read(encoder: Encoder, images: Collection) -> Iterator[tuple[np.ndarray, np
         except UnreadableImageError:  # named when features were extracted
             return None
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for first in range(0, len(images.images), BATCH):
-            rows = range(first, min(first + BATCH, len(images.images)))
-            read = [(row, found) for row, found in zip(rows, pool.map(pixels, rows), strict=True) if found is not None]
-            if read:
-                yield np.array([row for row, _ in read]), np.stack([found for _, found in read])
+    read = in_order(pixels, len(images.images))
+    for first in range(0, len(images.images), BATCH):
+        part = {first + place: found for place, found in enumerate(islice(read, BATCH)) if found is not None}
+        if part:
+            yield np.array(list(part)), np.stack(list(part.values()))
 
 
 @torch.no_grad()

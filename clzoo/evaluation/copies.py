@@ -15,14 +15,14 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from clzoo.data.collection import Images
-from clzoo.data.images import decode_image
 from clzoo.data.parallel import usable_cores
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.neighbors import nearest
 from clzoo.evaluation.results import Outcome, Result
+from clzoo.images import decode_image
 from clzoo.losses.embeddings import unit
+from clzoo.neighbors import nearest
 
 QUERIES = 500
 """Images, evenly spaced over the set, whose copies are looked for (our choice: a share of 90 % is known to 1.3)."""

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from clzoo import cache
 from clzoo.data.collection import Collection, Images
 from clzoo.data.content import Recorder, digests, identity, remembered
-from clzoo.data.images import max_pixels
 from clzoo.data.parallel import usable_cores
 from clzoo.embed.manifest import preprocessing_of
 from clzoo.embed.progress import progress_bar
@@ -34,8 +34,8 @@ from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import filled_folder, read_json, write_json
+from clzoo.images import max_pixels
 from clzoo.temporary import sweep
-from clzoo.zoo import cache
 
 log = logging.getLogger("clzoo")
 

@@ -26,10 +26,11 @@ import torch
 from clzoo.data.imbalance import SEED, class_sizes, imbalanced_rows
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.knn import KNN_V1, nearest, vote
 from clzoo.evaluation.linear import Loss, check_splits, linear_scores
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.scores import Accuracy, accuracy_of
+from clzoo.knn import KNN_V1, vote
+from clzoo.neighbors import nearest
 
 SUBSETS = ("linear", "exponential", "longtail-10", "longtail-50", "longtail-100")
 AS_GIVEN = "as given"

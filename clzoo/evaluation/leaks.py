@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from clzoo.curation.certificate import hash_of_set, read_certificate
+from clzoo.certificate import hash_of_set, read_certificate
 from clzoo.data.collection import ChosenImages, Collection
 from clzoo.data.content import digests
 from clzoo.errors import ClzooError

@@ -11,9 +11,9 @@ from clzoo.data.classes import with_classes_of
 from clzoo.data.collection import Collection
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.mistakes import predictions_name, predictions_of
-from clzoo.evaluation.neighbors import nearest
 from clzoo.evaluation.report_parts import Dots, class_dots, thumbnail
 from clzoo.evaluation.run import Evaluation
+from clzoo.neighbors import nearest
 
 DRAWS = 10_000
 """Of the bootstrap."""

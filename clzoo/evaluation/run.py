@@ -27,7 +27,7 @@ from clzoo.evaluation.collapse import evaluate_collapse
 from clzoo.evaluation.controls import measure_controls
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
-from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, evaluate_knn
+from clzoo.evaluation.knn import evaluate_knn
 from clzoo.evaluation.leaks import WITHOUT, certificate_for, chosen_images, details_of, kept_rows
 from clzoo.evaluation.linear import evaluate_linear
 from clzoo.evaluation.lowshot import evaluate_lowshot
@@ -40,6 +40,7 @@ from clzoo.evaluation.seen import pretrained_subset, saw_in_pretraining
 from clzoo.evaluation.subject import Subject, find_subject
 from clzoo.evaluation.transfer import evaluate_transfer
 from clzoo.hardware import describe_hardware, describe_versions
+from clzoo.knn import KNN_INSTDISC, KNN_V1
 from clzoo.overrides import apply_overrides
 from clzoo.zoo.cards import THIS_MODEL
 

@@ -82,7 +82,7 @@ def _of_run(run: Path, device: str) -> Subject:
 def _of_entry(model: str | Path, device: str) -> Subject:
     from clzoo.pretrain.recipe_files import load_recipe
     from clzoo.pretrain.start import class_names
-    from clzoo.zoo.loading import locate, pretraining_state, read_encoder
+    from clzoo.zoo.locating import locate, pretraining_state, read_encoder
 
     found = locate(model)
     encoder = read_encoder(found, resolve_device(device))

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 import clzoo
+from clzoo import cache
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.lite.provenance import FEATURE, PIXELS
-from clzoo.lite.session import open_session
-from clzoo.zoo import cache
+from clzoo.graphs.provenance import FEATURE, PIXELS
+from clzoo.graphs.session import open_session
 
 log = logging.getLogger("clzoo")
 

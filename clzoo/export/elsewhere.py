@@ -21,23 +21,22 @@ import torch
 from PIL import Image
 
 from clzoo.config import LONGEST_CONFIG
-from clzoo.data.images import as_rgb
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.export.parity import MAX_DIFFERENCE, MIN_COSINE
 from clzoo.files import read_json
+from clzoo.graphs.provenance import FEATURE, GRAPH, IMAGES, PIXELS, Provenance
+from clzoo.images import as_rgb
 from clzoo.lite.encoder import LiteEncoder
-from clzoo.lite.provenance import FEATURE, IMAGES, PIXELS, Provenance
 from clzoo.proof import probe_image
 from clzoo.wording import cut
 from clzoo.zoo.entries import WEIGHTS
-from clzoo.zoo.loading import Located, locate, read_encoder
+from clzoo.zoo.locating import Located, locate, read_encoder
 from clzoo.zoo.saving import save_entry
 
 PHOTOGRAPHS = Path(__file__).resolve().parents[1] / "photographs"
 """Three photographs in the public domain; SOURCES.csv says whose."""
 
-_GRAPH = "model.onnx"
 _LONGEST_REASON = 300  # characters
 
 Vectors = np.ndarray  # float32 (N, dim)
@@ -117,7 +116,7 @@ class _Entry:
 
     def __init__(self, encoder: Encoder, folder: Path, stack: ExitStack) -> None:
         self.encoder, self.folder, self._stack = encoder, folder, stack
-        self._graph: Path | None = folder / _GRAPH if (folder / _GRAPH).is_file() else None
+        self._graph: Path | None = folder / GRAPH if (folder / GRAPH).is_file() else None
 
     @property
     def has_graph(self) -> bool:
@@ -127,8 +126,8 @@ class _Entry:
         """The published graph, or a new one that is gone afterwards."""
         if self._graph is None:
             place = Path(self._stack.enter_context(TemporaryDirectory(prefix="clzoo-graph-")))
-            self.encoder.export(place / _GRAPH)
-            self._graph = place / _GRAPH
+            self.encoder.export(place / GRAPH)
+            self._graph = place / GRAPH
         return self._graph
 
 

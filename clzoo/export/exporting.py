@@ -16,7 +16,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.export.parity import Row, parity, table
 from clzoo.files import atomic_path
-from clzoo.lite.provenance import Provenance
+from clzoo.graphs.provenance import Provenance
 from clzoo.proof import weights_sha256
 from clzoo.wording import plain
 
@@ -59,7 +59,7 @@ def export_onnx(
     """Write an encoder as an ONNX file of any batch size, and compare that file with torch.
 
     Outputs are always `embedding`, L2-normalised, and `feature`, as the network gives it: float32 (B, dim). What the
-    metadata holds: `clzoo.lite.provenance`.
+    metadata holds: `clzoo.graphs.provenance`.
 
     Args:
         encoder: on any device; a copy of it is exported from the CPU.

@@ -15,7 +15,7 @@ from torch import nn
 
 from clzoo.config import Preprocessing
 from clzoo.errors import ClzooError
-from clzoo.lite.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
+from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
 from clzoo.transform import scale_and_shift
 
 OPSET = 18

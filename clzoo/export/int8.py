@@ -25,7 +25,7 @@ from clzoo.data.opening import open_source
 from clzoo.data.parallel import in_order
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.export.parity import BATCHES
-from clzoo.lite.provenance import PIXELS
+from clzoo.graphs.provenance import PIXELS
 from clzoo.transform import normalize, resize_and_crop
 
 log = logging.getLogger("clzoo")

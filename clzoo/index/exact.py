@@ -18,10 +18,10 @@ import torch
 from clzoo.device import resolve_device
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
-from clzoo.evaluation.neighbors import nearest
 from clzoo.index.building import Index
 from clzoo.index.pair import import_faiss, inner_index
 from clzoo.index.vectors import BATCH
+from clzoo.neighbors import nearest
 
 log = logging.getLogger("clzoo")
 

@@ -13,11 +13,11 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from clzoo.data.images import decode_image
 from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import atomic_path
+from clzoo.images import decode_image
 from clzoo.index.building import Index
 from clzoo.index.choosing import own_row
 from clzoo.index.searching import Hit

@@ -206,7 +206,7 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
     Raises:
         ClzooError: it is not there any more; or `model` has other weights or another preprocessing.
     """
-    from clzoo.zoo import load
+    from clzoo.loading import load
 
     manifest = index.store.manifest
     try:

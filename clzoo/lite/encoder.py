@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
-from clzoo.data.images import as_rgb
-from clzoo.lite.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
-from clzoo.lite.session import open_session
+from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
+from clzoo.graphs.session import open_session
+from clzoo.images import as_rgb
 from clzoo.transform import resize_and_crop, resize_and_keep_margin, scale_and_shift
 
 ImageLike = str | Path | bytes | BinaryIO | Image.Image | np.ndarray

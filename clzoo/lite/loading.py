@@ -8,11 +8,9 @@ from pathlib import Path
 from clzoo import assets
 from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
+from clzoo.graphs.provenance import GRAPH, require_same_weights
 from clzoo.lite.encoder import LiteEncoder
 from clzoo.zoo.entries import entry
-
-GRAPH = "model.onnx"
-"""Name of the graph in a hub entry."""
 
 
 def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = None) -> LiteEncoder:
@@ -22,7 +20,7 @@ def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = N
         path_or_name: an .onnx file that `clzoo export` wrote; the folder of a hub entry that holds a model.onnx; a name
             of `clzoo list` whose entry here holds one; or "hf-hub:ORG/REPO" (needs huggingface_hub to download it). A
             path is what has a separator or ends in .onnx: a plain word is always a zoo name.
-        device: "cpu" or "cuda"; see `clzoo.lite.session.open_session`.
+        device: "cpu" or "cuda"; see `clzoo.graphs.session.open_session`.
         revision: branch, tag or commit, of a repository of the Hub only.
 
     Raises:
@@ -61,19 +59,6 @@ def _of_entry(folder: Path, device: str) -> LiteEncoder:
     return encoder
 
 
-def require_same_weights(exported: str, config: ModelConfig, graph: Path) -> None:
-    """Compare the hash that a graph records with its entry's.
-
-    Raises:
-        ClzooError: the graph was exported from other weights than the entry holds.
-    """
-    if config.weights_sha256 not in (None, exported):
-        raise ClzooError(
-            f"{graph} was exported from weights {exported}, the entry's config.json records {config.weights_sha256}. "
-            f"Type: clzoo export {graph.parent} --to onnx --out {graph}"
-        )
-
-
 def _downloaded(repo: str, revision: str | None) -> Path:
     """The folder that holds config.json and model.onnx of one commit of a repository."""
     try:
@@ -82,7 +67,7 @@ def _downloaded(repo: str, revision: str | None) -> Path:
         raise ClzooError(
             f"hf-hub:{repo} must be downloaded, and {error.name} is not installed. Type: pip install huggingface_hub"
         ) from error
-    from clzoo.zoo.cache import hub_cache
+    from clzoo.cache import hub_cache
 
     config = fetch_file(repo, "config.json", revision, hub_cache=hub_cache(), offline=False)
     # The commit of the config, so that a push between the two requests cannot mix two models.

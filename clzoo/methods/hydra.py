@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from clzoo.augment.rows import to_device
+from clzoo.device import to_device
 from clzoo.distributed import gather, gather_constant
 from clzoo.errors import ClzooError
 from clzoo.losses import hydra_pair

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from clzoo.augment.mix import cutmix, draw_box
-from clzoo.augment.rows import to_device
+from clzoo.device import to_device
 from clzoo.distributed import gather, gather_constant, own_rows
 from clzoo.errors import ClzooError
 from clzoo.losses import info_nce, info_nce_queue, reco_global

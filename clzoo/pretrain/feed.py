@@ -9,10 +9,10 @@ from itertools import tee
 import torch
 
 from clzoo.augment import finish_view, make_view
-from clzoo.augment.rows import to_device
 from clzoo.config import Preprocessing
 from clzoo.data.stream import crops_on_host, stream_crops
 from clzoo.data.training import TrainingSet
+from clzoo.device import to_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
 from clzoo.methods import Batch

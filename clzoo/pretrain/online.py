@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from clzoo.data.classes import with_classes_of
-from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.data.training import TrainingSet, open_training_set, pixel_batches
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
+from clzoo.knn import knn_accuracy
 from clzoo.methods import Batch
 from clzoo.pretrain.diagnostics import EARLY, diagnose
 from clzoo.pretrain.feed import Steps, labels_of_queue
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.trained import encoder_of
 
 
 def is_look_due(recipe: Recipe, done: int) -> bool:
@@ -57,10 +62,33 @@ def knn_queries(data: str | Path, recipe: Recipe, train: TrainingSet) -> Trainin
 
 def online_knn(method: Any, recipe: Recipe, train: TrainingSet, test: TrainingSet) -> float:
     """k-NN accuracy of the backbone as it is, in percent; leaves no trace in the method."""
-    from clzoo.evaluation.controls import model_knn
-    from clzoo.pretrain.trained import encoder_of
-
     was_training = method.training
     accuracy = model_knn(encoder_of(method, recipe, "online", str(next(method.parameters()).device)), train, test)
     method.train(was_training)
     return accuracy
+
+
+def model_knn(encoder: Encoder, train: TrainingSet, test: TrainingSet) -> float:
+    """k-NN accuracy (percent) of an encoder's features under knn:v1: bank `train`, queries `test`."""
+    bank, queries = (_features(encoder, images) for images in (train, test))
+    labels, truth = (labels.to(bank.device) for labels in knn_labels(train, test))
+    return knn_accuracy(bank, labels, queries, truth)
+
+
+def _features(encoder: Encoder, images: TrainingSet) -> torch.Tensor:
+    """float32 (N, dim), computed in float32 as an evaluation does, not normalised."""
+    batches = pixel_batches(images, encoder.config.preprocessing)
+    return torch.cat([encoder.encode(torch.from_numpy(batch), dtype="fp32") for batch in batches])
+
+
+def knn_labels(train: TrainingSet, test: TrainingSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels of the bank (N,) and of the queries (Q,), both counted in the classes of `train`.
+
+    Raises:
+        ClzooError: no labels, or the two have different classes.
+    """
+    labels = train.require_labels("k-NN")
+    test.require_labels("k-NN")
+    truth = with_classes_of(train, test).labels
+    assert truth is not None  # as required above
+    return torch.from_numpy(labels), torch.from_numpy(truth)

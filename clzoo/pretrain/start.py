@@ -18,7 +18,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, parse_json
 from clzoo.pretrain.run_folder import read_data
 from clzoo.zoo.entries import PRETRAINING_STATE, is_run
-from clzoo.zoo.loading import locate, pretraining_state, read_encoder
+from clzoo.zoo.locating import locate, pretraining_state, read_encoder
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
 _TABLE = "filter.label_embedding.weight"  # (C, width): a row of each class

@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clzoo.loading import load
     from clzoo.zoo.entries import list_models
-    from clzoo.zoo.loading import load
     from clzoo.zoo.pushing import push
     from clzoo.zoo.verifying import verify
 
 _HOME = {
     "list_models": "clzoo.zoo.entries",
-    "load": "clzoo.zoo.loading",
+    "load": "clzoo.loading",
     "push": "clzoo.zoo.pushing",
     "verify": "clzoo.zoo.verifying",
 }

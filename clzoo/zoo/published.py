@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from clzoo import cache
 from clzoo.config import HUB_PREFIX, LONGEST_CONFIG, TIMM_PREFIX, ModelConfig
 from clzoo.files import read_json
-from clzoo.zoo import cache
 from clzoo.zoo.fetch import commit_of, fetch_file
 from clzoo.zoo.timm_models import config_of_timm, full_name, is_timm_config, pinned_model
 

@@ -24,10 +24,11 @@ from clzoo.backbones import with_fixed_size
 from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import as_json, read_json
-from clzoo.lite import load as load_lite
+from clzoo.graphs.provenance import GRAPH, require_same_weights
+from clzoo.graphs.session import open_session
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import check_metrics, is_generated, render_card
-from clzoo.zoo.loading import locate, pretraining_state
+from clzoo.zoo.locating import locate, pretraining_state
 from clzoo.zoo.saving import EVAL_RESULTS, OUR_RESULTS, save_entry
 from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files
 from clzoo.zoo.swapping import settle
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("clzoo")
 
 _REQUIRED = ("config.json", "model.safetensors", "README.md", "metrics.json")
-_OPTIONAL = ("recipe.yaml", "pretrain.safetensors", "model.onnx", *SENTENCE_FILES)
+_OPTIONAL = ("recipe.yaml", "pretrain.safetensors", GRAPH, *SENTENCE_FILES)
 
 _LOG_IN = "Type: hf auth login; or set HF_TOKEN to a token with write access (https://huggingface.co/settings/tokens)."
 
@@ -161,8 +162,8 @@ def _checked_entry(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
             f"expected clzoo.weights_sha256 {config.weights_sha256}. {remake}"
         )
     pretraining_state(locate(folder))
-    if (folder / "model.onnx").is_file():
-        load_lite(folder)  # refuses a graph of other weights
+    if (graph := folder / GRAPH).is_file():
+        require_same_weights(open_session(graph)[1].weights_sha256, config, graph)
     return config, metrics
 
 

@@ -17,13 +17,14 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 
 from clzoo.backbones import create_backbone, feature_width
+from clzoo.cache import hub_cache
 from clzoo.config import LONGEST_CONFIG, ModelConfig, Preprocessing, Source
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.proof import weights_sha256
 from clzoo.timm_import import timm
 from clzoo.transform import FILTERS
-from clzoo.zoo import cache
+from clzoo.zoo import converted
 from clzoo.zoo.convert import convert
 from clzoo.zoo.entries import WEIGHTS
 from clzoo.zoo.fetch import commit_of, fetch_file, fetch_source, has_file
@@ -31,7 +32,7 @@ from clzoo.zoo.weights import build_encoder
 
 log = logging.getLogger("clzoo")
 
-Pinned = tuple[ModelConfig, cache.CachedModel]
+Pinned = tuple[ModelConfig, converted.CachedModel]
 
 _PICKLES = ("pytorch_model.bin", "open_clip_pytorch_model.bin")
 
@@ -83,7 +84,7 @@ def pinned_model(name: str, repo: str, revision: str | None, cache_dir: str | Pa
     Args:
         name: what stores and cards call it: "timm:NAME.TAG" or "hf-hub:ORG/NAME".
     """
-    model = cache.find(name, _source(repo), revision, cache_dir)
+    model = converted.find(name, _source(repo), revision, cache_dir)
     return None if model is None else (ModelConfig.load(model.folder / "config.json"), model)
 
 
@@ -94,7 +95,7 @@ def pin(name: str, repo: str, revision: str | None, cache_dir: str | Path | None
         ClzooError: not on the Hub, not in timm's format, no safetensors, a preprocessing that clzoo does not have, or
             tensors that are not exactly the architecture's and its classifier.
     """
-    where = cache.hub_cache(cache_dir)
+    where = hub_cache(cache_dir)
     path = fetch_file(repo, "config.json", revision, hub_cache=where, offline=offline)
     commit = commit_of(path, "config.json")  # of both files, so that a push between the two requests cannot mix two
     raw = read_json(path, LONGEST_CONFIG)
@@ -112,15 +113,15 @@ def pin(name: str, repo: str, revision: str | None, cache_dir: str | Path | None
             raise _only_a_pickle(repo, commit, where) or error from None
         raise
     step = f"{repo} is not what its config.json describes, or clzoo does not know this family's file format."
-    converted = convert(published.path, config, layout="", drop=_classifiers(raw), next_step=step)
+    made = convert(published.path, config, layout="", drop=_classifiers(raw), next_step=step)
     config = replace(
         config,
         source=replace(source, revision=published.commit, sha256=published.sha256, size=published.path.stat().st_size),
-        weights_sha256=weights_sha256(converted.tensors),
+        weights_sha256=weights_sha256(made.tensors),
     )
-    encoder = build_encoder(config, converted.tensors, torch.device("cpu"), where=str(published.path), next_step=step)
+    encoder = build_encoder(config, made.tensors, torch.device("cpu"), where=str(published.path), next_step=step)
     config = replace(config, probe=tuple(encoder.probe()))
-    provenance = cache.Provenance(
+    provenance = converted.Provenance(
         name=name,
         repo=repo,
         file=WEIGHTS,
@@ -130,7 +131,7 @@ def pin(name: str, repo: str, revision: str | None, cache_dir: str | Path | None
         weights_sha256=config.weights_sha256 or "",
         pinned_here=datetime.date.today().isoformat(),
     )
-    model = cache.keep(name, _source(repo), revision, cache_dir, provenance, converted.tensors, {}, config=config)
+    model = converted.keep(name, _source(repo), revision, cache_dir, provenance, made.tensors, {}, config=config)
     log.warning(
         "%s: pinned on this machine at commit %s, SHA-256 %s; later loads take and compare these. The zoo vouches for "
         "neither.",

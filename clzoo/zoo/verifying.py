@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from clzoo.proof import PROBE_ATOL, PROBE_RTOL
-from clzoo.zoo.loading import locate, read_encoder
+from clzoo.zoo.locating import locate, read_encoder
 
 
 @dataclass(frozen=True)

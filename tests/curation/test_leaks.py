@@ -14,8 +14,8 @@ from small_models import small_encoder
 
 import clzoo
 from clzoo import ClzooError, evaluate, find_leaks
+from clzoo.certificate import read_certificate
 from clzoo.cli import main
-from clzoo.curation.certificate import read_certificate
 from clzoo.evaluation.leaks import WITHOUT
 
 LEAKED = {"ant/00.png": "byte-identical", "bee/00.bmp": "pixel-identical"}

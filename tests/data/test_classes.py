@@ -13,8 +13,8 @@ from clzoo.data.collection import ArrayImages, Collection
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
-from clzoo.evaluation.controls import knn_labels
 from clzoo.evaluation.opening import open_splits
+from clzoo.pretrain.online import knn_labels
 
 
 def collection(labels: list[int], classes: tuple[str, ...], origin: str = "here") -> Collection:

@@ -14,8 +14,8 @@ from PIL import Image, ImageCms
 from clzoo import ClzooError
 from clzoo.config import Preprocessing
 from clzoo.data.gpu_decoding import is_plain_jpeg, nvjpeg
-from clzoo.data.images import decode_image
 from clzoo.errors import UnreadableImageError
+from clzoo.images import decode_image
 from clzoo.transform import resize_and_crop, resize_and_crop_tensor
 
 PICTURES = sorted((Path(__file__).parents[2] / "examples" / "pictures").rglob("*.jpg"))

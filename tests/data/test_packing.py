@@ -14,11 +14,11 @@ from picture_folders import encoded, make_folder, make_shard, noise, picture
 from PIL import Image
 
 from clzoo.cli import cli
-from clzoo.data.images import DECODING
 from clzoo.data.packing import pack
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
 from clzoo.files import filled_folder
+from clzoo.images import DECODING
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 from picture_folders import encoded, make_shard, picture
 from web_server import WebServer
 
+from clzoo import cache
 from clzoo.data import ranges, remote_shards, storage
 from clzoo.data.listing import Listing
 from clzoo.data.ranges import BlockCache
 from clzoo.data.remote import RemoteItem, list_remote, read_remote
 from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError, UnreadableImageError
-from clzoo.zoo import cache
 
 
 @pytest.fixture(autouse=True)
@@ -199,7 +199,7 @@ def test_a_shard_without_a_version_is_not_kept(
         lambda self, path, **options: [{**info, "created": None} for info in real(self, path, **options)],
     )
     list_remote(url)
-    assert not (cache.root() / remote_shards.SHARDS).exists()
+    assert not (cache.root() / cache.SHARDS).exists()
 
 
 def test_a_damaged_index_is_named_and_made_anew(
@@ -207,7 +207,7 @@ def test_a_damaged_index_is_named_and_made_anew(
 ) -> None:
     url = put(memory, shards)
     list_remote(url)
-    for path in (cache.root() / remote_shards.SHARDS).iterdir():
+    for path in (cache.root() / cache.SHARDS).iterdir():
         path.write_bytes(b"PAR1 no more")
     assert_same(list_remote(url), list_images(shards))
     assert "is damaged" in caplog.text

@@ -8,10 +8,10 @@ import pytest
 from picture_folders import noise
 from torchvision import datasets
 
-from clzoo.data.images import decode_image
 from clzoo.data.opening import open_source, read_stored
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
+from clzoo.images import decode_image
 
 
 def md5(path) -> str:

@@ -11,11 +11,11 @@ import pytest
 from picture_folders import encoded, make_folder, picture
 
 from clzoo.data import zips
-from clzoo.data.images import max_pixels, set_max_pixels
 from clzoo.data.listing import HIDDEN, REPLACED, Listing
 from clzoo.data.opening import open_labelled, open_source, splits_of
 from clzoo.data.sources import list_images, read_image
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import max_pixels, set_max_pixels
 
 PNG = encoded(picture(1, 1))
 

@@ -9,7 +9,8 @@ import torch
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
-from clzoo.evaluation.knn import Knn, evaluate_knn, knn_accuracy
+from clzoo.evaluation.knn import evaluate_knn
+from clzoo.knn import Knn, knn_accuracy
 
 CPU = torch.device("cpu")
 NAMES = tuple("abcdefgh")

@@ -10,6 +10,7 @@ from picture_folders import encoded, make_folder, make_shard, noise
 from PIL import Image
 from small_models import small_encoder
 
+from clzoo import cache
 from clzoo.data import content
 from clzoo.data.collection import ArrayImages, Collection, FileImages
 from clzoo.data.opening import open_split
@@ -17,7 +18,6 @@ from clzoo.embed import manifest
 from clzoo.errors import ClzooError
 from clzoo.evaluation import features
 from clzoo.evaluation.features import extract
-from clzoo.zoo import cache
 
 
 @pytest.fixture(scope="module")

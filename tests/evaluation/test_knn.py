@@ -3,10 +3,12 @@ import math
 import pytest
 import torch
 
+from clzoo import knn
 from clzoo.errors import ClzooError
-from clzoo.evaluation import knn
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.knn import KNN_INSTDISC, KNN_V1, Knn, evaluate_knn, nearest, vote
+from clzoo.evaluation.knn import evaluate_knn
+from clzoo.knn import KNN_INSTDISC, KNN_V1, Knn, vote
+from clzoo.neighbors import nearest
 
 CPU = torch.device("cpu")
 
@@ -90,7 +92,7 @@ def test_separated_classes_are_all_recognised():
 def test_several_protocols_in_one_pass_are_each_as_if_alone(monkeypatch):
     train, test = splits()
     calls = []
-    monkeypatch.setattr(knn, "nearest", lambda *a, **b: calls.append(a[2]) or nearest(*a, **b))
+    monkeypatch.setattr("clzoo.evaluation.knn.nearest", lambda *a, **b: calls.append(a[2]) or nearest(*a, **b))
     outcome = evaluate_knn(train, test, device=CPU)
     assert calls == [200]
     assert [result.protocol for result in outcome.results] == [KNN_V1.id, KNN_INSTDISC.id]

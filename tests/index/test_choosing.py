@@ -38,7 +38,7 @@ def without_models(monkeypatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("clzoo.zoo.load", refuse)
+    monkeypatch.setattr("clzoo.loading.load", refuse)
     monkeypatch.setattr("clzoo.index.searching.load_encoder", refuse)
 
 

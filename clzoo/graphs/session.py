@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
-from clzoo.lite.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS, Provenance
+from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS, Provenance
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _GPU_PACKAGE = (

@@ -1,29 +1,20 @@
 """What was converted on this machine: one folder per model, moved into place whole.
 
-    <root>/models/<key>/                model.safetensors, provenance.json, pretrain.safetensors where there is one,
-                                        config.json of a model that is no zoo entry (clzoo.zoo.timm_models)
-    <root>/onnx/<key>.onnx              graphs of the backend "onnx" (clzoo.export.backend)
-    <root>/features/<key>/              features of evaluated data sets (clzoo.evaluation.features)
-    <root>/content/<key>.npy            hashes of their images (clzoo.data.content)
-    <root>/hub/                         the Hugging Face client's files, where the root was named by the user
-
-The root is the argument `cache_dir`, or else $CLZOO_CACHE; both also keep the client's downloads. Without them it is
-`clzoo` in $XDG_CACHE_HOME or ~/.cache, and downloads lie in the client's own cache. Published files stay there after
-their conversion: other tools share that cache, and `hf cache ls` and `hf cache rm` manage it.
+<cache>/models/<key>/    model.safetensors, provenance.json, pretrain.safetensors where there is one,
+                         config.json of a model that is no zoo entry (clzoo.zoo.timm_models)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clzoo.cache import MODELS, root
 from clzoo.config import ModelConfig, Source
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, filled_folder, read_json, sha256_of, write_json
@@ -31,11 +22,6 @@ from clzoo.temporary import TEMPORARY, sweep, temporary_folder
 
 if TYPE_CHECKING:
     import torch
-
-MODELS = "models"
-FEATURES = "features"
-CONTENT = "content"
-GRAPHS = "onnx"
 
 _SHOWN, _HASH = 40, 32  # characters of a revision (a whole commit), and of the hash behind it
 
@@ -75,18 +61,6 @@ class CachedModel:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {"folder": str(self.folder), "bytes": self.size, **asdict(self.provenance)}
-
-
-def root(cache_dir: str | Path | None = None) -> Path:
-    """The folder of clzoo's cache; see the module."""
-    if named := cache_dir or os.environ.get("CLZOO_CACHE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "clzoo"
-
-
-def hub_cache(cache_dir: str | Path | None = None) -> Path | None:
-    """The folder of the Hugging Face client's files; None is the client's default."""
-    return root(cache_dir) / "hub" if cache_dir or os.environ.get("CLZOO_CACHE") else None
 
 
 def key(name: str, source: Source, revision: str | None) -> str:
@@ -192,39 +166,6 @@ def _is_model(folder: Path) -> bool:
     """Whether a folder holds files of a converted model and nothing else: what `keep` makes."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     return bool(names) and names <= {"model.safetensors", "pretrain.safetensors", "provenance.json", "config.json"}
-
-
-def features_size(cache_dir: str | Path | None = None) -> int:
-    """Bytes of all cached features, and of the hashes of the images they are of."""
-    files = [path for folder in _features(cache_dir) for path in folder.iterdir()]
-    return sum(path.stat().st_size for path in (*files, *_hashes(cache_dir)))
-
-
-def remove_features(cache_dir: str | Path | None = None) -> int:
-    """Delete all that `features_size` counts; returns the bytes freed."""
-    freed = features_size(cache_dir)
-    for folder in _features(cache_dir):
-        with temporary_folder(folder.parent, f"deleting {folder.name}") as doomed:
-            folder.rename(doomed / "content")
-    for path in _hashes(cache_dir):
-        path.unlink()
-    for name in (FEATURES, CONTENT):
-        sweep(root(cache_dir) / name)
-        with suppress(OSError):  # not empty: it holds something else too; or not there
-            (root(cache_dir) / name).rmdir()
-    return freed
-
-
-def _features(cache_dir: str | Path | None) -> list[Path]:
-    """The folders of features: those that have the name and the arrays which `clzoo.evaluation.features` writes."""
-    folders = (root(cache_dir) / FEATURES).glob("*/features.npy")
-    return [path.parent for path in folders if re.fullmatch(r"[0-9a-f]{32}(-\d+-[0-9a-f]{32})?", path.parent.name)]
-
-
-def _hashes(cache_dir: str | Path | None) -> list[Path]:
-    """The files that `clzoo.data.content` writes."""
-    files = (root(cache_dir) / CONTENT).glob("*.npy")
-    return [path for path in files if re.fullmatch(r"[0-9a-f]{32}\.npy", path.name)]
 
 
 def remove_command(name: str, cache_dir: str | Path | None) -> str:

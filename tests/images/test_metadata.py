@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from clzoo.data.images import decode_image
-from clzoo.data.metadata import orientation_of, pixels_only
 from clzoo.errors import UnreadableImageError
+from clzoo.images import decode_image
+from clzoo.images.metadata import orientation_of, pixels_only
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from clzoo.data.color import changes_nothing, to_srgb
-from clzoo.data.images import decode_image
 from clzoo.errors import UnreadableImageError
+from clzoo.images import decode_image
+from clzoo.images.color import changes_nothing, to_srgb
 
 WHITE = (255, 255, 255)
 

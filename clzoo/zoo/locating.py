@@ -1,4 +1,4 @@
-"""From a name or a path to an Encoder: bundled weights, then the cache, then the Hub. Never random weights."""
+"""From a name or a path to checked weights: bundled, then of the cache, then of the Hub. Never random ones."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 
-from clzoo import assets
+from clzoo import assets, cache
 from clzoo.config import HUB_PREFIX, LONGEST_CONFIG, TIMM_PREFIX, ModelConfig, Source
-from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, sha256_of
 from clzoo.proof import weights_sha256
-from clzoo.zoo import cache
+from clzoo.zoo import converted
 from clzoo.zoo.convert import convert
 from clzoo.zoo.entries import (
     PRETRAINING_STATE,
@@ -49,63 +48,10 @@ class Located:
     pinned_here: str | None = None  # day on which this machine pinned the weights, where nobody else did
 
 
-def load(
-    name_or_path: str | Path,
-    device: str | torch.device = "auto",
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    offline: bool = False,
-    backend: str = "torch",
-    size: int | None = None,
-    dtype: str = "auto",
-) -> Encoder:
-    """Load a pretrained encoder.
-
-    Args:
-        name_or_path: a name of `clzoo list`; "hf-hub:ORG/REPO", a repository of clzoo's or in timm's format;
-            "timm:NAME.TAG", any model of timm with weights; a local folder that holds config.json and
-            model.safetensors; a run folder of `clzoo pretrain`, of which the newest checkpoint is taken; or a
-            .safetensors file with its config.json beside it. A path is what has a separator or a suffix: a plain word
-            is always a zoo name ("./word" is the folder).
-        device: "auto" takes a GPU where there is one, and logs which device it took.
-        revision: branch, tag or commit on the Hub; None is the entry's pinned one, or main. Of a zoo model, a branch
-            stays at the commit that it had at the first load (`clzoo cached --rm NAME` forgets it).
-        cache_dir: for downloads and converted weights, instead of the default places (clzoo.zoo.cache).
-        offline: use no network; HF_HUB_OFFLINE=1 does the same.
-        backend: "torch", "onnx", or "auto" for the faster of them; see `clzoo.export.backend.with_backend`.
-        size: side of the input in pixels, instead of the model's own; see `clzoo.zoo.resizing.at_size`.
-        dtype: what its calls compute in if they do not say: "fp32", "bf16", "fp16", or "auto", as in `Encoder.encode`.
-
-    Returns:
-        The encoder in eval mode, its parameters in float32, its weights checked against every recorded hash.
-
-    Raises:
-        ClzooError: unknown name, recipe-only name, missing, damaged or truncated file, wrong hash, missing or
-            unexpected tensors, wrong shapes, no network, unusable device. Random weights are never returned.
-    """
-    usable = resolve_device(device)  # before a long download
-    if is_run(name_or_path) and revision is None and not has_encoder(Path(name_or_path).expanduser()):
-        from clzoo.pretrain.trained import load_run
-
-        encoder = load_run(Path(name_or_path).expanduser(), usable)[0]
-    else:
-        encoder = read_encoder(locate(name_or_path, revision=revision, cache_dir=cache_dir, offline=offline), usable)
-    if size is not None:
-        from clzoo.zoo.resizing import at_size
-
-        encoder = at_size(encoder, size)
-    if backend != "torch":
-        from clzoo.export.backend import with_backend
-
-        encoder = with_backend(encoder, backend, cache_dir=cache_dir)
-    encoder.dtype = encoder.compute_dtype(dtype) if dtype != "auto" else dtype
-    return encoder
-
-
 def locate(
     name_or_path: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None, offline: bool = False
 ) -> Located:
-    """Find a model's files on this machine, fetching and converting them if need be; arguments as in `load`."""
+    """Find a model's files on this machine, fetching and converting them if need be; arguments as in `clzoo.load`."""
     text = str(name_or_path)
     if text.startswith(TIMM_PREFIX):
         return _in_timm(text.removeprefix(TIMM_PREFIX), revision, cache_dir, offline)
@@ -180,7 +126,7 @@ def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offli
         raise ClzooError(
             f"{name} is a recipe, and nobody has published weights of it. Train it: {training_command(config)}"
         )
-    model = cache.find(name, config.source, revision, cache_dir) or _fetch_and_convert(
+    model = converted.find(name, config.source, revision, cache_dir) or _fetch_and_convert(
         config, config.source, revision, cache_dir, offline
     )
     config = _as_converted(config, config.source, model.provenance)
@@ -190,12 +136,12 @@ def _in_zoo(name: str, revision: str | None, cache_dir: str | Path | None, offli
         model.weights,
         expected,
         "cache",
-        cache.remove_command(name, cache_dir),
+        converted.remove_command(name, cache_dir),
         model.provenance.pretrain_sha256,
     )
 
 
-def _as_converted(config: ModelConfig, source: Source, provenance: cache.Provenance) -> ModelConfig:
+def _as_converted(config: ModelConfig, source: Source, provenance: converted.Provenance) -> ModelConfig:
     """The entry's config with the commit and the hash that were really taken."""
     taken = replace(source, revision=provenance.revision, sha256=provenance.sha256)
     if source.revision not in (None, provenance.revision):  # the entry's proof speaks of the pinned file only
@@ -206,7 +152,7 @@ def _as_converted(config: ModelConfig, source: Source, provenance: cache.Provena
 
 def _fetch_and_convert(
     config: ModelConfig, source: Source, revision: str | None, cache_dir: str | Path | None, offline: bool
-) -> cache.CachedModel:
+) -> converted.CachedModel:
     if not is_offline(offline):
         size = f" ({source.size / 1e6:,.0f} MB)" if source.size else ""
         log.info("%s: taking %s%s from %s on the Hugging Face Hub", config.name, source.file, size, source.repo)
@@ -219,25 +165,25 @@ def _fetch_and_convert(
             published.commit,
             published.sha256,
         )
-    converted = convert(
+    made = convert(
         published.path,
         config,
         layout=source.layout,
         drop=source.drop,
         next_step="The published file is not what this zoo entry describes. Type: pip install --upgrade clzoo",
     )
-    for line in converted.report.lines():
+    for line in made.report.lines():
         log.info("  %s", line)
-    provenance = cache.Provenance(
+    provenance = converted.Provenance(
         name=config.name,
         repo=source.repo,
         file=source.file,
         revision=published.commit,
         sha256=published.sha256,
         pinned=published.pinned,
-        weights_sha256=weights_sha256(converted.tensors),
+        weights_sha256=weights_sha256(made.tensors),
     )
-    model = cache.keep(config.name, source, revision, cache_dir, provenance, converted.tensors, converted.aside)
+    model = converted.keep(config.name, source, revision, cache_dir, provenance, made.tensors, made.aside)
     log.info("%s: converted into %s", config.name, model.folder)
     return model
 
@@ -272,8 +218,8 @@ def _in_timm(name: str, revision: str | None, cache_dir: str | Path | None, offl
     return _pinned_here(*pinned, cache_dir)
 
 
-def _pinned_here(config: ModelConfig, model: cache.CachedModel, cache_dir: str | Path | None) -> Located:
-    again = cache.remove_command(config.name, cache_dir)
+def _pinned_here(config: ModelConfig, model: converted.CachedModel, cache_dir: str | Path | None) -> Located:
+    again = converted.remove_command(config.name, cache_dir)
     day = model.provenance.pinned_here
     return Located(config, model.weights, model.provenance.weights_sha256, "cache", again, pinned_here=day)
 

@@ -18,8 +18,8 @@ from PIL import Image
 import clzoo
 from clzoo.cli import cli
 from clzoo.config import Preprocessing
-from clzoo.data.images import MAX_PIXELS, as_rgb, decode_image
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import MAX_PIXELS, as_rgb, decode_image
 from clzoo.transform import resize_and_crop
 
 RED, BLUE = (254, 0, 0), (0, 0, 254)  # as JPEG gives them back
@@ -145,7 +145,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(height: int) -> Non
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of clzoo and of Pillow are 1,000 pixels, and as before afterwards."""
-    monkeypatch.setattr("clzoo.data.images._limit", 1000)
+    monkeypatch.setattr("clzoo.images.decoding._limit", 1000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
 
 

@@ -6,11 +6,15 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clzoo.config import Preprocessing
+from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.files import parse_json
+
+GRAPH = "model.onnx"
+"""Name of the graph in a hub entry."""
 
 SCHEMA = 1
 """Version of these entries; a reader refuses a higher one."""
@@ -89,3 +93,16 @@ class Provenance:
             raise ClzooError(
                 f"{where}: its clzoo metadata is damaged ({type(error).__name__}: {error}). Export it anew."
             ) from error
+
+
+def require_same_weights(exported: str, config: ModelConfig, graph: Path) -> None:
+    """Compare the hash that a graph records with its entry's.
+
+    Raises:
+        ClzooError: the graph was exported from other weights than the entry holds.
+    """
+    if config.weights_sha256 not in (None, exported):
+        raise ClzooError(
+            f"{graph} was exported from weights {exported}, the entry's config.json records {config.weights_sha256}. "
+            f"Type: clzoo export {graph.parent} --to onnx --out {graph}"
+        )

@@ -15,13 +15,13 @@ from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import sha256_of
 from clzoo.proof import weights_sha256
-from clzoo.zoo import cache, loading
+from clzoo.zoo import converted, locating
 from clzoo.zoo.saving import save_entry
 
 
 @pytest.fixture(autouse=True)
 def _fresh_process():
-    loading._say_once.cache_clear()
+    locating._say_once.cache_clear()
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_the_second_load_needs_only_the_cache(zoo):
     first = load(zoo)
     zoo.published.unlink()
     assert load(zoo).weights_sha256 == first.weights_sha256
-    (model,) = cache.cached(zoo.cache)
+    (model,) = converted.cached(zoo.cache)
     assert model.provenance.sha256 == zoo.sha256
     assert model.provenance.revision == zoo.commit
     assert model.provenance.weights_sha256 == weights_sha256(zoo.backbone) == weights_sha256(load_file(model.weights))
@@ -77,7 +77,7 @@ def test_bundled_weights_come_first(zoo, monkeypatch):
     other = random_backbone(zoo.config, seed=9)
     save_file(other, zoo.hub / zoo.config.name / "model.safetensors")
     assert load(zoo).weights_sha256 == weights_sha256(other)
-    assert cache.cached(zoo.cache) == []
+    assert converted.cached(zoo.cache) == []
 
 
 def test_a_published_file_with_another_hash_is_never_used(zoo):
@@ -88,7 +88,7 @@ def test_a_published_file_with_another_hash_is_never_used(zoo):
         ClzooError, match=rf"has SHA-256 \w+, expected {zoo.sha256}.*hf cache rm model/erow/Hydra --cache"
     ):
         load(zoo)
-    assert cache.cached(zoo.cache) == []
+    assert converted.cached(zoo.cache) == []
 
 
 def test_a_truncated_published_file_is_named_with_both_sizes(zoo):
@@ -100,7 +100,7 @@ def test_a_truncated_published_file_is_named_with_both_sizes(zoo):
 
 def test_damaged_cached_weights_are_refused_and_removal_repairs(zoo):
     load(zoo)
-    (model,) = cache.cached(zoo.cache)
+    (model,) = converted.cached(zoo.cache)
     data = bytearray(model.weights.read_bytes())
     data[-1] ^= 1
     model.weights.write_bytes(data)
@@ -109,7 +109,7 @@ def test_damaged_cached_weights_are_refused_and_removal_repairs(zoo):
     model.weights.write_bytes(data[:100])
     with pytest.raises(ClzooError, match="not a whole safetensors file"):
         load(zoo)
-    cache.remove(zoo.config.name, zoo.cache)
+    converted.remove(zoo.config.name, zoo.cache)
     assert load(zoo).weights_sha256 == weights_sha256(zoo.backbone)
 
 
@@ -141,7 +141,7 @@ def test_an_unpinned_name_is_checked_against_the_hubs_hash_and_said_once(unpinne
     assert unpinned.commit in said[0]
     assert unpinned.sha256 in said[0]
     assert (encoder.config.source.revision, encoder.config.source.sha256) == (unpinned.commit, unpinned.sha256)
-    (model,) = cache.cached(unpinned.cache)
+    (model,) = converted.cached(unpinned.cache)
     name, _, key = model.folder.name.rpartition("-")  # NAME@REVISION-HASH
     assert (name, len(key), model.provenance.pinned) == (f"{unpinned.config.name}@unpinned", 32, False)
     caplog.clear()
@@ -344,7 +344,7 @@ def test_an_encoder_does_not_change_with_its_file(saved):
 def test_a_gpu_that_is_not_there_is_an_error_before_anything_is_fetched(zoo):
     with pytest.raises(ClzooError, match="sees 0 CUDA device"):
         clzoo.load(zoo.config.name, "cuda", cache_dir=zoo.cache, offline=True)
-    assert cache.cached(zoo.cache) == []
+    assert converted.cached(zoo.cache) == []
 
 
 # -- the number of heads ---------------------------------------------------------------------------------------------

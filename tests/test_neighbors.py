@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from clzoo import neighbors
 from clzoo.errors import ClzooError
-from clzoo.evaluation import neighbors
-from clzoo.evaluation.neighbors import MEMORY_BUDGET, nearest, plan_blocks
+from clzoo.neighbors import MEMORY_BUDGET, nearest, plan_blocks
 
 TINY = 30_000  # bytes: blocks of 32 rows
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -12,9 +12,10 @@ from fake_checkpoints import SHIPPED, FakeZoo, published_file, shrunk
 from warm_python import Child
 
 import clzoo
+from clzoo import cache
 from clzoo.errors import ClzooError
 from clzoo.proof import weights_sha256
-from clzoo.zoo import cache
+from clzoo.zoo import converted
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ _KILL_AT_EVERY_EVENT = """
     import torch
     import clzoo, clzoo.assets
     from clzoo.proof import weights_sha256
-    from clzoo.zoo import cache, loading
+    from clzoo.zoo import converted, locating
 
     hub, cache_dir, name, expected = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
     clzoo.assets.HUB = hub
@@ -75,9 +76,9 @@ _KILL_AT_EVERY_EVENT = """
         shutil.rmtree(cache_dir / "models")
         fatal += 1
         status = forked(fatal)
-        held = cache.cached(cache_dir)
+        held = converted.cached(cache_dir)
         for model in held:
-            tensors = loading.read_safetensors(model.weights, next_step="")
+            tensors = locating.read_safetensors(model.weights, next_step="")
             assert weights_sha256(tensors) == model.provenance.weights_sha256 == expected, fatal
             assert (model.folder / "pretrain.safetensors").is_file(), fatal
         finished_before_death += bool(held)
@@ -106,7 +107,7 @@ def test_a_process_killed_at_any_file_system_event_leaves_a_whole_model_or_none(
 _LOAD_WHEN_TOLD = """
     import sys, time
     from pathlib import Path
-    import clzoo, clzoo.assets, clzoo.zoo.loading
+    import clzoo, clzoo.assets, clzoo.zoo.locating
     hub, cache_dir, name, ready, go = map(Path, sys.argv[1:])
     clzoo.assets.HUB = hub
     ready.touch()
@@ -136,15 +137,15 @@ def test_two_processes_loading_the_same_name_at_once_both_succeed(zoo, start, tm
     assert outputs[0].split() == outputs[1].split() == [weights_sha256(zoo.backbone)] * 10
     for attempt in range(10):
         assert [path.name for path in (tmp_path / f"cache-{attempt}" / "models").iterdir()] == [
-            cache.key(zoo.config.name, zoo.config.source, None)
+            converted.key(zoo.config.name, zoo.config.source, None)
         ]
 
 
 def test_who_comes_second_takes_the_firsts_model(zoo):
     load(zoo)
-    (model,) = cache.cached(zoo.cache)
+    (model,) = converted.cached(zoo.cache)
     other = {name: tensor + 1 for name, tensor in zoo.backbone.items()}
-    kept = cache.keep(zoo.config.name, zoo.config.source, None, zoo.cache, model.provenance, other, {})
+    kept = converted.keep(zoo.config.name, zoo.config.source, None, zoo.cache, model.provenance, other, {})
     assert kept == model
     assert load(zoo).weights_sha256 == weights_sha256(zoo.backbone)
 
@@ -155,11 +156,11 @@ def test_what_looks_like_a_temporary_folder_and_has_no_mark_is_nobodys_to_delete
     (models / ".tmp-1-old" / "model.safetensors").write_bytes(b"mine")
     for path in (models / ".tmp-1-old" / "model.safetensors", models / ".tmp-1-old"):
         os.utime(path, (time.time() - 25 * 3600,) * 2)
-    assert cache.cached(zoo.cache) == []
+    assert converted.cached(zoo.cache) == []
     load(zoo)
     assert sorted(path.name for path in models.iterdir()) == [
         ".tmp-1-old",
-        cache.key(zoo.config.name, zoo.config.source, None),
+        converted.key(zoo.config.name, zoo.config.source, None),
     ]
 
 
@@ -167,7 +168,7 @@ def test_only_what_the_cache_made_is_removed_from_it(zoo):
     (zoo.cache / "models" / "mine").mkdir(parents=True)
     (zoo.cache / "models" / "mine" / "thesis.pdf").touch()
     with pytest.raises(ClzooError, match="holds no mine"):
-        cache.remove("mine", zoo.cache)
+        converted.remove("mine", zoo.cache)
     (zoo.cache / "features" / "mine").mkdir(parents=True)
     (zoo.cache / "features" / "mine" / "features.npy").touch()
     cache.remove_features(zoo.cache)
@@ -177,30 +178,30 @@ def test_only_what_the_cache_made_is_removed_from_it(zoo):
 
 def test_removal_frees_the_bytes_it_names_and_the_next_load_converts_again(zoo):
     load(zoo)
-    (model,) = cache.cached(zoo.cache)
+    (model,) = converted.cached(zoo.cache)
     size = sum(path.stat().st_size for path in model.folder.iterdir())
     assert model.size == size
-    assert cache.remove(zoo.config.name, zoo.cache) == size
+    assert converted.remove(zoo.config.name, zoo.cache) == size
     assert list((zoo.cache / "models").iterdir()) == []
     load(zoo)
-    assert cache.remove(cache.key(zoo.config.name, zoo.config.source, None), zoo.cache) == size
+    assert converted.remove(converted.key(zoo.config.name, zoo.config.source, None), zoo.cache) == size
 
 
 def test_removing_what_is_not_there_names_what_is(zoo):
     with pytest.raises(ClzooError, match="holds no nothing; it holds nothing"):
-        cache.remove("nothing", zoo.cache)
+        converted.remove("nothing", zoo.cache)
     load(zoo)
-    with pytest.raises(ClzooError, match=f"it holds {cache.key(zoo.config.name, zoo.config.source, None)}"):
-        cache.remove("hydra", zoo.cache)
+    with pytest.raises(ClzooError, match=f"it holds {converted.key(zoo.config.name, zoo.config.source, None)}"):
+        converted.remove("hydra", zoo.cache)
 
 
 def test_damaged_provenance_is_an_error_that_says_how_to_remove_it(zoo):
     load(zoo)
-    (model,) = cache.cached(zoo.cache)
+    (model,) = converted.cached(zoo.cache)
     (model.folder / "provenance.json").write_text("{")
     with pytest.raises(ClzooError, match=f"clzoo cached --rm {model.folder.name}"):
         load(zoo)
-    cache.remove(model.folder.name, zoo.cache)
+    converted.remove(model.folder.name, zoo.cache)
     load(zoo)
 
 
@@ -244,12 +245,12 @@ def test_branches_whose_names_begin_alike_are_different_models(zoo):
     for _ in ("converted", "from the cache"):
         for branch in branches:
             assert load(zoo, revision=branch).weights_sha256 == expected[branch]
-    assert len(cache.cached(zoo.cache)) == len(set(expected.values())) == len(branches)
+    assert len(converted.cached(zoo.cache)) == len(set(expected.values())) == len(branches)
 
 
 def test_a_key_says_which_content_is_meant(zoo):
     source = zoo.config.source
     others = [dataclasses.replace(source, **{name: "other"}) for name in ("repo", "file", "revision", "layout")]
-    keys = {cache.key(zoo.config.name, one, None) for one in (source, *others)}
+    keys = {converted.key(zoo.config.name, one, None) for one in (source, *others)}
     assert len(keys) == 5
-    assert cache.key(zoo.config.name, zoo.config.source, None).startswith(f"{zoo.config.name}@{source.revision}-")
+    assert converted.key(zoo.config.name, zoo.config.source, None).startswith(f"{zoo.config.name}@{source.revision}-")
