@@ -8,6 +8,7 @@ profiles, CMYK, grey, 16 bits, and files that are cut off, of which nvJPEG makes
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +19,8 @@ from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import max_pixels
 from clzoo.images.color import changes_nothing
 from clzoo.transform import resize_and_crop_tensor
+
+log = logging.getLogger("clzoo")
 
 Decode = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 """Encoded files, uint8 (bytes,) on the CPU -> RGB images, uint8 (3, H, W); a RuntimeError if any is refused."""
@@ -53,12 +56,12 @@ def nvjpeg(device: torch.device) -> Decode:
     """The decoder of a CUDA device.
 
     Raises:
-        ClzooError: another device, or a torchvision without nvJPEG.
+        ClzooError: another device, or neither torchcodec nor torchvision reaches nvJPEG.
     """
     if device.type != "cuda":
         raise ClzooError(f"decode 'gpu' needs an NVIDIA GPU, the encoder is on {device}. Ask for --decode cpu.")
 
-    import torchvision
+    library, decode_jpegs = _library()
 
     def decode(encoded: list[torch.Tensor]) -> list[torch.Tensor]:
         with torch.cuda.device(device):
@@ -66,10 +69,10 @@ def nvjpeg(device: torch.device) -> Decode:
             # into memory that kernels queued there still read (pytorch/vision#9606).
             torch.cuda.current_stream().synchronize()
             try:
-                return torchvision.io.decode_jpeg(encoded, torchvision.io.ImageReadMode.RGB, device=device)
+                return decode_jpegs(encoded, device)
             except RuntimeError as error:
                 torch.cuda.synchronize()  # it may still write into what was just freed
-                if "out of memory" in str(error):  # torchvision makes another kind of error of it
+                if "out of memory" in str(error):  # the libraries make another kind of error of it
                     raise torch.OutOfMemoryError(str(error)) from error
                 raise
 
@@ -80,10 +83,34 @@ def nvjpeg(device: torch.device) -> Decode:
     except (RuntimeError, AttributeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ClzooError(
-            f"torchvision {torchvision.__version__} cannot decode JPEG on {device}: {reason}. Ask for --decode cpu, or "
-            "install a torchvision built for CUDA (docs/scale.md)."
+            f"{library} cannot decode JPEG on {device}: {reason}. Ask for --decode cpu, or type: "
+            'pip install "clzoo[jpeg]" (a torchcodec that fits this torch and is built for CUDA; docs/scale.md)'
         ) from error
+    log.info("JPEG files are decoded on %s by nvJPEG, through %s", device, library)
     return decode
+
+
+def _library() -> tuple[str, Callable[[list[torch.Tensor], torch.device], list[torch.Tensor]]]:
+    """What reaches nvJPEG, by name: torchcodec where it is installed; else torchvision, which gives its decoder up."""
+    try:
+        import torchcodec
+        from torchcodec.decoders import decode_jpeg
+    except (ImportError, OSError, RuntimeError):  # not there, without image decoders, or built for another torch
+        import torchvision
+
+        def by_torchvision(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+            images: list[torch.Tensor] = torchvision.io.decode_jpeg(
+                encoded, torchvision.io.ImageReadMode.RGB, device=device
+            )
+            return images
+
+        return f"torchvision {torchvision.__version__}", by_torchvision
+
+    def by_torchcodec(encoded: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        images: list[torch.Tensor] = decode_jpeg(encoded, mode="RGB", device=device)
+        return images
+
+    return f"torchcodec {torchcodec.__version__}", by_torchcodec
 
 
 def decode_and_fit(jpegs: Sequence[bytes], decode: Decode, p: Preprocessing) -> list[torch.Tensor | str]:

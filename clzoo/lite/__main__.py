@@ -14,6 +14,7 @@ from clzoo.data.listing import Item, item_ids, label_of
 from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError
 from clzoo.lite.loading import load
+from clzoo.graphs.session import DEVICES
 from clzoo.lite.vectors import Vectors, open_vectors
 from clzoo.wording import plain
 
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m clzoo.lite", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model = {"metavar": "FILE", "help": "What clzoo.lite.load takes: an .onnx file that clzoo export wrote."}
-    device = {"default": "cpu", "choices": ("cpu", "cuda"), "help": "Where the model runs."}
+    device = {"default": "cpu", "choices": DEVICES, "help": "Where the model runs."}
 
     embed = commands.add_parser("embed", help="Write the vectors of the images of a folder into one .npz file.")
     embed.add_argument("source", metavar="SRC", help="A folder, a text file of paths, or a .tar shard.")

@@ -24,7 +24,7 @@ class LiteEncoder:
 
     Attributes:
         provenance: what the graph says of itself.
-        device: "cpu" or "cuda", where it really runs.
+        device: "cpu", "cuda", "tensorrt", "openvino" or "coreml": where it really runs.
         session: the `onnxruntime.InferenceSession`.
     """
 

@@ -20,7 +20,7 @@ def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = N
         path_or_name: an .onnx file that `clzoo export` wrote; the folder of a hub entry that holds a model.onnx; a name
             of `clzoo list` whose entry here holds one; or "hf-hub:ORG/REPO" (needs huggingface_hub to download it). A
             path is what has a separator or ends in .onnx: a plain word is always a zoo name.
-        device: "cpu" or "cuda"; see `clzoo.graphs.session.open_session`.
+        device: "cpu", "cuda", "tensorrt", "openvino" or "coreml"; see `clzoo.graphs.session.open_session`.
         revision: branch, tag or commit, of a repository of the Hub only.
 
     Raises:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image, ImageCms
 
 from clzoo import ClzooError
 from clzoo.config import Preprocessing
+from clzoo.data import gpu_decoding
 from clzoo.data.gpu_decoding import is_plain_jpeg, nvjpeg
 from clzoo.errors import UnreadableImageError
 from clzoo.images import decode_image
@@ -113,6 +117,42 @@ def test_an_image_of_too_many_pixels_is_left_to_pillow_which_refuses_it() -> Non
 def test_a_cpu_has_no_nvjpeg() -> None:
     with pytest.raises(ClzooError, match="needs an NVIDIA GPU, the encoder is on cpu"):
         nvjpeg(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_torchcodec_decodes_where_it_is_installed_and_torchvision_elsewhere(
+    installed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, decoders = ModuleType("torchcodec"), ModuleType("torchcodec.decoders")
+    asked = []
+
+    def decode_jpeg(files: list[torch.Tensor], *, mode: str, device: torch.device) -> list[torch.Tensor]:
+        asked.append((len(files), mode, device))
+        return [torch.zeros(3, 1, 1, dtype=torch.uint8) for _ in files]
+
+    vars(codec).update(__version__="0.99", decoders=decoders)
+    if installed:
+        vars(decoders).update(decode_jpeg=decode_jpeg)
+    monkeypatch.setitem(sys.modules, "torchcodec", codec)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    name, decode = gpu_decoding._library()
+    assert name == ("torchcodec 0.99" if installed else f"torchvision {torchvision.__version__}")
+    files = [torch.frombuffer(bytearray(jpeg(picture())), dtype=torch.uint8)] * 2
+    if installed:
+        assert [image.shape for image in decode(files, torch.device("cuda", 1))] == [(3, 1, 1)] * 2
+        assert asked == [(2, "RGB", torch.device("cuda", 1))]
+
+
+def test_torchcodec_makes_pillows_pixels_of_every_plain_photograph() -> None:
+    pytest.importorskip("torchcodec")
+    name, decode = gpu_decoding._library()
+    assert name.startswith("torchcodec")
+    files = [path.read_bytes() for path in PICTURES]
+    plain = [data for data in files if is_plain_jpeg(data)]
+    assert len(plain) > len(files) / 2
+    found = decode([torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in plain], torch.device("cpu"))
+    for data, image in zip(plain, found, strict=True):
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(decode_image(data)))
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

@@ -227,8 +227,32 @@ def test_a_provider_that_is_promised_and_does_not_start_is_an_error(graphs, monk
         clzoo.lite.load(graphs["outside"], device="cuda")
 
 
+@pytest.mark.parametrize(
+    ("device", "provider", "packages"),
+    [
+        ("tensorrt", "TensorrtExecutionProvider", "onnxruntime-gpu tensorrt"),
+        ("openvino", "OpenVINOExecutionProvider", "onnxruntime-openvino"),
+        ("coreml", "CoreMLExecutionProvider", r"onnxruntime \(on macOS\)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_by_name_runs_there_or_is_an_error_that_says_what_to_install(
+    graphs, monkeypatch, device, provider, packages
+):
+    install = f"pip install {packages}"
+    if provider not in onnxruntime.get_available_providers():
+        with pytest.raises(ClzooError, match=rf"{device}.* has only .*CPUExecutionProvider.* {install}"):
+            clzoo.lite.load(graphs["outside"], device=device)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [provider])
+        with pytest.raises(ClzooError, match=rf"on CPUExecutionProvider: {provider} could not start.* {install}"):
+            clzoo.lite.load(graphs["outside"], device=device)
+        return
+    found, expected = (clzoo.lite.load(graphs["outside"], each).embed(PICTURES[:2]) for each in (device, "cpu"))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_an_unknown_device_is_an_error(graphs):
-    with pytest.raises(ClzooError, match="device must be cpu or cuda, found 'mps'"):
+    with pytest.raises(ClzooError, match="device must be cpu, cuda, tensorrt, openvino or coreml, found 'mps'"):
         clzoo.lite.load(graphs["outside"], device="mps")
 
 
