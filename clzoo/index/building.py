@@ -20,7 +20,7 @@ from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
 from clzoo.index.choosing import MOST_WITHOUT_FAISS, ExactSearch, has_faiss
-from clzoo.index.pair import import_faiss, inner_index, map_pair, read_description, read_pair, write_index, write_pair
+from clzoo.index.pair import coarse_index, import_faiss, map_pair, read_description, read_pair, write_index, write_pair
 from clzoo.index.recall import GOOD, RECALL_AT, RECALL_QUERIES, tuned_recall
 from clzoo.index.vectors import normalized_batches, sample
 
@@ -73,8 +73,8 @@ def build_index(store: Store | str | Path, *, factory: str | None = None) -> Ind
     Args:
         store: an open store, or its folder.
         factory: a string of FAISS's `index_factory`, without IDMap (the ids are always the store's). Default: "Flat"
-            up to 200,000 rows, "SQfp16" above. `nprobe` of an inverted file and
-            `efSearch` of an HNSW graph are doubled until recall reaches 0.95.
+            up to 200,000 rows, "SQfp16" above. `nprobe` of an inverted file, `efSearch` of an HNSW graph and `k_factor`
+            of a refined index are doubled until recall reaches 0.95.
 
     Returns:
         The index, ready for `clzoo.search`; `description["recall_at_10"]` is measured against exact search.
@@ -288,7 +288,7 @@ def trained(index: Any, factory: str, store: Store) -> Any:
     """
     with _named_failure(factory, store):
         if not index.is_trained:
-            lists = getattr(inner_index(index), "nlist", 0)
+            lists = getattr(coarse_index(index), "nlist", 0)
             limit = min(_TRAINING_BYTES // (4 * store.dim), max(_POINTS_PER_LIST * lists, _POINTS))
             index.train(sample(store, limit))
     return index

@@ -45,10 +45,19 @@ def import_faiss() -> Any:
 
 
 def inner_index(index: Any) -> Any:
-    """What holds the vectors, below the id map and transforms such as PCA."""
+    """What holds the vectors, below the id map and transforms such as PCA; of a refined index, both of its halves."""
     faiss = import_faiss()
     inner = faiss.downcast_index(index.index)
     return faiss.downcast_index(inner.index) if isinstance(inner, faiss.IndexPreTransform) else inner
+
+
+def coarse_index(index: Any) -> Any:
+    """What a search looks into first: `inner_index`, or of one that is refined (`RaBitQ,Refine(SQfp16)`) its base."""
+    faiss = import_faiss()
+    inner = inner_index(index)
+    while isinstance(inner, faiss.IndexRefine | faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.base_index if isinstance(inner, faiss.IndexRefine) else inner.index)
+    return inner
 
 
 def write_pair(folder: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:

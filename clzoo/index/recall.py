@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clzoo.embed.store import Store
-from clzoo.index.pair import import_faiss, inner_index
+from clzoo.index.pair import coarse_index, import_faiss, inner_index
 from clzoo.index.vectors import SEED, normalized, normalized_batches
 
 RECALL_AT = 10
@@ -16,35 +16,52 @@ GOOD = 0.95
 """The effort of a search is doubled until recall@10 reaches this."""
 
 _MOST_CANDIDATES = 4096  # efSearch is not raised above; a graph that needs more than this is the wrong index
+_MOST_REFINED = 256  # times k, as above
 _TIE = 1e-6  # scores closer than this are the same neighbour: float32 sums differ by that much
 
 
 def tuned_recall(index: Any, store: Store) -> tuple[float | None, dict[str, int | None]]:
-    """Recall@10, after what a search looks at was doubled until the recall is good: lists, or candidates of a graph.
+    """Recall@10, after what a search looks at was doubled until the recall is good.
+
+    That is the lists of an inverted file, the candidates of a graph, and how many times k candidates are refined. Where
+    an index has two of them, each doubling goes to the one that gains more.
 
     Returns:
-        The recall (None for a single row), and the `nprobe` of an inverted file and the `efSearch` of an HNSW graph
-        that are set now. FAISS writes both into its file.
+        The recall (None for a single row), and the `nprobe`, `efSearch` and `k_factor` that are set now, None for what
+        the index does not have. FAISS writes them into its file.
     """
-    owner, name, most = _effort(index)
+    efforts = _efforts(index)
     exact = _ExactNeighbours(store)
     recall = exact.recall(index)
-    while owner is not None and recall is not None and recall < GOOD and getattr(owner, name) < most:
-        setattr(owner, name, min(2 * getattr(owner, name), most))
-        recall = exact.recall(index)
-    tuned = None if owner is None else int(getattr(owner, name))
-    return recall, {key: tuned if key == name else None for key in ("nprobe", "efSearch")}
+    while recall is not None and recall < GOOD:
+        tried = []
+        for owner, name, most in efforts:
+            before = int(getattr(owner, name))
+            if before < most:
+                setattr(owner, name, min(2 * before, most))
+                tried.append((exact.recall(index) or 0.0, name))
+                setattr(owner, name, before)
+        if not tried:
+            break
+        recall, best = max(tried, key=lambda each: each[0])
+        owner, name, most = next(effort for effort in efforts if effort[1] == best)
+        setattr(owner, name, min(2 * int(getattr(owner, name)), most))
+    set_now = {name: int(getattr(owner, name)) for owner, name, _ in efforts}
+    return recall, {name: set_now.get(name) for name in ("nprobe", "efSearch", "k_factor")}
 
 
-def _effort(index: Any) -> tuple[Any, str, int]:
-    """What holds the effort of a search, the attribute's name, and up to where it may be raised."""
+def _efforts(index: Any) -> list[tuple[Any, str, int]]:
+    """What holds the effort of a search, the attribute's name, and up to where it may be raised; none: all is seen."""
     faiss = import_faiss()
-    inner = inner_index(index)
-    if isinstance(inner, faiss.IndexIVF):
-        return inner, "nprobe", inner.nlist
-    if isinstance(inner, faiss.IndexHNSW):
-        return inner.hnsw, "efSearch", max(inner.hnsw.efSearch, min(_MOST_CANDIDATES, index.ntotal))
-    return None, "", 0
+    found: list[tuple[Any, str, int]] = []
+    if isinstance(refined := inner_index(index), faiss.IndexRefine):
+        found.append((refined, "k_factor", max(1, min(_MOST_REFINED, index.ntotal // RECALL_AT))))
+    coarse = coarse_index(index)
+    if isinstance(coarse, faiss.IndexIVF):
+        found.append((coarse, "nprobe", coarse.nlist))
+    if isinstance(coarse, faiss.IndexHNSW):
+        found.append((coarse.hnsw, "efSearch", max(coarse.hnsw.efSearch, min(_MOST_CANDIDATES, index.ntotal))))
+    return found
 
 
 class _ExactNeighbours:

@@ -13,7 +13,7 @@ import pytest
 from clzoo import ClzooError
 from clzoo.embed.writer import store_lock
 from clzoo.files import read_json
-from clzoo.index import build_index, building, open_index, recall, refresh_index, search, vectors
+from clzoo.index import build_index, building, open_index, pair, recall, refresh_index, search, vectors
 
 SEED = 7
 print(f"seed {SEED}")
@@ -149,6 +149,23 @@ def test_a_graph_looks_at_more_candidates_until_it_finds_enough(make_store):
     for mmap in (False, True):
         again = open_index(index.store, mmap=mmap)
         assert faiss.downcast_index(again.faiss.index).hnsw.efSearch == index.description["efSearch"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "efforts"),
+    [("RaBitQ,Refine(SQfp16)", {"k_factor"}), ("IVF16,RaBitQ,Refine(SQfp16)", {"k_factor", "nprobe"})],
+)
+def test_a_refined_index_refines_more_candidates_until_it_finds_enough(make_store, factory, efforts):
+    index = build_index(make_store(random_vectors(3000, 64)), factory=factory)
+    told = {name: index.description[name] for name in ("nprobe", "efSearch", "k_factor")}
+    assert {name for name, value in told.items() if value is not None} == efforts
+    assert told["k_factor"] > 1  # FAISS's default, at which nothing is gained by refining
+    assert index.description["recall_at_10"] >= 0.95
+    again = open_index(index.store)
+    assert recall.tuned_recall(again.faiss, index.store)[1] == told  # kept in the file
+    refined = pair.inner_index(again.faiss)
+    assert refined.k_factor == told["k_factor"]
+    assert getattr(pair.coarse_index(again.faiss), "nprobe", None) == told["nprobe"]
 
 
 def test_the_neighbours_that_recall_is_measured_by_are_the_true_ones(make_store, monkeypatch):
