@@ -23,9 +23,9 @@ import torch
 from clzoo.backbones import feature_width, network_of
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.encoder import Encoder
-from clzoo.hardware import describe_hardware
 from clzoo.graphs.provenance import EMBEDDING, PIXELS
 from clzoo.graphs.session import _PROVIDERS, open_session
+from clzoo.hardware import describe_hardware
 
 
 def main() -> None:

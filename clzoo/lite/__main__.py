@@ -13,8 +13,8 @@ import numpy as np
 from clzoo.data.listing import Item, item_ids, label_of
 from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError
-from clzoo.lite.loading import load
 from clzoo.graphs.session import DEVICES
+from clzoo.lite.loading import load
 from clzoo.lite.vectors import Vectors, open_vectors
 from clzoo.wording import plain
 
