@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 WORKERS ?= logical
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
-.PHONY: demo docs test test-all test-gpu lint install
+.PHONY: demo docs test test-all test-gpu lint install web
 
 install: $(READY)
 
@@ -42,3 +42,8 @@ $(VENV)/.installed-docs: pyproject.toml $(READY)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m mkdocs build --strict --quiet
+
+# The page of `clzoo explore`, from web/ into clzoo/explorer/web. The result is part of the repository: needed only after a
+# change of web/. Needs Node.js and npm.
+web:
+	cd web && npm ci --silent --ignore-scripts && npm run --silent build

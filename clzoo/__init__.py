@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
     from clzoo.evaluation import Evaluation, compare, evaluate
+    from clzoo.explorer import explore
     from clzoo.images import set_max_pixels
     from clzoo.index import build_index, search
     from clzoo.loading import load
@@ -47,6 +48,7 @@ _HOME = {
     "find_outliers": "clzoo.curation",
     "select_images": "clzoo.curation",
     "classify": "clzoo.curation",
+    "explore": "clzoo.explorer",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "compare",
     "embed_folder",
     "evaluate",
+    "explore",
     "find_duplicates",
     "find_label_errors",
     "find_leaks",

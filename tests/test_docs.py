@@ -176,7 +176,19 @@ def test_every_file_that_the_walks_name_is_there():
         assert (DOCS.parent / file).is_file(), file
 
 
-FOLDERS = ("zoo", "embed", "index", "evaluation", "curation", "export", "lite", "losses", "methods", "augment")
+FOLDERS = (
+    "zoo",
+    "embed",
+    "index",
+    "evaluation",
+    "curation",
+    "explorer",
+    "export",
+    "lite",
+    "losses",
+    "methods",
+    "augment",
+)
 PUBLIC = ("clzoo", *(f"clzoo.{name}" for name in FOLDERS))
 
 

@@ -22,6 +22,7 @@ _COMMANDS = {
     "embed": "Embed a folder of images, and index it.",
     "store": "Export, merge or compact an embedding store.",
     "search": "Find the nearest images of an indexed folder.",
+    "explore": "Look at a collection on a map, in a browser.",
     "curate": "Duplicates, leaks, labels of a collection.",
     "evaluate": "Judge an encoder on labelled images.",
     "compare": "Compare encoders on labelled images.",

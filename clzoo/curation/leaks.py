@@ -186,14 +186,19 @@ def _same_files(train: dict[int, str], test: dict[int, str]) -> dict[int, int]:
 
 def _identity(store: Store, hashes: dict[int, str]) -> dict[str, Any]:
     """What a certificate says of a store: where it lies, its generation, and hashes of its vectors and its files."""
-    digest = hashlib.sha256("\0".join(store.paths).encode(errors="surrogateescape"))
-    for _, vectors in store.batches():
-        digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
     return {
         "store": str(store.path.resolve()),
         "source": store.manifest.root,
         "generation": store.generation,
         "images": len(store),
-        "sha256": digest.hexdigest(),
+        "sha256": content_sha256(store),
         "files_sha256": hash_of_set(hashes.values()),
     }
+
+
+def content_sha256(store: Store) -> str:
+    """SHA-256 of the paths and vectors of a store, by which a certificate knows it."""
+    digest = hashlib.sha256("\0".join(store.paths).encode(errors="surrogateescape"))
+    for _, vectors in store.batches():
+        digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
+    return digest.hexdigest()

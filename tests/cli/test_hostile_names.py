@@ -159,6 +159,18 @@ def test_curate(place, store, output):
     assert "owned" in page
 
 
+def test_explore(place, store, output):
+    for code, arguments in (
+        (0, [store, "--map", "pca", "--html", place / "map.html"]),
+        (0, [store, "--map", "pca", "--flags", "none", "--sample", "3", "--html", place / "map.html"]),
+        (1, [store, store, "--map", "pca"]),
+        (1, [store, "--images", place / "none"]),
+        (1, [place / "none"]),
+    ):
+        assert run("explore", *arguments) == code, arguments
+        output()
+
+
 def test_json_is_exact_although_it_is_plain(store, place, output):
     main(["store", "index", str(store)])
     query = next((place / "data/test").glob("0*/*.png"))

@@ -1,0 +1,443 @@
+"""What a person does with the page, in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from looking import places_of, random_vectors, serving
+from written_stores import write_store
+
+from clzoo import explore, open_store
+from clzoo.data.opening import open_source
+
+EVIL = [
+    "x</script><script>window.owned = 1</script>.png",
+    'quote".png',
+    "line\nbreak.png",
+    "turned\u202egnp.exe",
+    "<img src=x onerror='window.owned = 1'>.png",
+    "comma, and ünï写真🦊.png",
+]
+
+
+def screen_of(page, place: int) -> tuple[float, float]:
+    """Where an image stands in the window."""
+    x, y = page.evaluate(
+        """(place) => {
+            const [x, y] = clzoo.map.screenOf(place), box = document.querySelector(".marks").getBoundingClientRect();
+            return [x + box.left, y + box.top];
+        }""",
+        place,
+    )
+    return x, y
+
+
+def settled(page) -> None:
+    """The map stands still, and its pictures are drawn."""
+    page.wait_for_timeout(250)
+
+
+def names(page, grid: str) -> list[int]:
+    """Places of the pictures in a grid."""
+    return page.eval_on_selector_all(f"{grid} .tile", "tiles => tiles.map((tile) => Number(tile.dataset.place))")
+
+
+def passing(page) -> list[int]:
+    return page.evaluate("() => [...clzoo.state.passes].flatMap((one, i) => (one ? [i] : []))")
+
+
+def saved(page, button: str) -> str:
+    with page.expect_download() as download:
+        page.click(button)
+    return Path(download.value.path()).read_bytes().decode("utf-8")
+
+
+def isolated(view) -> int:
+    """The image that lies farthest from its nearest neighbor on the map."""
+    places = view.seen[0].places
+    distances = np.linalg.norm(places[:, None] - places, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return int(distances.min(axis=1).argmax())
+
+
+def test_the_map_shows_every_image_at_its_place_in_the_color_of_its_label(opened, file, view):
+    page = opened(file)
+    assert page.title() == "store - clzoo explore"
+    assert page.inner_text(".counter") == "36 images"
+    page.keyboard.press("t")  # points alone
+    settled(page)
+    labels = np.array(view.store.labels)
+    read = """(place) => {
+        const canvas = document.querySelector(".points"), [x, y] = clzoo.map.screenOf(place);
+        return [...canvas.getContext("2d").getImageData(Math.round(x), Math.round(y), 1, 1).data.slice(0, 3)];
+    }"""
+    found = {
+        label: {tuple(page.evaluate(read, int(i))) for i in np.flatnonzero(labels == label)} for label in set(labels)
+    }
+    drawn = set().union(*found.values())
+    assert (251, 251, 250) not in drawn, "the color of the map without a point"
+    assert len(drawn) == 3, found
+
+
+def test_hovering_shows_the_picture_and_what_it_is(opened, file, view):
+    page = opened(file)
+    settled(page)
+    place = isolated(view)
+    page.mouse.move(*screen_of(page, place))
+    assert Path(view.store.paths[place]).name in page.inner_text(".tooltip")
+    assert f"label: {view.store.labels[place]}" in page.inner_text(".tooltip")
+    page.wait_for_selector(".tooltip canvas[data-drawn=yes]")
+    color = page.eval_on_selector(
+        ".tooltip canvas", "(c) => [...c.getContext('2d').getImageData(c.width / 2, c.height / 2, 1, 1).data]"
+    )
+    shown = np.array(color[:3])
+    from clzoo.curation.pictures import Pictures
+
+    image = Pictures(view.store).image(place)
+    assert np.abs(shown - np.asarray(image)[image.height // 2, image.width // 2]).max() < 40
+    page.mouse.move(5, 5)
+    assert page.is_hidden(".tooltip")
+
+
+def test_a_click_shows_the_neighbors_and_theirs_on_another_click_and_the_way_back(opened, file, view):
+    page = opened(file)
+    settled(page)
+    graph, place = view.seen[0].graph, isolated(view)
+    page.mouse.click(*screen_of(page, place))
+    page.wait_for_selector(".neighbors .tile")
+    assert page.inner_text(".details h2") == Path(view.store.paths[place]).name
+    assert names(page, ".neighbors") == graph.rows[place].tolist()
+    scores = page.eval_on_selector_all(".neighbors .score", "all => all.map((one) => one.textContent)")
+    assert scores == [f"{similarity:.3f}" for similarity in graph.similarity[place]]
+    same = page.eval_on_selector_all(".neighbors .tile", "all => all.map((one) => one.classList.contains('same'))")
+    assert same == [view.store.labels[row] == view.store.labels[place] for row in graph.rows[place]]
+    page.click(".neighbors .tile >> nth=2")
+    other = int(graph.rows[place][2])
+    page.wait_for_function("(other) => clzoo.state.current === other", arg=other)
+    page.wait_for_selector(".neighbors .tile")
+    assert names(page, ".neighbors") == graph.rows[other].tolist()
+    page.click("#back")
+    page.wait_for_selector(".neighbors .tile")
+    assert names(page, ".neighbors") == graph.rows[place].tolist()
+
+
+def test_filters_by_label_column_flag_score_and_name_narrow_the_map_and_are_taken_back(opened, file, view):
+    page = opened(file)
+    labels, paths = np.array(view.store.labels), view.store.paths
+    page.check("text=bee")
+    assert passing(page) == np.flatnonzero(labels == "bee").tolist()
+    assert page.inner_text(".counter") == "12 of 36 images"
+    page.click("summary:has-text('camera')")
+    page.check("text=phone")
+    cameras = np.array(view.store.metadata["camera"].to_pylist())
+    assert passing(page) == np.flatnonzero((labels == "bee") & (cameras == "phone")).tolist()
+    page.click("#reset")
+    assert len(passing(page)) == 36
+    page.check("text=duplicate")
+    assert passing(page) == places_of(view.store.path, "ant_00.png", "ant_01.png").tolist()
+    page.click("#reset")
+    page.click("summary:has-text('outlier distance')")
+    page.wait_for_selector("[aria-label='Least of outlier distance']")
+    page.eval_on_selector(
+        "[aria-label='Least of outlier distance']", "(one) => (one.value = 500, one.dispatchEvent(new Event('input')))"
+    )
+    distance = next(score.values for score in view.findings.scores if score.name == "outlier distance")
+    middle = (distance.min() + distance.max()) / 2
+    assert passing(page) == np.flatnonzero(distance >= middle).tolist()
+    page.click("#reset")
+    page.fill("#search", "CAT_0")
+    assert passing(page) == [row for row, path in enumerate(paths) if "cat_0" in path]
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => clzoo.state.current") == passing(page)[0]
+
+
+def test_points_are_colored_by_what_is_chosen(opened, file):
+    page = opened(file)
+
+    def colors() -> int:
+        settled(page)
+        return len(page.eval_on_selector_all(".swatch", "all => [...new Set(all.map((one) => one.style.background))]"))
+
+    assert colors() == 3
+    page.select_option("#color-by", label="camera")
+    assert colors() == 2
+    page.select_option("#color-by", label="flags")
+    assert colors() == 3
+    page.select_option("#color-by", label="exposure")
+    assert page.is_visible("[aria-label='Histogram of exposure']")
+    page.select_option("#color-by", label="nothing")
+    assert colors() == 0
+
+
+def test_a_lasso_selects_what_is_inside_and_both_exports_hold_exactly_that(opened, file, view, place, tmp_path):
+    page = opened(file)
+    settled(page)
+    target = isolated(view)
+    x, y = screen_of(page, target)
+    page.click("#lasso")
+    page.mouse.move(x - 12, y - 12)
+    page.mouse.down()
+    for dx, dy in ((12, -12), (12, 12), (-12, 12)):
+        page.mouse.move(x + dx, y + dy)
+    page.mouse.up()
+    selected = page.evaluate("() => [...clzoo.state.selected].flatMap((one, i) => (one ? [i] : []))")
+    assert target in selected
+    assert len(selected) < 10
+    page.click("#tab-list")
+    assert names(page, ".list") == selected
+    table = list(csv.DictReader(io.StringIO(saved(page, "#save-csv"))))
+    assert [row["path"] for row in table] == [str(view.store.root / view.store.paths[row]) for row in selected]
+    assert [row["label"] for row in table] == [view.store.labels[row] for row in selected]
+    assert [row["camera"] for row in table] == [view.store.metadata["camera"][row].as_py() for row in selected]
+    flagged = next(flag.rows for flag in view.findings.flags if flag.name == "outlier")
+    assert [row["outlier"] for row in table] == [str(int(row in flagged)) for row in selected]
+    text = saved(page, "#save-list")
+    for name, content in (("chosen.txt", text), ("chosen.csv", saved(page, "#save-csv"))):
+        (tmp_path / name).write_text(content, newline="")
+        listing = open_source(tmp_path / name).listing
+        assert sorted(item.path for item in listing.items) == sorted(row["path"] for row in table)
+    page.click("#clear-selection")
+    assert page.inner_text(".list .heading") == "36 in all"
+
+
+def test_everything_can_be_done_with_the_keys(opened, file, view):
+    page = opened(file)
+    settled(page)
+    press = page.keyboard.press
+    press("n")
+    press("n")
+    assert page.evaluate("() => clzoo.state.current") == 1
+    page.wait_for_selector(".neighbors .tile")
+    press("3")
+    page.wait_for_function("(other) => clzoo.state.current === other", arg=int(view.seen[0].graph.rows[1][2]))
+    press("Backspace")
+    assert page.evaluate("() => clzoo.state.current") == 1
+    press("s")
+    press("p")
+    press("s")
+    assert page.inner_text(".counter") == "36 images, 2 selected"
+    press("a")
+    assert page.inner_text(".counter") == "36 images, 36 selected"
+    press("Escape")
+    press("Escape")
+    assert page.inner_text(".counter") == "36 images"
+    before = page.evaluate("() => ({...clzoo.map.camera})")
+    press("+")
+    press("ArrowRight")
+    after = page.evaluate("() => ({...clzoo.map.camera})")
+    assert after["scale"] > before["scale"]
+    assert after["x"] > before["x"]
+    press("n")  # which brings it into view
+    press("v")
+    box = page.locator(".marks").bounding_box()
+    inside = [screen_of(page, i) for i in range(36)]
+    expected = sum(
+        box["x"] < x < box["x"] + box["width"] and box["y"] < y < box["y"] + box["height"] for x, y in inside
+    )
+    assert 0 < page.evaluate("() => clzoo.state.selectedCount") == expected < 36
+    press("Escape")
+    press("Escape")
+    press("0")
+    settled(page)
+    assert page.evaluate("() => clzoo.map.camera.scale") == pytest.approx(before["scale"], rel=1e-3)
+    press("Enter")
+    assert page.evaluate("() => clzoo.state.current") is not None
+    press("/")
+    assert page.evaluate("() => document.activeElement.id") == "search"
+    page.keyboard.type("bee")
+    assert len(passing(page)) == 12
+    press("Escape")
+    press("?")
+    assert page.is_visible("dialog")
+    press("Escape")
+    assert page.is_hidden("dialog")
+    page.focus("#tab-list")
+    press("ArrowLeft")
+    assert page.get_attribute("#tab-filters", "aria-selected") == "true"
+    press("ArrowRight")
+    assert page.get_attribute("#tab-list", "aria-selected") == "true"
+    press("Tab")
+    press("Tab")
+    press("Tab")
+    press("Tab")
+    assert page.evaluate("() => document.activeElement.className").split() == ["tile"]
+    first = page.evaluate("() => Number(document.activeElement.dataset.place)")
+    press("ArrowRight")
+    assert page.evaluate("() => Number(document.activeElement.dataset.place)") != first
+
+
+def test_the_wheel_zooms_at_the_pointer_and_dragging_moves(opened, file, view):
+    page = opened(file)
+    settled(page)
+    place = isolated(view)
+    before = screen_of(page, place)
+    page.mouse.move(*before)
+    page.mouse.wheel(0, -400)
+    settled(page)
+    assert page.evaluate("() => clzoo.map.camera.scale / clzoo.map.camera.whole") > 1.5
+    assert screen_of(page, place) == pytest.approx(before, abs=1)
+    page.mouse.down()
+    page.mouse.move(before[0] + 40, before[1] + 25, steps=3)
+    page.mouse.up()
+    settled(page)
+    assert screen_of(page, place) == pytest.approx((before[0] + 40, before[1] + 25), abs=1)
+    assert page.evaluate("() => clzoo.state.current") is None, "a drag is no click"
+
+
+def test_hostile_names_and_labels_stay_text_everywhere_and_come_out_of_the_table_as_they_were(opened, tmp_path):
+    store = write_store(tmp_path / "store", random_vectors(6), paths=EVIL, labels=EVIL[::-1])
+    page = opened(explore(store, flags=["outliers"], projection="pca").write_page(tmp_path / "map.html"))
+    settled(page)
+    page.check(".part .value:has-text('ünï') input")
+    page.mouse.move(*screen_of(page, 0))
+    page.keyboard.press("a")
+    page.click("#tab-list")
+    page.click(".list .tile")
+    page.wait_for_selector(".neighbors .tile")
+    text = page.inner_text("body")
+    assert "\u202e" not in text
+    assert "<script>window.owned" in text
+    page.click("#reset")
+    page.click("#tab-list")
+    assert page.evaluate("() => window.owned") is None
+    assert page.locator("img").count() == 0
+    table = list(csv.DictReader(io.StringIO(saved(page, "#save-csv"), newline="")))
+    assert [row["path"] for row in table] == [f"{store.root}/{path}" for path in store.paths]
+    assert [row["label"] for row in table] == store.labels
+    assert saved(page, "#save-list") == "".join(f"{store.root}/{path}\n" for path in EVIL if "\n" not in path)
+    assert "1 images are not in the list" in page.inner_text(".status")
+
+
+def test_pictures_that_are_gone_keep_their_place_with_the_reason(opened, tmp_path):
+    store = write_store(tmp_path / "store", random_vectors(5))
+    page = opened(explore(store, flags=[], projection="pca").write_page(tmp_path / "map.html"))
+    page.keyboard.press("n")
+    page.wait_for_selector(".neighbors canvas[data-drawn=missing]")
+    assert page.get_attribute(".large canvas", "title") == "No such file or directory"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_collection_of_hardly_any_images_breaks_nothing(opened, tmp_path, count):
+    store = write_store(tmp_path / "store", random_vectors(max(count, 1)))
+    if count == 0:
+        store = write_store(tmp_path / "empty", np.zeros((0, 4), np.float32), normalized=False)
+    page = opened(explore(store, projection="pca").write_page(tmp_path / "map.html"))
+    settled(page)
+    assert page.inner_text(".counter") == f"{count} images"
+    for key in ("n", "Enter", "+", "ArrowLeft", "0", "a", "v", "g", "t", "l", "Escape", "Escape"):
+        page.keyboard.press(key)
+    page.mouse.move(400, 400)
+    page.mouse.click(*(screen_of(page, 0) if count else (400, 400)))
+    settled(page)
+    assert names(page, ".neighbors") == list(range(1, count))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_phone_the_panel_lies_below_the_map_and_a_tap_shows_neighbors(opened, file, view, scheme):
+    page = opened(file, 390, 800, has_touch=True, is_mobile=True, color_scheme=scheme)
+    settled(page)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    assert page.locator("aside").bounding_box()["y"] >= page.locator("main").bounding_box()["height"]
+    page.touchscreen.tap(*screen_of(page, isolated(view)))
+    page.wait_for_selector(".neighbors .tile")
+    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(245, 245, 243)") == (scheme == "light")
+
+
+def drop(page, content: bytes, name: str) -> None:
+    page.evaluate(
+        """([content, name]) => {
+            const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+            const items = new DataTransfer();
+            items.items.add(new File([bytes], name, {type: "image/png"}));
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer: items, bubbles: true, cancelable: true}));
+        }""",
+        [base64.b64encode(content).decode(), name],
+    )
+
+
+def test_from_the_server_a_dropped_picture_is_searched_with_and_pictures_and_neighbors_come(
+    opened, address, place, view
+):
+    page = opened(address)
+    (row,) = places_of(place / "store", "bee_05.png")
+    drop(page, (place / "pictures/bee/bee_05.png").read_bytes(), "<b>mine</b>.png")
+    page.wait_for_selector(".neighbors .tile")
+    assert page.inner_text(".details h2") == "<b>mine</b>.png"
+    assert names(page, ".neighbors")[0] == row
+    page.click(".neighbors .tile >> nth=0")
+    page.wait_for_function("(row) => clzoo.state.current === row", arg=int(row))
+    page.wait_for_selector(".large canvas[data-drawn=yes]")
+    page.wait_for_selector(".neighbors .tile")
+    assert names(page, ".neighbors") == view.seen[0].graph.rows[row].tolist()
+
+
+def test_the_file_says_that_searching_needs_the_server(opened, file, place):
+    page = opened(file)
+    drop(page, (place / "pictures/bee/bee_05.png").read_bytes(), "mine.png")
+    assert "without --html" in page.inner_text(".status")
+    assert page.locator("#with-picture").count() == 0
+
+
+def test_two_encoders_stand_beside_each_other_and_the_least_agreement_comes_first(opened, place, other_store, tmp_path):
+    view = explore(place / "store", other_store, flags=[], projection="pca")
+    page = opened(view.write_page(tmp_path / "pair.html"))
+    settled(page)
+    order = np.argsort(view.agreement, kind="stable")
+    assert names(page, ".list") == order.tolist()
+    page.click(".list .tile >> nth=0")
+    page.wait_for_selector(".neighbors section >> nth=1")
+    sections = page.locator(".neighbors section")
+    assert sections.count() == 2
+    for i in range(2):
+        found = sections.nth(i).locator(".tile").evaluate_all("all => all.map((one) => Number(one.dataset.place))")
+        assert found == view.seen[i].graph.rows[order[0]].tolist()
+    only = set(view.seen[0].graph.rows[order[0]]) - set(view.seen[1].graph.rows[order[0]])
+    assert sections.nth(0).locator(".only").count() == len(only)
+    left, right = sections.nth(0).bounding_box(), sections.nth(1).bounding_box()
+    assert left["x"] + left["width"] <= right["x"]
+    before = screen_of(page, 0)
+    page.select_option("#map-of", "1")
+    settled(page)
+    assert screen_of(page, 0) != before
+
+
+def test_two_stores_of_one_encoder_or_without_a_common_image_are_refused(place, tmp_path):
+    from clzoo import ClzooError
+
+    with pytest.raises(ClzooError, match="there is nothing to compare"):
+        explore(place / "store", place / "store", projection="pca")
+    write_store(tmp_path / "elsewhere", random_vectors(4))
+    with pytest.raises(ClzooError, match="no image in common"):
+        explore(place / "store", tmp_path / "elsewhere", projection="pca")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_points_are_drawn_hovered_and_filtered(opened, tmp_path):
+    rng = np.random.default_rng(0)
+    centers = rng.normal(size=(40, 8))
+    groups = rng.integers(0, 40, 100_000)
+    vectors = (centers[groups] + 0.5 * rng.normal(size=(100_000, 8))).astype(np.float32)
+    store = write_store(tmp_path / "store", vectors, labels=[f"group {group}" for group in groups])
+    with serving(explore(open_store(store.path), flags=["outliers"], projection="pca")) as address:
+        page = opened(address)
+        settled(page)
+        assert page.inner_text(".counter") == "100,000 images"
+        frames = page.evaluate(
+            """async () => {
+                const before = clzoo.map.frames;
+                for (let n = 0; n < 20; n++) {
+                    clzoo.map.move(n % 2 ? 15 : -15, 5);
+                    await new Promise(requestAnimationFrame);
+                }
+                return clzoo.map.frames - before;
+            }"""
+        )
+        assert frames >= 19
+        page.check("text=group 7 >> nth=0")
+        assert len(passing(page)) == int((groups == 7).sum())

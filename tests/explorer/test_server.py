@@ -1,0 +1,133 @@
+"""The server: on this machine alone, behind its token, for its own name; and how it begins and ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from looking import places_of, serving
+
+from clzoo import ClzooError, explore, open_store
+
+pytest.importorskip("starlette", reason='needs pip install "clzoo[explore]"')
+pytest.importorskip("uvicorn", reason='needs pip install "clzoo[explore]"')
+
+
+def ask(address, path="", body=None, **headers):
+    """(status, headers, content)"""
+    request = urllib.request.Request(address + path, body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.headers, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read()
+
+
+def test_the_page_comes_with_a_policy_that_lets_it_ask_its_server_alone(address):
+    status, headers, content = ask(address)
+    assert status == 200
+    policy = headers["Content-Security-Policy"]
+    assert "connect-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert b'id="collection"' not in content
+
+
+@pytest.mark.parametrize("path", ["", "collection", "neighbors/0", "picture/small/0", "search"])
+def test_nothing_is_answered_without_the_token_or_to_another_name(address, path):
+    wrong = address.replace("/token/", "/tokem/")
+    assert ask(wrong, path)[0] == 404
+    root = address.removesuffix("token/")
+    assert ask(root, path)[0] == 404
+    assert ask(address, path, Host="evil.example")[0] == 400
+    assert ask(address, path, Host="127.0.0.1.evil.example:80")[0] == 400
+
+
+def test_neighbors_are_those_of_the_graph(address, view):
+    (found,) = json.loads(ask(address, "neighbors/7")[2])
+    assert found["places"] == view.seen[0].graph.rows[7].tolist()
+    assert found["similarity"] == pytest.approx(view.seen[0].graph.similarity[7].tolist(), abs=1e-5)
+    assert ask(address, "neighbors/36")[0] == 404
+
+
+def test_pictures_are_small_or_large_jpegs_and_one_that_is_gone_says_why(address, view, tmp_path):
+    for size in ("small", "large"):
+        status, headers, content = ask(address, f"picture/{size}/3")
+        assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+        assert content.startswith(b"\xff\xd8")
+    assert ask(address, "picture/small/36")[0] == 404
+    (tmp_path / "empty").mkdir()
+    moved = explore(open_store(view.store.path, images=tmp_path / "empty"), flags=[], projection="pca")
+    with serving(moved) as gone:
+        status, _, content = ask(gone, "picture/small/0")
+    assert (status, content) == (404, b"No such file or directory")
+
+
+def test_a_picture_finds_itself(address, place):
+    (row,) = places_of(place / "store", "bee_05.png")
+    (found,) = json.loads(ask(address, "search", (place / "pictures/bee/bee_05.png").read_bytes())[2])
+    assert found["places"][0] == row
+    assert found["similarity"][0] == pytest.approx(1, abs=1e-3)
+    assert len(found["places"]) == 15
+
+
+def test_what_is_no_picture_is_answered_with_the_reason(address):
+    status, _, content = ask(address, "search", b"no picture")
+    assert status == 422
+    assert b"this cannot be searched with" in content
+    assert ask(address, "search", b"")[0] == 422
+    assert ask(address, "search")[0] == 405
+
+
+def test_a_model_that_has_moved_is_told_in_the_answer(place, view, tmp_path):
+    import dataclasses
+
+    store = open_store(place / "store")
+    store.manifest = dataclasses.replace(store.manifest, load=str(tmp_path / "moved"))
+    moved = explore(store, flags=[], projection="pca")
+    with serving(moved) as address:
+        status, _, content = ask(address, "search", (place / "pictures/bee/bee_05.png").read_bytes())
+    assert status == 422
+    assert b"--model PLACE" in content
+
+
+def test_a_port_in_use_is_an_error_that_says_what_to_type(view):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ClzooError, match=rf"port {port} of 127.0.0.1 is in use.*--port 0"):
+            view.serve(port, browser=False)
+
+
+def test_the_command_prints_its_address_and_ends_quietly_at_ctrl_c(place, warm_python, tmp_path):
+    command = ("-m", "clzoo", "explore", str(place / "store"), "--map", "pca", "--flags", "outliers", "--no-browser")
+    out = tmp_path / "out"
+    process = warm_python.start(command, os.environ, timeout=120, stdout=str(out))
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/[\w-]{22}/ ", out.read_text() if out.exists() else "")):
+            assert process.poll() is None, "it ended"
+            time.sleep(0.05)
+        address = found.group().strip()
+        assert ask(address)[0] == 200
+        process.kill(signal.SIGINT)
+        done = process.finish()
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+    finally:
+        process.kill()
+
+
+def test_without_the_extra_the_error_names_it_and_the_way_without_a_server(view, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ClzooError, match=r'pip install "clzoo\[explore\]"; or write one file: --html FILE'):
+        view.serve(browser=False)
