@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clzoo.curation.certificate import read_certificate
+from clzoo.certificate import read_certificate
 from clzoo.curation.duplicates import find_duplicates
 from clzoo.curation.labels import find_label_errors
 from clzoo.curation.leaks import content_sha256

@@ -10,9 +10,9 @@ import torch
 from clzoo.data.parallel import with_progress
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
-from clzoo.evaluation.neighbors import nearest
 from clzoo.index.building import open_index
 from clzoo.index.vectors import normalized
+from clzoo.neighbors import nearest
 
 MOST_EXACT = 200_000
 """Rows up to which every pair is compared."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clzoo.curation.pictures import Pictures, encoder_of
-from clzoo.data.images import decode_image
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.exploring import Exploration, Seen
 from clzoo.explorer.graph import MOST_EXACT, NEIGHBORS
 from clzoo.explorer.page import built, document, policy
 from clzoo.explorer.payload import payload
 from clzoo.explorer.thumbnails import encoded
+from clzoo.images import decode_image
 from clzoo.index.building import open_index
 from clzoo.index.choosing import ExactSearch
 
