@@ -30,6 +30,7 @@ _COMMANDS = {
     "pack": "Decode a data set once, for pretraining.",
     "views": "Draw the views of one image that a run sees.",
     "pretrain": "Train an encoder from a recipe.",
+    "explain-batch": "What the method of a run sees in a batch.",
     "publish": "Make a hub entry of a finished run.",
     "doctor": "Look for what does not fit together here.",
 }
@@ -44,7 +45,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = import_module(f"clzoo.cli.{cmd_name}").command
+        command: click.Command = import_module(f"clzoo.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

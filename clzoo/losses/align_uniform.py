@@ -6,6 +6,7 @@ import torch
 
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import check_views, full_precision, unit
+from clzoo.losses.seen import between, note
 
 
 @full_precision
@@ -22,8 +23,13 @@ def align_uniform(
     """
     check_views(z, views=2)
     x, y = unit(z)
-    alignment = (x - y).norm(dim=1).pow(alpha).mean()
-    return w_align * alignment + w_uniform * (uniformity(x, t) + uniformity(y, t)) / 2
+    apart = (x - y).norm(dim=1)  # (N,)
+    note("attraction", lambda: alpha * apart.pow(alpha - 2)[:, None], ("own",), "alpha |x - y|^(alpha - 2)")
+    with between((0,), (0,)):
+        of_x = uniformity(x, t)
+    with between((1,), (1,)):
+        of_y = uniformity(y, t)
+    return w_align * apart.pow(alpha).mean() + w_uniform * (of_x + of_y) / 2
 
 
 def uniformity(x: torch.Tensor, t: float = 2.0) -> torch.Tensor:
@@ -33,7 +39,9 @@ def uniformity(x: torch.Tensor, t: float = 2.0) -> torch.Tensor:
 
     def block(rows: torch.Tensor, itself: torch.Tensor) -> torch.Tensor:
         exponent = -t * (2 - 2 * rows @ x.T)  # (b, N)
-        return exponent.scatter(1, itself[:, None], float("-inf")).logsumexp(dim=1)
+        exponent = exponent.scatter(1, itself[:, None], float("-inf"))
+        note("repulsion", lambda: exponent.softmax(dim=1), ("images",), "exp(-t D), as a share of the query's")
+        return exponent.logsumexp(dim=1)
 
     # Every pair is met twice, once from each side: the mean over i != j is that over i < j.
     return in_row_blocks(block, x, itself, columns=n).logsumexp(dim=0) - math.log(n * (n - 1))

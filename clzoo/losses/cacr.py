@@ -17,6 +17,10 @@ import torch.nn.functional as F
 
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import check_views, full_precision, unit
+from clzoo.losses.seen import between, note, note_cross_entropy, query_view
+
+PULL = "pi+ ~ exp(t_pos D): the farther positive more"
+PUSH = "pi- ~ exp(-t_neg D): the nearer negative more"
 
 
 @full_precision
@@ -54,7 +58,10 @@ def cacr(
     z = unit(z)
     attraction = alpha * _attraction(z, t_pos, detach_weights)
     view_pairs = (permutations if symmetric else combinations)(range(len(z)), 2)
-    repulsion = [_repulsion(z[v], z[u], t_neg, cost, t, detach_weights) for v, u in view_pairs]
+    repulsion = []
+    for v, u in view_pairs:
+        with between((v,), (u,)):
+            repulsion.append(_repulsion(z[v], z[u], t_neg, cost, t, detach_weights))
     return attraction + beta * torch.stack(repulsion).mean()
 
 
@@ -90,6 +97,7 @@ def cacr_queue(
     distance = 2 - 2 * torch.einsum("vnd,und->nvu", q, k)  # (N, V, V)
     same_view = torch.eye(len(q), dtype=torch.bool, device=q.device)
     weights = (t_pos * distance).masked_fill(same_view, float("-inf")).softmax(dim=2).detach()
+    _note_attraction(weights)
     attraction = (weights * distance).sum(dim=2).mean()
     itself = torch.arange(q.shape[1], device=q.device)
 
@@ -99,11 +107,16 @@ def cacr_queue(
             logits = (-t_neg * distance).scatter(1, itself[:, None], float("-inf"))
             weights = logits.softmax(dim=1)
             weights = weights.detach() if detach_weights else weights
+            note("repulsion", weights, ("images", "queue"), PUSH)
             return -(weights * distance).sum(dim=1)
 
         return in_row_blocks(block, others, itself, columns=len(others) + len(queue)).mean()
 
-    return alpha * attraction + beta * torch.stack([repulsion(view) for view in q]).mean()
+    repelled = []
+    for v, view in enumerate(q):
+        with between((v,), (v,)):
+            repelled.append(repulsion(view))
+    return alpha * attraction + beta * torch.stack(repelled).mean()
 
 
 @full_precision
@@ -125,10 +138,15 @@ def cacr_momentum(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temper
     distance = 2 - 2 * (q * k[target]).sum(dim=2)  # (V, N)
     weights = (distance / temperature).softmax(dim=0).detach()
 
-    def block(rows: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(rows @ k.T / temperature, target, reduction="none")
+    def block(rows: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        logits = rows @ k.T / temperature  # (b, M)
+        note_cross_entropy(logits, target, ("images",), scale=weight)
+        return F.cross_entropy(logits, target, reduction="none")
 
-    terms = [in_row_blocks(block, view, target, columns=len(k)) for view in q]
+    terms = []
+    for v, (view, weight) in enumerate(zip(q, weights, strict=True)):
+        with query_view(v):
+            terms.append(in_row_blocks(block, view, target, weight, columns=len(k)))
     return (weights * 2 * temperature * torch.stack(terms)).sum(dim=0).mean()
 
 
@@ -138,7 +156,16 @@ def _attraction(z: torch.Tensor, t_pos: float, detach_weights: bool) -> torch.Te
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     weights = (t_pos * distance).masked_fill(itself, float("-inf")).softmax(dim=2)
     weights = weights.detach() if detach_weights else weights
+    _note_attraction(weights)
     return (weights * distance).sum(dim=2).mean()
+
+
+def _note_attraction(weights: torch.Tensor) -> None:
+    """Of pi+ (N, V, V): of each image the weights of the views u for the query view v."""
+    every = range(weights.shape[1])
+    for v in every:
+        with between((v,), every):
+            note("attraction", weights[:, v], ("own",), PULL)
 
 
 def _repulsion(
@@ -150,6 +177,7 @@ def _repulsion(
         distance = 2 - 2 * rows @ others.T  # (b, N)
         weights = (-t_neg * distance).scatter(1, itself[:, None], float("-inf")).softmax(dim=1)
         weights = weights.detach() if detach_weights else weights
+        note("repulsion", weights, ("images",), PUSH)
         return (weights * (torch.exp(-t * distance) if cost == "rbf" else -distance)).sum(dim=1)
 
     itself = torch.arange(len(queries), device=queries.device)

@@ -8,16 +8,20 @@ import torch
 import torch.nn.functional as F
 
 from clzoo.errors import ClzooError
+from clzoo.losses.seen import called
 
 P = ParamSpec("P")
 
 
 def full_precision(loss: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]:
-    """The loss without autocast, which would round similarities to bf16: by up to 0.004, and then divided by 0.1."""
+    """The loss without autocast, which would round similarities to bf16: by up to 0.004, and then divided by 0.1.
+
+    Who watches (`clzoo.losses.seen`) is told of each call.
+    """
 
     @functools.wraps(loss)
     def outside_autocast(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with called(loss.__name__), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             return loss(*args, **kwargs)
 
     return outside_autocast

@@ -4,6 +4,7 @@ import torch
 
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import check_views, full_precision, unit
+from clzoo.losses.seen import between, note
 
 
 @full_precision
@@ -42,6 +43,21 @@ def hcl(z: torch.Tensor, *, temperature: float, tau_plus: float, beta: float) ->
         own = (positive - top).exp()
         mass = (negatives * pulled.sum(dim=1) - tau_plus * negatives * own) / (1 - tau_plus)
         floor = negatives * torch.exp(-1 / temperature - top)
-        return torch.log(own + torch.maximum(mass, floor)) + top - positive
+        total = own + torch.maximum(mass, floor)
+        note(
+            "attraction",
+            lambda: torch.zeros_like(logits).scatter(1, other_view[:, None], (1 - own / total)[:, None]),
+            ("images",),
+            "1 - p; p is the positive's part of positive and negatives",
+        )
+        note(
+            "repulsion",
+            lambda: pulled * ((mass > floor) * negatives / (1 - tau_plus) / total)[:, None],
+            ("images",),
+            "the hard negatives' part, weighted up by softmax(beta s) and corrected for hidden positives",
+            beside=("softmax(beta s)", weights),
+        )
+        return torch.log(total) + top - positive
 
-    return in_row_blocks(block, both, itself, itself.roll(n), columns=2 * n).mean()
+    with between((0, 1), (0, 1)):
+        return in_row_blocks(block, both, itself, itself.roll(n), columns=2 * n).mean()

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import full_precision
+from clzoo.losses.seen import note
 
 
 @full_precision
@@ -57,7 +58,25 @@ def hydra_pair(
         logits = dot / (norm_q * norm_k) / temperature
         # Where N_i is empty softplus(-inf) is 0, but its gradient is not a number: a far finite value does the same.
         repulsion = logits.masked_fill(~negative, -1e4 if logits.dtype == torch.float32 else -1e8).logsumexp(dim=1)
-        return (F.softplus(repulsion[:, None] - logits) * positive).sum(dim=1)
+        apart = repulsion[:, None] - logits  # (b, M)
+
+        def pull() -> torch.Tensor:
+            return apart.sigmoid() * positive
+
+        note("gate", g, (), "open where near 1")
+        note(
+            "attraction",
+            pull,
+            ("images",),
+            "sigmoid of how much the negatives outweigh this one of the partner's class",
+        )
+        note(
+            "repulsion",
+            lambda: negative * (logits - repulsion[:, None]).exp() * pull().sum(dim=1, keepdim=True),
+            ("images",),
+            "its part of the softmax over third classes, times all attraction of the query",
+        )
+        return (F.softplus(apart) * positive).sum(dim=1)
 
     total = in_row_blocks(block, q, gates, labels, partners, excluded, columns=len(k)).sum()
     ordered = key_labels.sort().values  # not bincount, whose length a device would have to tell

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import check_views, full_precision, unit
+from clzoo.losses.seen import between, note_cross_entropy
 
 
 @full_precision
@@ -28,9 +29,11 @@ def info_nce(z: torch.Tensor, temperature: float) -> torch.Tensor:
 
     def block(rows: torch.Tensor, itself: torch.Tensor, other_view: torch.Tensor) -> torch.Tensor:
         logits = (rows @ both.T / temperature).scatter(1, itself[:, None], float("-inf"))  # (b, 2N)
+        note_cross_entropy(logits, other_view, ("images",))
         return F.cross_entropy(logits, other_view, reduction="none")
 
-    return in_row_blocks(block, both, itself, other_view, columns=2 * n).mean()
+    with between((0, 1), (0, 1)):
+        return in_row_blocks(block, both, itself, other_view, columns=2 * n).mean()
 
 
 @full_precision
@@ -46,6 +49,7 @@ def info_nce_queue(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temper
     def block(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         positive = (q * k).sum(dim=1, keepdim=True)  # (b, 1)
         logits = torch.cat([positive, q @ queue.T], dim=1) / temperature  # (b, 1 + K)
+        note_cross_entropy(logits, None, ("own", "queue"))
         return logits.logsumexp(dim=1) - logits[:, 0]
 
     return in_row_blocks(block, q, k, columns=1 + len(queue)).mean()
@@ -65,6 +69,8 @@ def info_nce_keys(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temper
     q, k = unit(q), unit(k)
 
     def block(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(q @ k.T / temperature, target, reduction="none")
+        logits = q @ k.T / temperature  # (b, M)
+        note_cross_entropy(logits, target, ("images",))
+        return F.cross_entropy(logits, target, reduction="none")
 
     return in_row_blocks(block, q, target, columns=len(k)).mean()

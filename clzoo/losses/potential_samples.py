@@ -14,6 +14,7 @@ import torch
 from clzoo.errors import ClzooError
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import full_precision, unit
+from clzoo.losses.seen import is_watched, note
 
 Positives = Literal["aug_only", "hard", "soft", "both"]
 Negatives = Literal["near_positive", "band", "all", "hcl"]
@@ -81,7 +82,30 @@ def potential_samples(
         )  # (b, K), -inf on M
         repulsion = (log_v + s_queue / temperature).logsumexp(dim=1, keepdim=True)  # (b, 1)
         attraction = torch.cat([s_key, s_queue.gather(1, neighbours)], dim=1) / temperature  # (b, 1 + k)
-        return (omega * (torch.logaddexp(attraction, repulsion) - attraction)).sum(dim=1)
+        total = torch.logaddexp(attraction, repulsion)
+
+        def pull() -> torch.Tensor:  # (b, 1 + k)
+            return omega * (repulsion - total).exp()
+
+        def on_queue(mined: torch.Tensor) -> torch.Tensor:  # (b, 1 + k) -> (b, 1 + K)
+            return torch.cat([mined[:, :1], torch.zeros_like(s_queue).scatter(1, neighbours, mined[:, 1:])], dim=1)
+
+        if is_watched():
+            note(
+                "attraction",
+                on_queue(pull()),
+                ("own", "queue"),
+                "omega of the positive, times the negatives' part beside it",
+                beside=("omega", on_queue(omega)),
+            )
+            note(
+                "repulsion",
+                (log_v + s_queue / temperature - repulsion).exp() * pull().sum(dim=1, keepdim=True),
+                ("queue",),
+                "its part of the negatives under v, times all attraction of the query",
+                beside=("v", log_v.exp()),
+            )
+        return (omega * (total - attraction)).sum(dim=1)
 
     sure = _nearer_than_most(searching, queue) if weak is not None else searching.new_ones(len(z), dtype=torch.bool)
     return in_row_blocks(block, z, key, searching, sure, columns=len(queue)).mean()

@@ -4,6 +4,7 @@ import torch
 
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import full_precision, unit
+from clzoo.losses.seen import Columns, note, note_cross_entropy
 
 
 @full_precision
@@ -25,7 +26,9 @@ def reco_global(
 
     def block(q: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         teacher = (w @ queue.T / teacher_temperature).softmax(dim=1).detach()  # (b, K)
-        return -(teacher * (q @ queue.T / student_temperature).log_softmax(dim=1)).sum(dim=1)
+        student = (q @ queue.T / student_temperature).log_softmax(dim=1)
+        _note_relation(teacher, student, ("queue",))
+        return -(teacher * student).sum(dim=1)
 
     return in_row_blocks(block, q, w, columns=len(queue)).mean()
 
@@ -48,7 +51,9 @@ def reco_global_batch(
             return (rows @ w.T / temperature).scatter(1, itself[:, None], -1e4)  # far, but finite: 0 * log 0 is 0
 
         target = relation(teacher, teacher_temperature).softmax(dim=1).detach()  # (b, N)
-        return -(target * relation(q, student_temperature).log_softmax(dim=1)).sum(dim=1)
+        student = relation(q, student_temperature).log_softmax(dim=1)
+        _note_relation(target, student, ("images",))
+        return -(target * student).sum(dim=1)
 
     return in_row_blocks(block, q, w, itself, columns=len(w)).mean()
 
@@ -72,10 +77,23 @@ def info_nce_without(
     """
     q, positive, k = unit(q), unit(positive), unit(k)
     further = k[:0] if queue is None else unit(queue)  # (K, D)
+    columns: Columns = ("own", "images") if queue is None else ("own", "images", "queue")
 
     def block(q: torch.Tensor, positive: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
         own = (q * positive).sum(dim=1, keepdim=True) / temperature  # (b, 1)
         negatives = (q @ k.T / temperature).scatter(1, without, float("-inf"))  # (b, M)
-        return torch.cat([own, negatives, q @ further.T / temperature], dim=1).logsumexp(dim=1) - own.squeeze(1)
+        logits = torch.cat([own, negatives, q @ further.T / temperature], dim=1)  # (b, 1 + M + K)
+        note_cross_entropy(logits, None, columns)
+        return logits.logsumexp(dim=1) - own.squeeze(1)
 
     return in_row_blocks(block, q, positive, without, columns=len(k) + len(further)).mean()
+
+
+def _note_relation(teacher: torch.Tensor, log_student: torch.Tensor, columns: Columns) -> None:
+    note(
+        "relation",
+        teacher,
+        columns,
+        "how the weak view relates (the teacher); the strong view is to relate alike",
+        beside=("student", log_student.exp()),
+    )

@@ -5,6 +5,7 @@ import torch
 from clzoo.errors import ClzooError
 from clzoo.losses.blocks import in_row_blocks
 from clzoo.losses.embeddings import check_views, full_precision, unit
+from clzoo.losses.seen import between, note
 
 
 @full_precision
@@ -31,6 +32,19 @@ def sup_con(z: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.
         logits = rows @ both.T / temperature  # (b, 2N)
         denominator = logits.scatter(1, itself[:, None], float("-inf")).logsumexp(dim=1)
         positive = (classes_of_rows[:, None] == classes).scatter(1, itself[:, None], False)
-        return denominator - (logits * positive).sum(dim=1) / positive.sum(dim=1)
+        count = positive.sum(dim=1)
 
-    return in_row_blocks(block, both, classes, itself, columns=len(both)).mean()
+        def likely() -> torch.Tensor:
+            return (logits - denominator[:, None]).exp().scatter(1, itself[:, None], 0.0)
+
+        note(
+            "attraction",
+            lambda: positive * (1 / count[:, None] - likely()),
+            ("images",),
+            "1 / |P| - p: one of the class, less its part of the softmax; below zero it is pushed off",
+        )
+        note("repulsion", lambda: ~positive * likely(), ("images",), "p, its part of the softmax")
+        return denominator - (logits * positive).sum(dim=1) / count
+
+    with between((0, 1), (0, 1)):
+        return in_row_blocks(block, both, classes, itself, columns=len(both)).mean()

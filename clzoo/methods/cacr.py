@@ -13,6 +13,7 @@ from torch import nn
 from clzoo.distributed import gather, gather_constant
 from clzoo.errors import ClzooError
 from clzoo.losses import cacr, cacr_momentum, cacr_queue
+from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import Queue, cosine_to_one
@@ -138,8 +139,10 @@ class CACRMomentum(MomentumHost):
         losses = []
         for target in range(2):
             keys = gather_constant(self.key(batch.views[target]))
-            others = torch.stack([q for v, q in enumerate(queries) if v != target])  # (V - 1, N, D)
-            losses.append(cacr_momentum(others, keys, own, o.temperature))
+            views = [v for v in range(len(queries)) if v != target]
+            others = torch.stack([queries[v] for v in views])  # (V - 1, N, D)
+            with between(views, [target]):
+                losses.append(cacr_momentum(others, keys, own, o.temperature))
         return torch.stack(losses).mean()
 
 

@@ -7,7 +7,8 @@ Implemented from the mathematics of the released code.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from clzoo.device import to_device
 from clzoo.distributed import gather, gather_constant
 from clzoo.errors import ClzooError
 from clzoo.losses import hydra_pair
+from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.record import Method
@@ -25,8 +27,17 @@ from clzoo.schema import Table
 
 Pairs = Literal["arbitrary", "identical", "distinct"]
 
-Direction = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
-"""Anchors (N, D), keys (N, D), and the anchors' own rows among the keys where these are the same embeddings."""
+
+class Direction(NamedTuple):
+    """Anchors (N, D) and keys (N, D), the views they are of, and `own`: the anchors' own rows among the keys, where
+    these are the same embeddings.
+    """
+
+    anchors: torch.Tensor
+    keys: torch.Tensor
+    anchor_views: Sequence[int]
+    key_views: Sequence[int]
+    own: torch.Tensor | None = None
 
 
 class FeatureFilter(nn.Module):
@@ -119,12 +130,13 @@ class PairLoss(nn.Module):
         Args:
             labels, partners: (N,) of the whole batch, the same for all directions.
         """
-        anchors = directions[0][0]
+        anchors = directions[0].anchors
         gates = torch.ones_like(anchors) if self.filter is None else self.filter(labels, partners)
-        losses = [
-            hydra_pair(q, k, gates, labels, partners, labels, self.options.temperature, own_key=own)
-            for q, k, own in directions
-        ]
+        losses = []
+        for d in directions:
+            with between(d.anchor_views, d.key_views):
+                t = self.options.temperature
+                losses.append(hydra_pair(d.anchors, d.keys, gates, labels, partners, labels, t, own_key=d.own))
         loss = torch.stack(losses).mean()
         if self.options.gamma and self.filter is not None:
             every = torch.arange(self.classes, device=labels.device)
@@ -158,14 +170,14 @@ class Hydra(nn.Module):
         drawn = draw_partners(batch, o.pairs, self.pair_loss.classes, o.group, copies)
         partners = torch.cat([gather_constant(copy) for copy in drawn])  # (copies * N,)
         labels = gather_constant(batch.labels).repeat(copies)
-        directions: list[Direction]
         if o.single_view:
             z = self._project(torch.cat(batch.views)).chunk(copies)
             everything = torch.cat([gather(copy) for copy in z])  # (copies * N, D)
-            directions = [(everything, everything, torch.arange(len(everything), device=everything.device))]
+            views, own = range(copies), torch.arange(len(everything), device=everything.device)
+            directions = [Direction(everything, everything, views, views, own)]
         else:
             first, second = (gather(self._project(view)) for view in batch.views)  # each (N, D)
-            directions = [(first, second, None), (second, first, None)]
+            directions = [Direction(first, second, [0], [1]), Direction(second, first, [1], [0])]
         loss: torch.Tensor = self.pair_loss(directions, labels, partners)
         return loss
 

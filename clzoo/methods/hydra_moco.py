@@ -10,6 +10,7 @@ from torch import nn
 
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
+from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.hydra import Direction, PairLoss, Pairs, draw_partners
@@ -62,8 +63,10 @@ class HydraMoCo(MomentumHost):
         labels = gather_constant(batch.labels)
         partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group)[0])
         rows = torch.arange(len(labels), device=labels.device)
-        loss = (info_nce_keys(q1, k2, rows, o.temperature) + info_nce_keys(q2, k1, rows, o.temperature)) / 2
-        directions: list[Direction] = [(q1, k2, None), (q2, k1, None)]
+        loss = info_nce_keys(q1, k2, rows, o.temperature)
+        with between(queries=[1], keys=[0]):
+            loss = (loss + info_nce_keys(q2, k1, rows, o.temperature)) / 2
+        directions = [Direction(q1, k2, [0], [1]), Direction(q2, k1, [1], [0])]
         loss = loss + o.beta * self.pair_loss(directions, labels, partners)
         if o.alpha:
             loss = loss + o.alpha * self.pair_loss(directions, labels, labels)

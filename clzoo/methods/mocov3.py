@@ -8,6 +8,7 @@ from torch import nn
 
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
+from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import LastNorm, mlp
 from clzoo.methods.momentum import cosine_to_one
@@ -47,7 +48,10 @@ class MoCoV3(MomentumHost):
         q1, q2 = (gather(self.query(view)) for view in batch.views)
         k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
         own = torch.arange(len(q1), device=q1.device)
-        return 2 * temperature * (info_nce_keys(q1, k2, own, temperature) + info_nce_keys(q2, k1, own, temperature))
+        loss = info_nce_keys(q1, k2, own, temperature)
+        with between(queries=[1], keys=[0]):
+            loss = loss + info_nce_keys(q2, k1, own, temperature)
+        return 2 * temperature * loss
 
 
 METHOD = Method(

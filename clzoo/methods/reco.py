@@ -19,6 +19,7 @@ from clzoo.distributed import gather, gather_constant, own_rows
 from clzoo.errors import ClzooError
 from clzoo.losses import info_nce, info_nce_queue, reco_global
 from clzoo.losses.reco import info_nce_without, reco_global_batch
+from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.momentum import Queue
@@ -114,7 +115,8 @@ class ReCo(MomentumHost):
             published = q if o.target_first == "q" else k
             own = self.shuffled_key(strong, batch) if o.target == "mixed_keys" else published
             targets = gather_constant(local_target(own, k[partners], share))
-            loss = loss + o.lambda2 * self._local(v, targets, partners)
+            with between([mixed], [1 if own is k else 0]):
+                loss = loss + o.lambda2 * self._local(v, targets, partners)
         self.queue.push(k)
         self.weak_queue.push(w)
         return loss
@@ -147,16 +149,18 @@ class ReCoSimCLR(nn.Module):
         if o.lambda1:
             with torch.no_grad():
                 w = self._project(weak)
-            loss = loss + o.lambda1 * reco_global_batch(
-                all1, gather_constant(w), o.student_temperature, o.teacher_temperature
-            )
+            with between([0], [2]):
+                relation = reco_global_batch(all1, gather_constant(w), o.student_temperature, o.teacher_temperature)
+            loss = loss + o.lambda1 * relation
         if o.lambda2:
             mixed, partners, share = mix_views(strong, strong_too, batch, o.group)
             target = local_target(z1 if o.target_first == "q" else z2, z2[partners], share)
             own = own_rows(len(batch), mixed.device)
             neither = gather_constant(torch.stack([own, own[partners]], dim=1))  # (N, 2)
             v = gather(self._project(mixed))
-            loss = loss + o.lambda2 * info_nce_without(v, gather_constant(target), all2, neither, o.temperature)
+            with between([mixed], [1]):
+                local = info_nce_without(v, gather_constant(target), all2, neither, o.temperature)
+            loss = loss + o.lambda2 * local
         return loss
 
     def _project(self, images: torch.Tensor) -> torch.Tensor:

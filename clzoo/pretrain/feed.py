@@ -127,7 +127,27 @@ def labels_of_queue(
     """
     if images.labels is None:
         return None
-    labels = torch.from_numpy(images.labels)
+    samples = _pushed(images, recipe, steps, done, size)
+    found = torch.where(samples < 0, -1, torch.from_numpy(images.labels)[samples])
+    # So far as if the pointer were 0.
+    device = pointer.device if isinstance(pointer, torch.Tensor) else found.device
+    return to_device(found, device)[(torch.arange(size, device=device) - pointer) % size]
+
+
+def samples_of_queue(
+    images: TrainingSet, recipe: Recipe, steps: Steps, done: int, pointer: int, size: int
+) -> torch.Tensor:
+    """(K,) samples whose keys a queue holds after `done` steps, -1 where not known; see `labels_of_queue`."""
+    return _pushed(images, recipe, steps, done, size).roll(pointer)
+
+
+def samples_of_step(images: TrainingSet, recipe: Recipe, steps: Steps, step: int) -> torch.Tensor:
+    """(B,) samples of this process in a step, counted from 0; beyond the last step what one more epoch would see."""
+    return next(_plan(recipe, steps, images, range(step, step + 1)))[1]
+
+
+def _pushed(images: TrainingSet, recipe: Recipe, steps: Steps, done: int, size: int) -> torch.Tensor:
+    """(K,) samples of a queue's entries with the pointer at 0; the last step's stand at the end."""
     found = torch.full((size,), -1)
     epoch_of_order, order = -1, torch.empty(0)
     for back in range(1, min(size // steps.batch_size, done) + 1):
@@ -135,7 +155,5 @@ def labels_of_queue(
         if epoch != epoch_of_order:
             epoch_of_order, order = epoch, _order(recipe.seed, epoch, len(images))
         samples = order[position * steps.batch_size : (position + 1) * steps.batch_size]
-        found[(torch.arange(steps.batch_size) - back * steps.batch_size) % size] = labels[samples]
-    # So far as if the pointer were 0.
-    device = pointer.device if isinstance(pointer, torch.Tensor) else found.device
-    return to_device(found, device)[(torch.arange(size, device=device) - pointer) % size]
+        found[(torch.arange(steps.batch_size) - back * steps.batch_size) % size] = samples
+    return found

@@ -239,6 +239,13 @@ def test_pretrain_and_publish(place, finished_run, output):
     output()
     assert run("publish", place / "data", "mine", "--data", place / "data", "--out", place / "entry2") == 1
     output()
+    assert run("explain-batch", finished_run, "--html", place / "saw.html") == 0
+    output()
+    assert run("explain-batch", finished_run, "--json", "--quiet") == 0
+    output()
+    assert run("explain-batch", place / "none") == 1
+    output()
+    assert "owned" in (place / "saw.html").read_text(encoding="utf-8")
 
 
 def test_evaluate_and_compare(place, output):
