@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from clzoo.data.listing import CONTAINERS, Item
-from clzoo.data.sources import list_images
-from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import decode_image
@@ -21,37 +17,18 @@ if TYPE_CHECKING:
 
 
 class Pictures:
-    """Reads the image of any row, from any thread; the headers of each shard are read once."""
+    """Reads the image of any row, from any thread; the headers of a shard are read once."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._shards: dict[Path, dict[str, Item]] = {}
-        self._lock = Lock()
 
     def read(self, row: int) -> bytes:
-        """The encoded image.
+        """The encoded image, from a source of any kind.
 
         Raises:
             UnreadableImageError: it is no longer there; the reason alone.
         """
-        if is_remote(self.store.manifest.root):
-            return self.store.image_bytes(row)
-        whole = self.store.root / self.store.paths[row]
-        shard = next(
-            (parent for parent in whole.parents if parent.suffix.lower() in CONTAINERS and parent.is_file()), None
-        )
-        if shard is None:
-            return self.store.image_bytes(row)
-        with self._lock:
-            if shard not in self._shards:
-                try:
-                    self._shards[shard] = {item.path: item for item in list_images(shard).items}
-                except ClzooError as error:
-                    raise UnreadableImageError(str(error)) from error
-        item = self._shards[shard].get(whole.relative_to(shard.parent).as_posix())
-        if item is None:
-            raise UnreadableImageError(f"not in {shard} (any more)")
-        return item.read()
+        return self.store.image_bytes(row)
 
     def image(self, row: int) -> Image.Image:
         """The same, decoded."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from clzoo.data.archives import read_headers, unpacking
 from clzoo.data.listing import (
@@ -121,12 +123,23 @@ def read_image(root: Path, path: str) -> bytes:
     shard = next((parent for parent in whole.parents if parent.suffix.lower() in CONTAINERS and parent.is_file()), None)
     if shard is None:
         return Item(path, 0, 0, str(whole), None).read()
+    status = shard.stat()
+    with _READING:  # of threads that ask at once one reads the headers
+        items = _items_of_shard(root, shard.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+    if path not in items:
+        raise UnreadableImageError(f"not in {shard} (any more)")
+    return items[path].read()
+
+
+_READING = Lock()
+
+
+@lru_cache(maxsize=256)
+def _items_of_shard(root: Path, shard: str, size: int, mtime_ns: int) -> dict[str, Item]:
+    """The images of a shard by path; its headers are read once, as long as the file is the same."""
     listing = Listing(root)
-    _add_shard(listing, str(shard), shard.relative_to(root).as_posix())
-    for item in listing.items:
-        if item.path == path:
-            return item.read()
-    raise UnreadableImageError(f"not in {shard} (any more)")
+    _add_shard(listing, str(root / shard), shard)
+    return {item.path: item for item in listing.items}
 
 
 def _kind_of(source: Path, column: str | None) -> str:

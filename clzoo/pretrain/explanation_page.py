@@ -22,12 +22,13 @@ _SIDE = 128  # pixels of a picture, at most
 def write_explanation(found: Explanation, path: Path) -> Path:
     """Write the page atomically; returns its path."""
     draw = _Drawing(found)
-    first = found.summary()[0]
+    first, method = found.summary()[0], METHODS[found.recipe.method.name]
     page = stream(
         "explanation.html",
-        title=f"What {METHODS[found.recipe.method.name].title.partition(' (')[0]} saw",
+        title=f"What {method.title.partition(' (')[0]} saw",
         facts=[found.run.name, first],
         top=TOP,
+        marks=not method.labels,  # one that learns from labels has its reasons for what it does with them
         found=found,
         picture_of_query=draw.query,
         picture=draw.met,
