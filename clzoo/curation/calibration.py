@@ -11,8 +11,10 @@ The threshold is then the lowest at which
 
     distinct pairs expected / pairs found <= the share of false flags
 
-which is the rule of Benjamini and Hochberg (1995) for the share of false ones among what is reported. A collection
-without copies has nothing that stands out, and nothing is reported.
+which is the rule of Benjamini and Hochberg (1995) for the share of false ones among what is reported. That holds on
+average; of one collection by chance more can be false. So the number expected must also be so small that, counted as
+Poisson does, not more than that share are false with 95 % confidence. A collection without copies has nothing that
+stands out, and nothing is reported.
 
 Of images that the fit has not seen, copies are planted and embedded by the store's own encoder. They tell which kinds
 are found at that threshold, and how many of the pairs that they bring are false.
@@ -26,7 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import gammaincinv
 
+from clzoo.curation.indexed_pairs import all_pairs
 from clzoo.curation.pairs import Pairs, pairs_above
 from clzoo.curation.pictures import Pictures, encoder_of
 from clzoo.curation.planting import KINDS
@@ -40,6 +44,9 @@ FALSE_FLAGS = 0.001
 
 PLANTED = 200
 """Images whose copies are planted, at most; a third of a small collection."""
+
+CONFIDENCE = 0.95
+"""With which the share of false flags is kept, and not only on average."""
 
 FEWEST = 30
 """Images from which distinct pairs can be told; with fewer the threshold is what mild copies reach."""
@@ -112,6 +119,7 @@ class Calibration:
         kinds: what became of the planted copies; empty where none were planted.
         planted_images: whose copies they were.
         planted_false: share of false ones among the pairs that the planted copies bring; None without.
+        recall: share of the candidate pairs that the index found where it compared them; None where all were computed.
     """
 
     threshold: float
@@ -122,6 +130,7 @@ class Calibration:
     kinds: tuple[Kind, ...] = ()
     planted_images: int = 0
     planted_false: float | None = None
+    recall: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All of it, with verdicts."""
@@ -168,10 +177,21 @@ def choose_threshold(similarity: np.ndarray, distinct: Distinct, false_flags: fl
         the cosine, at most HIGHEST, and how many of the pairs reach it; with none it is where a single one would.
     """
     ordered = np.sort(similarity.astype(np.float64))[::-1]
-    passed = np.flatnonzero(distinct.beyond(ordered) <= false_flags * np.arange(1, len(ordered) + 1))
+    allowed = expected_at_most(false_flags, np.arange(1, len(ordered) + 1))
+    passed = np.flatnonzero(distinct.beyond(ordered) <= allowed)
     count = int(passed[-1]) + 1 if len(passed) else 0
-    threshold = min(distinct.similarity_of(false_flags * max(count, 1)), HIGHEST)
+    single = float(expected_at_most(false_flags, np.array([max(count, 1)]))[0])
+    threshold = min(distinct.similarity_of(single), HIGHEST)
     return threshold, int((ordered >= threshold).sum())
+
+
+def expected_at_most(false_flags: float, counts: np.ndarray) -> np.ndarray:
+    """How many distinct pairs may be expected where so many (P,) are reported: by the average and by CONFIDENCE.
+
+    The second is the mean of a Poisson law that stays within the share, rounded down, with that confidence.
+    """
+    whole = np.floor(false_flags * counts + 1e-9)
+    return np.minimum(false_flags * counts, gammaincinv(whole + 1, 1 - CONFIDENCE))
 
 
 def similarity_of(pairs: Pairs, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -249,6 +269,10 @@ def _floor_of(queries: np.ndarray, bank: np.ndarray, wanted: int) -> float:
 def in_words(calibration: Calibration) -> Sequence[str]:
     """What a reader of a report has to know, a sentence each."""
     lines = [calibration.rule]
+    if calibration.recall is not None:
+        lines.append(
+            f"Pairs were looked for through an index, which found {calibration.recall:.1%} of a sample of them."
+        )
     if calibration.expected_false is not None:
         lines.append(f"{calibration.expected_false:.2g} pairs of distinct images are expected beyond it.")
     for verdict in ("seen", "seen in part", "mostly not seen"):
@@ -301,11 +325,12 @@ def calibrate(
         distinct = fit_distinct(queries, draw_samples(len(queries))[1], bank)
     shown, planted = plant(pictures, rows[held_out], encoder_of(pictures.store, model))
     pairs: Pairs | None = None
+    recall: float | None = None
     asked = None if threshold is not None or distinct is None else false_flags
     if threshold is not None:
         rule = f"Pairs from a cosine of {threshold} are reported, as given."
     elif distinct is not None:
-        threshold, rule, pairs = _stands_out(bank, queries, distinct, false_flags)
+        threshold, rule, pairs, recall = _stands_out(bank, queries, distinct, false_flags)
     else:
         threshold = _mild(planted[MILD], vectors[shown])
         rule = (
@@ -313,7 +338,8 @@ def calibrate(
             f"{SEEN:.0%} of the copies '{MILD}' reach, and the share of false flags is not known."
         )
     if pairs is None:
-        pairs = pairs_above(bank if queries is None else queries, threshold, None if queries is None else bank)
+        first, second = (bank, None) if queries is None else (queries, bank)
+        pairs, recall = all_pairs(first, threshold, second)
     calibration = Calibration(
         threshold=threshold,
         rule=rule,
@@ -323,27 +349,29 @@ def calibrate(
         kinds=kinds_found(planted, vectors[shown], threshold),
         planted_images=len(shown),
         planted_false=planted_false(planted, shown, vectors, bank, threshold),
+        recall=recall,
     )
-    first = rows[pairs.first] if queries is None else pairs.first
-    return calibration, Pairs(first, rows[pairs.second], pairs.similarity)
+    firsts = rows[pairs.first] if queries is None else pairs.first
+    return calibration, Pairs(firsts, rows[pairs.second], pairs.similarity)
 
 
 def _stands_out(
     bank: np.ndarray, queries: np.ndarray | None, distinct: Distinct, false_flags: float
-) -> tuple[float, str, Pairs]:
-    """The threshold by the share of false flags, the rule in words, and the pairs beyond it."""
+) -> tuple[float, str, Pairs, float | None]:
+    """The threshold by the share of false flags, the rule in words, the pairs beyond it, and the recall of an index."""
     first = bank if queries is None else queries
     floor = distinct.similarity_of(min(float(len(first)), distinct.pairs))
-    candidates = pairs_above(bank, floor) if queries is None else pairs_above(queries, floor, bank)
+    candidates, recall = all_pairs(first, floor, None if queries is None else bank)
     exact = similarity_of(candidates, first, bank)
     threshold, count = choose_threshold(exact, distinct, false_flags)
     rule = (
-        f"Pairs from a cosine of {threshold:.4f} are reported: {false_flags:.2%} of them are expected to be false."
+        f"Pairs from a cosine of {threshold:.4f} are reported: at most {false_flags:.2%} of them are "
+        f"expected to be false, on average and with {CONFIDENCE:.0%} confidence."
         if count
         else f"No pair stands out from those of distinct images at a share of false flags of {false_flags:.2%}: the "
         f"threshold is {threshold:.4f}."
     )
-    return threshold, rule, candidates.where(exact >= threshold)
+    return threshold, rule, candidates.where(exact >= threshold), recall
 
 
 def _mild(copies: np.ndarray, originals: np.ndarray) -> float:

@@ -66,12 +66,17 @@ def pairs_above(
     for part in with_progress(found, len(tiles), what):
         parts.append(part)
         count += len(part)
-        if count > MOST_PAIRS:
-            raise ClzooError(
-                f"more than {MOST_PAIRS:,} pairs are as similar as {threshold:.4f}: the encoder tells these images "
-                "apart too little, or the threshold is too low. Give a higher one: --threshold COSINE"
-            )
+        check_count(count, threshold)
     return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in Pairs.__dataclass_fields__))
+
+
+def check_count(count: int, threshold: float) -> None:
+    """Raise ClzooError where more than MOST_PAIRS are as similar as the threshold."""
+    if count > MOST_PAIRS:
+        raise ClzooError(
+            f"more than {MOST_PAIRS:,} pairs are as similar as {threshold:.4f}: the encoder tells these images "
+            "apart too little, or the threshold is too low. Give a higher one: --threshold COSINE"
+        )
 
 
 def _of_tile(vectors: np.ndarray, threshold: float, others: np.ndarray | None, start: int, most: int) -> Pairs:

@@ -18,15 +18,17 @@ from clzoo.errors import ClzooError
 from clzoo.neighbors import nearest
 
 WAYS = {
-    "typical": "the densest image of each of n clusters (Hacohen et al. 2022, arXiv 2202.02794)",
+    "typical": "the most typical image of each of n clusters (TypiClust; Hacohen et al. 2022, arXiv 2202.02794)",
     "diverse": "each next image the farthest from all before (k-center; Sener and Savarese 2018, arXiv 1708.00489)",
-    "balanced": "as many from each of 100 clusters, however small: flattens a long tail (our choice)",
+    "balanced": "as many from each of up to 100 clusters, however small: flattens a long tail (our choice)",
 }
 """How images are chosen; first what each takes."""
 
-_DENSITY = 20  # neighbors whose mean similarity is an image's density
-_CLUSTERS = 100  # of "balanced", at most
-_ROUNDS = 10  # of k-means
+_TYPICAL = 20  # neighbors in its cluster whose mean similarity makes an image typical
+_MOST = 500  # clusters at most, as published
+_CLUSTERS, _EACH = 100, 4  # of "balanced": clusters at most, and images that each gives at least
+_ROUNDS, _STARTS = 25, 5  # of k-means
+_FITTED = 20_000  # rows that k-means sees, at most; the others go to the nearest center
 _BLOCK = 8192  # rows compared with all centers at a time
 
 
@@ -119,54 +121,125 @@ def diverse(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
 
 
 def typical(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
-    """The densest image of each of the largest clusters that has no label yet."""
-    cluster = clusters_of(vectors, min(n + len(known), len(vectors)))
-    return _in_turn(cluster, _density(vectors), n, known, largest_first=True)
+    """The most typical image of each of the largest clusters that has no label yet."""
+    return _typical(centered(vectors), n, known)
+
+
+def _typical(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
+    cluster = clusters_of(vectors, min(n + len(known), _MOST, len(vectors)))
+    typicality = typicality_of(vectors, cluster)
+    left = _unlabelled(cluster, typicality, known)
+    taken = np.bincount(cluster[known], minlength=len(left))
+    order = np.argsort(-np.bincount(cluster), kind="stable").tolist()
+    return [left[number].pop(0) for number in _in_turn(taken, list(map(len, left)), order, n)]
 
 
 def balanced(vectors: np.ndarray, n: int, known: np.ndarray) -> list[int]:
-    """From the clusters in turn, the densest of each first; those with labels wait until the others have as many."""
-    cluster = clusters_of(vectors, min(_CLUSTERS, n + len(known), len(vectors)))
-    return _in_turn(cluster, _density(vectors), n, known, largest_first=False)
+    """As many from each cluster, counting those that have a label; within a cluster the typical ones."""
+    vectors = centered(vectors)
+    count = (n + len(known)) // _EACH
+    cluster = clusters_of(vectors, min(max(count, 2), _CLUSTERS, len(vectors)))
+    members = [np.flatnonzero(cluster == number) for number in range(int(cluster.max()) + 1)]
+    labelled = [np.flatnonzero(np.isin(rows, known)) for rows in members]
+    rooms = [len(rows) - len(own) for rows, own in zip(members, labelled, strict=True)]
+    order = np.argsort([len(rows) for rows in members], kind="stable").tolist()
+    turns = _in_turn(np.array(list(map(len, labelled))), rooms, order, n)
+    chosen = [
+        [int(rows[place]) for place in _typical(vectors[rows], turns.count(number), own)] if number in turns else []
+        for number, (rows, own) in enumerate(zip(members, labelled, strict=True))
+    ]
+    return [chosen[number].pop(0) for number in turns]
 
 
-def _in_turn(cluster: np.ndarray, density: np.ndarray, n: int, known: np.ndarray, *, largest_first: bool) -> list[int]:
-    taken = np.bincount(cluster[known], minlength=int(cluster.max()) + 1)
-    sizes = np.bincount(cluster)
+def centered(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors (N, D) without their mean, at length one again (our choice).
+
+    Features of images share a direction, which says nothing of what is in them and hides it from k-means.
+    """
+    left: np.ndarray = vectors - vectors.mean(axis=0)
+    return (left / np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def _unlabelled(cluster: np.ndarray, typicality: np.ndarray, known: np.ndarray) -> list[list[int]]:
+    """Of each cluster the rows without a label, the most typical first."""
     is_known = np.zeros(len(cluster), bool)
     is_known[known] = True
-    left = [
-        [int(row) for row in rows[np.argsort(-density[rows], kind="stable")] if not is_known[row]]
-        for rows in (np.flatnonzero(cluster == number) for number in range(len(sizes)))
-    ]
-    order = np.argsort(-sizes if largest_first else sizes, kind="stable")
-    chosen: list[int] = []
-    while len(chosen) < n:
+    members = (np.flatnonzero(cluster == number) for number in range(int(cluster.max()) + 1))
+    ordered = (rows[np.argsort(-typicality[rows], kind="stable")] for rows in members)
+    return [[int(row) for row in rows if not is_known[row]] for rows in ordered]
+
+
+def _in_turn(taken: np.ndarray, rooms: Sequence[int], order: Sequence[int], n: int) -> list[int]:
+    """Whose turn it is, n times: of the clusters with room those of which the fewest are taken, in `order`."""
+    taken, left = taken.copy(), list(rooms)
+    turns: list[int] = []
+    while len(turns) < n:
         fewest = min(int(taken[number]) for number in order if left[number])
-        for number in order.tolist():
-            if left[number] and taken[number] == fewest and len(chosen) < n:
-                chosen.append(left[number].pop(0))
+        for number in order:
+            if left[number] and taken[number] == fewest and len(turns) < n:
+                turns.append(number)
                 taken[number] += 1
-    return chosen
+                left[number] -= 1
+    return turns
 
 
-def _density(vectors: np.ndarray) -> np.ndarray:
-    """Mean cosine (N,) of unit vectors with their nearest others."""
-    bank = torch.from_numpy(vectors)
-    similarity = nearest(bank, bank, min(_DENSITY + 1, len(bank)))[0]
-    return similarity[:, 1:].mean(dim=1).numpy() if similarity.shape[1] > 1 else np.zeros(len(vectors), np.float32)
+def typicality_of(vectors: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Mean cosine (N,) of unit vectors with their nearest others of the same cluster; 0 of one that is alone."""
+    found = np.zeros(len(vectors), np.float32)
+    for number in range(int(cluster.max()) + 1):
+        rows = np.flatnonzero(cluster == number)
+        if len(rows) > 1:
+            bank = torch.from_numpy(vectors[rows])
+            found[rows] = nearest(bank, bank, min(_TYPICAL + 1, len(rows)))[0][:, 1:].mean(dim=1).numpy()
+    return found
 
 
 def clusters_of(vectors: np.ndarray, count: int) -> np.ndarray:
-    """Cluster (N,) of unit vectors by spherical k-means, numbered without gaps; random start with seed 0."""
+    """Cluster (N,) of vectors by k-means, numbered without gaps: the best of a few starts by k-means++, with seed 0."""
     random = np.random.default_rng(0)
-    centers = vectors[random.choice(len(vectors), count, replace=False)]
-    cluster = np.zeros(len(vectors), np.int64)
+    seen = vectors
+    if len(vectors) > _FITTED:
+        seen = vectors[np.sort(random.choice(len(vectors), _FITTED, replace=False))]
+    fits = [_fitted(seen, _drawn_apart(seen, count, random)) for _ in range(_STARTS)]
+    centers = min(fits, key=lambda fit: fit[1])[0]
+    return np.unique(_assigned(vectors, centers)[0], return_inverse=True)[1]
+
+
+def _drawn_apart(vectors: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Rows (count, D) to start from, each drawn by its squared distance to those before (k-means++)."""
+    chosen = [int(random.integers(len(vectors)))]
+    squares = np.square(vectors).sum(axis=1)
+    left = np.full(len(vectors), np.inf)
+    while len(chosen) < count:
+        center = vectors[chosen[-1]]
+        left = np.minimum(left, np.maximum(squares - 2 * (vectors @ center) + center @ center, 0))
+        left[chosen] = 0
+        weights = left if left.sum() > 1e-9 else np.ones(len(vectors))
+        chosen.append(int(random.choice(len(vectors), p=weights / weights.sum())))
+    return vectors[chosen]
+
+
+def _fitted(vectors: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centers (k, D) after Lloyd's rounds, and the sum of squared distances to them."""
+    before = None
     for _ in range(_ROUNDS):
-        for start in range(0, len(vectors), _BLOCK):
-            cluster[start : start + _BLOCK] = (vectors[start : start + _BLOCK] @ centers.T).argmax(axis=1)
+        cluster, total = _assigned(vectors, centers)
+        if before is not None and (cluster == before).all():
+            break
+        before = cluster
         order = np.argsort(cluster, kind="stable")
-        present, first = np.unique(cluster[order], return_index=True)
-        sums = np.add.reduceat(vectors[order], first, axis=0)
-        centers[present] = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-    return np.unique(cluster, return_inverse=True)[1]
+        present, first, sizes = np.unique(cluster[order], return_index=True, return_counts=True)
+        centers[present] = np.add.reduceat(vectors[order], first, axis=0) / sizes[:, None]
+    return centers, total
+
+
+def _assigned(vectors: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, float]:
+    """The nearest center (N,) of each, and the sum of squared distances."""
+    cluster, total = np.zeros(len(vectors), np.int64), 0.0
+    offset = np.square(centers).sum(axis=1)
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        distances = offset - 2 * (block @ centers.T)  # (b, k), less the block's own squares
+        cluster[start : start + _BLOCK] = distances.argmin(axis=1)
+        total += float(distances.min(axis=1).sum() + np.square(block).sum())
+    return cluster, total

@@ -5,7 +5,14 @@ import pytest
 from test_pairs import unit
 
 from clzoo import ClzooError
-from clzoo.curation.calibration import check_settings, choose_threshold, draw_samples, fit_distinct, similarity_of
+from clzoo.curation.calibration import (
+    check_settings,
+    choose_threshold,
+    draw_samples,
+    expected_at_most,
+    fit_distinct,
+    similarity_of,
+)
 from clzoo.curation.pairs import pairs_above
 
 COPIES = 200
@@ -71,3 +78,16 @@ def test_too_few_or_all_the_same_tell_nothing():
 def test_settings_out_of_range_are_refused(share, threshold):
     with pytest.raises(ClzooError, match="found"):
         check_settings(share, threshold)
+
+
+def test_in_nearly_every_collection_the_share_is_kept_and_not_only_on_average():
+    shares = [1 - reported(collection(seed), 0.05).mean() for seed in range(20)]
+    assert sum(share > 0.05 for share in shares) <= 3  # one of twenty is expected
+
+
+def test_what_may_be_expected_by_hand():
+    few, more, many = expected_at_most(0.01, np.array([69, 150, 100_000]))
+    assert few == pytest.approx(-np.log(0.95))  # none of 69 may be false: P(0) = exp(-x) = 0.95
+    assert more == pytest.approx(0.3554, abs=1e-4)  # one may: (1 + x) exp(-x) = 0.95
+    assert 0.93 * 1000 < many < 1000
+    assert expected_at_most(0.001, np.array([5]))[0] == pytest.approx(0.005)  # the average is stricter here

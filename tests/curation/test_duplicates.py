@@ -123,6 +123,16 @@ def test_vectors_that_are_not_finite_and_another_encoder_are_refused(planted, tm
         find_duplicates(store)
 
 
+def test_a_large_collection_goes_through_the_index_and_the_report_says_so(planted, encoder, found, monkeypatch):
+    pytest.importorskip("faiss")
+    assert found.calibration.recall is None
+    monkeypatch.setattr("clzoo.curation.indexed_pairs.EXACT", 100)
+    indexed = find_duplicates(planted / "store", encoder=encoder, false_flags=0.01)
+    assert indexed.groups == found.groups
+    assert indexed.as_json()["calibration"]["recall"] == 1
+    assert "through an index, which found 100.0% of a sample" in "\n".join(indexed.summary())
+
+
 def test_each_shard_is_opened_once(tmp_path, encoder, monkeypatch):
     members = {f"{number:03}.png": encoded(pattern(number)) for number in range(40)}
     members["copy.png"] = members["007.png"]

@@ -8,7 +8,7 @@ from test_pairs import unit
 from written_stores import write_store
 
 from clzoo import ClzooError, select_images
-from clzoo.curation.selection import WAYS, clusters_of
+from clzoo.curation.selection import WAYS, centered, clusters_of, typicality_of
 
 SIZES = (200, 60, 15, 5)
 
@@ -51,16 +51,31 @@ def test_balanced_images_flatten_the_long_tail(store):
     assert shares["balanced"].min() >= 1
 
 
-def test_typical_images_are_the_densest_of_their_clusters_the_largest_first(store):
-    vectors = store.embeddings() / np.linalg.norm(store.embeddings(), axis=1, keepdims=True)
-    density = np.sort(vectors @ vectors.T, axis=1)[:, -21:-1].mean(axis=1)
+def test_typical_images_are_the_most_typical_of_their_clusters_the_largest_first(store):
+    vectors = store.embeddings() - store.embeddings().mean(axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cluster = clusters_of(vectors, 8)
     rows = select_images(store, 8, how="typical").rows
     sizes = np.bincount(cluster)[cluster[rows]]
     distinct = len(np.bincount(cluster))
     assert sizes[:distinct].tolist() == sorted(sizes[:distinct], reverse=True)
     for row in rows[:distinct]:
-        assert density[row] == pytest.approx(density[cluster == cluster[row]].max(), abs=1e-5)
+        own = vectors[cluster == cluster[row]]
+        near = np.sort(own @ own.T, axis=1)[:, -21:-1].mean(axis=1)  # 0 of one that is alone
+        assert typicality_of(vectors, cluster)[row] == pytest.approx(near.max() if len(own) > 1 else 0, abs=1e-5)
+
+
+def test_clusters_are_those_of_the_collection_whatever_they_share(store):
+    cluster = clusters_of(centered(store.embeddings() + 3), 4)
+    assert sorted(np.bincount(cluster)) == sorted(SIZES)
+    for number in range(4):
+        assert len(set(clusters(np.flatnonzero(cluster == number).tolist()))) == 1
+
+
+def test_rows_that_are_all_alike_are_chosen_each_once(tmp_path):
+    same = write_store(tmp_path / "same", np.tile(unit(1), (12, 1)))
+    for how in WAYS:
+        assert len(set(select_images(same, 12, how=how).rows)) == 12
 
 
 @pytest.mark.parametrize("how", WAYS)
