@@ -15,6 +15,7 @@ from clzoo.notices import show_notices
 
 if TYPE_CHECKING:
     from clzoo import lite
+    from clzoo.adaptation import Adaptation, Distillation, adapt, distil
     from clzoo.curation import classify, find_duplicates, find_label_errors, find_leaks, find_outliers, select_images
     from clzoo.embed import embed_folder, open_store
     from clzoo.encoder import Encoder
@@ -41,6 +42,10 @@ _HOME = {
     "Evaluation": "clzoo.evaluation",
     "evaluate": "clzoo.evaluation",
     "compare": "clzoo.evaluation",
+    "Adaptation": "clzoo.adaptation",
+    "adapt": "clzoo.adaptation",
+    "Distillation": "clzoo.adaptation",
+    "distil": "clzoo.adaptation",
     "set_max_pixels": "clzoo.images",
     "find_duplicates": "clzoo.curation",
     "find_label_errors": "clzoo.curation",
@@ -52,13 +57,17 @@ _HOME = {
 }
 
 __all__ = [
+    "Adaptation",
     "ClzooError",
+    "Distillation",
     "Encoder",
     "Evaluation",
     "__version__",
+    "adapt",
     "build_index",
     "classify",
     "compare",
+    "distil",
     "embed_folder",
     "evaluate",
     "explore",

@@ -12,7 +12,7 @@ from typing import Any
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import claimed, recognised
 from clzoo.data.opening import has_test_split
-from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import measure_controls
@@ -23,9 +23,10 @@ from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
 from clzoo.knn import KNN_V1
 from clzoo.pretrain.data_names import TrainedOn, trained_on
+from clzoo.pretrain.feed import images_of
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import read_data, read_source, require_same_data
+from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method
 from clzoo.zoo.cards import THIS_MODEL
@@ -51,6 +52,7 @@ def publish(
     title: str | None = None,
     dtype: str = "fp32",
     overwrite: bool = False,
+    accept_verdict: bool = False,
 ) -> Path:
     """Make the hub entry `out` of a finished run, and measure it.
 
@@ -67,16 +69,19 @@ def publish(
         title: what the card calls the data, where it differs from the recipe's title ("CIFAR-10 (JPEG copy)").
         dtype: fp16 stores half the bytes; the weights are rounded before they are measured.
         overwrite: replace the entry that `out` holds, as a whole; files that are no part of it stay.
+        accept_verdict: publish an adaptation too that was not shown to help; the card says so in either case.
 
     Raises:
         ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, `protocols`
-            without labelled data, `measured` of other weights; `out` holds an entry and `overwrite` is not set.
+            without labelled data, `measured` of other weights; `out` holds an entry and `overwrite` is not set;
+            an adaptation that was not shown to help and `accept_verdict` is not set, or a verdict on other weights.
     """
     settle(out)
     if not overwrite and (out / "config.json").is_file():
         raise ClzooError(f"{out} holds an entry already. To replace it add --overwrite, or give another --out.")
     recipe, state = _finished(run, data)
     _require_fitting(name, recipe)
+    verdict = _verdict_on(run, accept_verdict)
     if protocols is not None and data is None:
         raise ClzooError(f"--protocol {protocols} is measured with labels. Name labelled images: --data DIR")
     images = None if measured is not None and data is None else _images_of(run, recipe, data)
@@ -105,6 +110,7 @@ def publish(
         "results": _with_hub_id(evaluation),
         "training": _training(recipe, state, images_of_run),
         "evaluation": _published(evaluation, name),
+        **({} if verdict is None else {"adaptation": verdict}),
     }
 
     def add_state(folder: Path) -> None:
@@ -170,6 +176,28 @@ def _finished(run: Path, data: str | Path | None) -> tuple[Recipe, dict[str, Any
     return load_recipe(run / "recipe.yaml"), state
 
 
+def _verdict_on(run: Path, accepted: bool) -> dict[str, Any] | None:
+    """What `clzoo adapt` found out about this run; None of a run that is no adaptation.
+
+    Raises:
+        ClzooError: it did not help, or it is not known whether it did, and that is not accepted; or the verdict is on
+            other weights.
+    """
+    if not (run / ADAPTATION).is_dir():
+        return None
+    if not (run / VERDICT).is_file():
+        raise ClzooError(f"{run} was not judged yet. Type the command again that began it: clzoo adapt IMAGES ...")
+    report: dict[str, Any] = read_json(run / VERDICT)
+    if report["weights_sha256"][0] != _weights_of(run):
+        raise ClzooError(f"{run / VERDICT} is on other weights. Type the command again that made it: clzoo adapt ...")
+    if report["verdict"] != "helped" and not accepted:
+        raise ClzooError(
+            f"{run} was not shown to be better than {report['from']}: {report['sentence']}. To publish it all the "
+            "same, with this on its card, add --accept-verdict"
+        )
+    return report
+
+
 def _require_fitting(name: str, recipe: Recipe) -> None:
     if name.count("-") != 2 or not name.startswith(f"{recipe.method.name}-"):
         raise ClzooError(
@@ -185,7 +213,7 @@ def _images_of(run: Path, recipe: Recipe, data: str | Path | None) -> TrainingSe
         ClzooError: those given are others.
     """
     if data is not None:
-        given = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
+        given = images_of(recipe, data)
         require_same_data(run, given.fingerprint(), "Name the images it trained on by --data.")
         return given
     if (source := read_source(run)) is None:
@@ -218,6 +246,7 @@ def _training(recipe: Recipe, state: dict[str, Any], images: TrainedOn) -> dict[
     return {
         "recipe": "recipe.yaml",
         **images.training_facts(),
+        **({} if recipe.start is None else {"continued from": recipe.start.name}),
         "seed": recipe.seed,
         "epochs": recipe.schedule.epochs,
         **{key: state[key] for key in ("images_seen", "encoder_forwards", "minutes", "hardware", "versions")},

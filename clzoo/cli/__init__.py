@@ -31,6 +31,8 @@ _COMMANDS = {
     "views": "Draw the views of one image that a run sees.",
     "pretrain": "Train an encoder from a recipe.",
     "explain-batch": "What the method of a run sees in a batch.",
+    "adapt": "Continue an encoder on own images.",
+    "distil": "A small student of a store's vectors.",
     "publish": "Make a hub entry of a finished run.",
     "doctor": "Look for what does not fit together here.",
 }

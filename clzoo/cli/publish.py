@@ -29,6 +29,7 @@ from clzoo.cli.common import max_pixels_option, quiet_option, say
     type=click.Choice(["fp32", "fp16"]),
     help="Of the stored weights; they are rounded before they are measured.",
 )
+@click.option("--accept-verdict", is_flag=True, help="Publish an adaptation too that was not shown to help.")
 @click.option("--overwrite", is_flag=True, help="Replace the entry that lies there, as a whole.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--push", "repo_id", metavar="ORG/NAME", help="Push it there; access is checked before it is measured.")
@@ -44,6 +45,7 @@ def command(
     measured: Path | None,
     title: str | None,
     dtype: str,
+    accept_verdict: bool,
     overwrite: bool,
     out: Path | None,
     repo_id: str | None,
@@ -71,6 +73,7 @@ def command(
         title=title,
         dtype=dtype,
         overwrite=overwrite,
+        accept_verdict=accept_verdict,
     )
     if repo_id is not None:
         say(push_saved(folder, repo_id))

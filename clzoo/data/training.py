@@ -20,6 +20,7 @@ from clzoo.data.decoding import decode_into_memory
 from clzoo.data.imbalance import imbalanced_rows
 from clzoo.data.opening import open_source
 from clzoo.data.parallel import in_order, stacked
+from clzoo.data.parts import parts_of
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import DECODING
 from clzoo.transform import resize_and_crop
@@ -44,6 +45,7 @@ class TrainingSet:
         images: where they are read from.
         rows: int64 (N,), the number of each sample in `images`.
         labels: int64 (N,), positions in `classes`; None without labels.
+        weights: float64 (N,), how often a sample is drawn beside others; None: each once in an epoch.
         pixels: uint8 (N, size, size, 3) of a resident set; None if the images are decoded while training.
         left_out: "name: reason" of what was found unreadable when the set was opened; it has no sample number.
         unreadable: "name: reason" by sample number of what was found unreadable since then; see `image`.
@@ -56,6 +58,7 @@ class TrainingSet:
     labels: np.ndarray | None
     classes: tuple[str, ...]
     pixels: np.ndarray | None = None
+    weights: np.ndarray | None = None
     left_out: tuple[str, ...] = ()
     unreadable: dict[int, str] = field(default_factory=dict)
     unlabelled: str = EXPECTED_LABELS
@@ -155,6 +158,7 @@ def open_training_set(
     *,
     split: Literal["pretrain", "train", "test"] = "pretrain",
     subset: str | None = None,
+    held_out: bool = False,
     budget: int = MEMORY_BUDGET,
     download: bool = False,
 ) -> TrainingSet:
@@ -166,6 +170,7 @@ def open_training_set(
         size: side in pixels at which a resident set is held: shorter side resized to it, centre cut out.
         split: "pretrain" is "train", except of STL-10, whose labelled and unlabelled images it is.
         subset: "linear", "exponential" or "longtail-R" (see clzoo.data.imbalance), of the split "pretrain" alone.
+        held_out: without the images that the rule of clzoo.data.parts holds out.
         budget: bytes up to which the set is held in memory; 0 to stream it.
         download: fetch a missing torchvision data set into `path`.
 
@@ -175,7 +180,8 @@ def open_training_set(
     if path is None:
         raise ClzooError(f"no data were named for {name}. Type: clzoo pretrain R --data DIR")
     collection = open_source(path, split, name=name, download=download)
-    return training_set_of(collection, _rows_of(collection, split, subset), size, budget=budget)
+    rows = parts_of(collection.images).train if held_out else _rows_of(collection, split, subset)
+    return training_set_of(collection, rows, size, budget=budget)
 
 
 def training_set_of(collection: Collection, rows: np.ndarray, size: int, *, budget: int = MEMORY_BUDGET) -> TrainingSet:

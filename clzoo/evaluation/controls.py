@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -88,6 +90,17 @@ def untrained_encoder(config: ModelConfig, seed: int, train: Collection, device:
         encoder = Encoder.untrained(config, device)
     calibrate_batchnorm(encoder, (torch.from_numpy(pixels) for _, pixels in _read(encoder, train)))
     return encoder
+
+
+def recalibrated(encoder: Encoder, images: Collection) -> Encoder | None:
+    """A copy of an encoder with BatchNorm statistics estimated anew on a collection; None if it has no BatchNorm."""
+    module = copy.deepcopy(encoder.module)
+    if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        return None
+    config = dataclasses.replace(encoder.config, weights_sha256=None, probe=None)
+    other = Encoder(module, config, encoder.device)
+    calibrate_batchnorm(other, (torch.from_numpy(pixels) for _, pixels in _read(other, images)))
+    return other
 
 
 def _pixels(encoder: Encoder, images: Collection) -> Features:

@@ -62,32 +62,38 @@ KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
 PROTOCOL = f"copies:v1(jpeg40,half,crop90,mirror,bright1.3,q={QUERIES},cos)"
 
 
-def evaluate_copies(encoder: Encoder, bank: Features, images: Images) -> Outcome:
+def evaluate_copies(encoder: Encoder, bank: Features, images: Images, *, among_first: int | None = None) -> Outcome:
     """The share of copies, in percent, whose nearest image in `bank` by cosine similarity is the original.
 
     Args:
         bank: the encoder's features of the set, whose `rows` are numbers in `images`.
         images: where the originals are read from.
+        among_first: copies are made of so many images at the beginning of the bank alone; None: of all of it.
 
     Returns:
-        metrics "copies found", the mean over `KINDS`, and "copies found, KIND"; details {"images", "queries", "found"}.
+        metrics "copies found", the mean over `KINDS`, and "copies found, KIND"; details {"images", "queries", "found"};
+        arrays {"copies_found": float64 (Q,), the share of each image's copies that found it}.
 
     Raises:
         ClzooError: fewer than two images.
     """
     if len(bank) < 2 or bank.rows is None:
         raise ClzooError(f"copies are looked for among at least two images; {bank.origin} has {len(bank)}.")
-    chosen = np.unique(np.linspace(0, len(bank) - 1, min(len(bank), QUERIES)).round().astype(np.int64))  # (Q,)
+    last = len(bank) if among_first is None else among_first
+    chosen = np.unique(np.linspace(0, last - 1, min(last, QUERIES)).round().astype(np.int64))  # (Q,)
     own = unit(bank.x[torch.from_numpy(chosen)])  # (Q, D)
-    found = {}
+    found, shares = {}, np.zeros(len(chosen))
     for kind, change in KINDS.items():
         copies = torch.cat(list(_features_of(encoder, images, bank.rows[chosen], change)))  # (Q, D)
         best, _ = nearest(bank.x, copies, 1, device=encoder.device)  # (Q, 1)
         similarity = (own * unit(copies)).sum(dim=1)  # (Q,)
-        found[kind] = 100 * (similarity >= best[:, 0] - _TIE).double().mean().item()
+        is_found = (similarity >= best[:, 0] - _TIE).double()
+        shares += is_found.numpy() / len(KINDS)
+        found[kind] = 100 * is_found.mean().item()
     results = [Result(PROTOCOL, "copies found", sum(found.values()) / len(found))]
     results += [Result(PROTOCOL, f"copies found, {kind}", share) for kind, share in found.items()]
-    return Outcome(results, {"images": len(bank), "queries": len(chosen), "found": found})
+    details = {"images": len(bank), "queries": len(chosen), "found": found}
+    return Outcome(results, details, {"copies_found": shares})
 
 
 def _features_of(

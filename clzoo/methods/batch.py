@@ -19,6 +19,7 @@ class Batch:
         views: V tensors (B, 3, H, W), normalised; sizes may differ between views.
         labels: (B,) classes, or None where the data have none.
         progress: share of the run that is done, in [0, 1).
+        samples: (B,) numbers of the images in their set, on the host; None where nobody asks.
     """
 
     views: list[torch.Tensor]
@@ -26,6 +27,7 @@ class Batch:
     seed: int = 0
     step: int = 0
     progress: float = 0.0
+    samples: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.views[0])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import tee
+from pathlib import Path
 
 import torch
 
 from clzoo.augment import finish_view, make_view
 from clzoo.config import Preprocessing
 from clzoo.data.stream import crops_on_host, stream_crops
-from clzoo.data.training import TrainingSet
+from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import to_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
@@ -47,6 +48,12 @@ class Steps:
         return cls(per_epoch, total, batch_size, batch_size // count)
 
 
+def images_of(recipe: Recipe, data: str | Path) -> TrainingSet:
+    """The images of `data` that a recipe trains on."""
+    d = recipe.data
+    return open_training_set(d.name, data, d.size, subset=d.subset, held_out=d.held_out)
+
+
 def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, device: torch.device) -> Iterator[Batch]:
     """The batches of this process from a step on; each is a function of the recipe's seed and the step alone."""
     labels = None if images.labels is None else torch.from_numpy(images.labels)
@@ -55,7 +62,7 @@ def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, dev
         todo, _views(images, recipe, _plan(recipe, steps, images, todo), device), strict=True
     ):
         own_labels = None if labels is None else to_device(labels[samples], device)
-        yield Batch(views, own_labels, seed=recipe.seed, step=step, progress=step / steps.total)
+        yield Batch(views, own_labels, recipe.seed, step, step / steps.total, samples)
 
 
 def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:
@@ -97,15 +104,20 @@ def _plan(recipe: Recipe, steps: Steps, images: TrainingSet, todo: range) -> Ite
     for step in todo:
         epoch, position = divmod(step, steps.per_epoch)
         if epoch != epoch_of_order:
-            epoch_of_order, order = epoch, _order(recipe.seed, epoch, len(images))
+            epoch_of_order, order = epoch, _order(recipe.seed, epoch, images)
         first = position * steps.batch_size + rank() * steps.local_batch
         yield epoch, order[first : first + steps.local_batch]
 
 
-def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """(count,) permutation of the data set for one epoch, a function of seed and epoch alone."""
+def _order(seed: int, epoch: int, images: TrainingSet) -> torch.Tensor:
+    """(N,) the samples of one epoch, a function of seed and epoch: a permutation, or draws by the weights of a set."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(count, generator=generator)
+    count = len(images)
+    if images.weights is None:
+        return torch.randperm(count, generator=generator)
+    upto = torch.from_numpy(images.weights).cumsum(0)
+    drawn = torch.rand(count, dtype=torch.float64, generator=generator) * upto[-1]
+    return torch.searchsorted(upto, drawn, right=True).clamp(max=count - 1)
 
 
 def _normalized(view: torch.Tensor, recipe: Recipe) -> torch.Tensor:
@@ -153,7 +165,7 @@ def _pushed(images: TrainingSet, recipe: Recipe, steps: Steps, done: int, size: 
     for back in range(1, min(size // steps.batch_size, done) + 1):
         epoch, position = divmod(done - back, steps.per_epoch)
         if epoch != epoch_of_order:
-            epoch_of_order, order = epoch, _order(recipe.seed, epoch, len(images))
+            epoch_of_order, order = epoch, _order(recipe.seed, epoch, images)
         samples = order[position * steps.batch_size : (position + 1) * steps.batch_size]
         found[(torch.arange(steps.batch_size) - back * steps.batch_size) % size] = samples
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -12,16 +13,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.data.training import TrainingSet
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
+from clzoo.pretrain.averaging import BATCHES, estimate_batchnorm, move_towards, parameters_of
 from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
 from clzoo.pretrain.diagnostics import warning_of
-from clzoo.pretrain.feed import Steps, feed
+from clzoo.pretrain.feed import Steps, feed, images_of
 from clzoo.pretrain.finite import FiniteLosses
+from clzoo.pretrain.flattening import flat_weights
 from clzoo.pretrain.forecast import Forecast
 from clzoo.pretrain.log import StepLog
 from clzoo.pretrain.online import is_knn_due, is_look_due, knn_queries, look, online_knn
@@ -30,7 +33,7 @@ from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, release, train_alone, write_state
 from clzoo.pretrain.start import start_from
 from clzoo.pretrain.stopping import any_process, asked_to_stop
-from clzoo.pretrain.trained import write_encoder
+from clzoo.pretrain.trained import encoder_of, write_encoder
 
 log = logging.getLogger("clzoo")
 
@@ -44,6 +47,7 @@ def pretrain(
     max_minutes: float | None = None,
     init: str | None = None,
     on_checkpoint: Callable[[Any, int, Steps], object] | None = None,
+    images: TrainingSet | None = None,
 ) -> bool:
     """Train `recipe` on a set of images; run again with the same arguments, it goes on where it stopped.
 
@@ -57,8 +61,9 @@ def pretrain(
             that fails before its first step leaves none.
         max_minutes: stop with a checkpoint after this time, counted from the call: opening the images and compiling are
             part of it. At least one step is made.
-        init: a zoo name or folder whose weights a new run starts from.
+        init: a zoo name or folder whose weights a new run starts from; None: what the recipe starts from.
         on_checkpoint: called by the first process after each checkpoint, with the method, the step and the plan.
+        images: of `data`, where the caller has opened them for this recipe already.
 
     Returns:
         Whether the run is finished.
@@ -70,7 +75,8 @@ def pretrain(
     began = time.monotonic()
     target = resolve_device(device)
     precision = autocast(target, recipe.precision)
-    images = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
+    init = _start_of(recipe, init)
+    images = images_of(recipe, data) if images is None else images
     steps = Steps.of(recipe, images)
     classes = None if images.labels is None else len(images.classes)
     method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
@@ -110,9 +116,14 @@ def _train(
 ) -> bool:
     """`pretrain` from the moment that the folder is its own."""
     optimizer = create_optimizer(method, recipe)
-    first_step, seconds_before = _restore(out, method, optimizer)
+    first_step, seconds_before, kept = _restore(out, method, optimizer)
     if init is not None and first_step == 0:
-        start_from(method, init, None if images.labels is None else images.classes)
+        expected = recipe.start.weights_sha256 if recipe.start else None
+        start_from(method, init, None if images.labels is None else images.classes, expected)
+        kept = _begun(method, images, recipe, target)
+    start: dict[str, torch.Tensor] | None = kept.get("start")
+    if "weights" in kept:
+        images = dataclasses.replace(images, weights=kept["weights"].numpy())
     if recipe.compile:
         method.backbone.compile()
         log.info("the network is compiled in the first step, which takes the longer for it")
@@ -126,6 +137,7 @@ def _train(
     def checkpoint(step: int) -> None:
         seconds = seconds_before + time.monotonic() - started
         state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+        state |= kept if step < steps.total else {}
         if rank() == 0:
             save_checkpoint(out, step, state)
             write_state(out, recipe, step, steps.total, seconds, str(target))
@@ -175,6 +187,9 @@ def _train(
             if queries is not None and is_knn_due(recipe, steps, done) and rank() == 0:
                 losses.check_weights(step, method)
                 step_log.note(done, {"knn": online_knn(method, recipe, images, queries)})
+            if start is not None and done == steps.total:
+                move_towards(method.backbone, start, recipe.schedule.towards_start)
+                estimate_batchnorm(method, feed(images, recipe, steps, max(0, done - BATCHES), target))
             out_of_time = deadline is not None and time.monotonic() > deadline
             stopping = moves and any_process(stop.is_set() or out_of_time)
             if (moves and (done % steps.per_epoch < share or stopping)) or done == steps.total:
@@ -189,14 +204,37 @@ def _train(
     return True
 
 
-def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """(next step, seconds so far) of the newest checkpoint, loaded into both; (0, 0) where there is none."""
+def _start_of(recipe: Recipe, init: str | None) -> str | None:
+    """What a new run starts from: what the recipe says, or the command."""
+    if recipe.start is not None and init not in (None, recipe.start.name):
+        raise ClzooError(f"the recipe starts from {recipe.start.name}, found --init {init}. Leave out one of them.")
+    share = recipe.schedule.towards_start
+    if (share or recipe.data.flatten) and recipe.start is None and init is None:
+        key = f"schedule.towards_start={share}" if share else "data.flatten"
+        raise ClzooError(f"{key} needs an encoder to start from. Name one: --init NAME")
+    return init if recipe.start is None else recipe.start.name
+
+
+def _begun(method: Any, images: TrainingSet, recipe: Recipe, target: torch.device) -> dict[str, Any]:
+    """What a run keeps of its start until its end: weights to go back towards, and how often images are drawn."""
+    kept: dict[str, Any] = {}
+    if recipe.schedule.towards_start:
+        kept["start"] = parameters_of(method.backbone)
+    if recipe.data.flatten:
+        was_training = method.training
+        kept["weights"] = torch.from_numpy(flat_weights(encoder_of(method, recipe, "start", target), images))
+        method.train(was_training)
+    return kept
+
+
+def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, dict[str, Any]]:
+    """(next step, seconds so far, what is kept of the start) of the newest checkpoint, loaded; (0, 0, {}) without."""
     state = load_checkpoint(out)
     if state is None:
-        return 0, 0.0
+        return 0, 0.0, {}
     method.load_state_dict(state["method"])
     load_optimizer(optimizer, state["optimizer"])
-    return state["step"], state["seconds"]
+    return state["step"], state["seconds"], {key: state[key] for key in ("start", "weights") if key in state}
 
 
 def autocast(device: torch.device, precision: str) -> Any:

@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from clzoo.augment import crop_on_host, finish_view, make_view
 from clzoo.data.stream import crops_on_host
-from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
+from clzoo.pretrain.feed import images_of
 from clzoo.pretrain.recipe import Recipe
 
 _TILE = 192  # pixels of the sheet that the largest view takes at least
@@ -31,7 +32,7 @@ def draw_views(recipe: Recipe, data: str | Path, out: Path, *, sample: int, epoc
     Raises:
         ClzooError: no such sample, or the data cannot be opened.
     """
-    images = open_training_set(recipe.data.name, data, recipe.data.size, subset=recipe.data.subset)
+    images = images_of(recipe, data)
     if not 0 <= sample < len(images):
         raise ClzooError(f"--sample {sample}: {images.origin} has {len(images)} images, numbered from 0")
     stored = images.image(sample)

@@ -56,8 +56,21 @@ class Backbone(Table):
         return self
 
 
+class Prepared(Table):
+    """From a whole image to the encoder's input, where that does not follow from the views; see `Preprocessing`."""
+
+    size: int = Field(gt=0)
+    crop_pct: float = Field(gt=0, le=4)
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+
+
 class Data(Table):
-    """Which images: `name` is the data set's id; `size` the side in pixels at which images are kept in memory."""
+    """Which images: `name` is the data set's id; `size` the side in pixels at which images are kept in memory.
+
+    held_out: leave out what the rule of clzoo.data.parts holds out, as `clzoo adapt` does.
+    flatten: draw images from crowded places less often (clzoo.pretrain.flattening); for a run that starts somewhere.
+    preprocessing: of the encoder, with `mean` and `std`; None: as `Recipe.model_config_of` derives it.
+    """
 
     name: str
     title: str
@@ -65,6 +78,15 @@ class Data(Table):
     mean: Triple
     std: Triple
     subset: str | None = None  # linear, exponential or longtail-R; see clzoo.data.imbalance
+    held_out: bool = False
+    flatten: bool = False
+    preprocessing: Prepared | None = None
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Data:
+        if self.subset is not None and self.held_out:
+            raise ValueError(f"subset={self.subset} with held_out: images are chosen by one rule, not two")
+        return self
 
     @field_validator("subset")
     @classmethod
@@ -115,7 +137,8 @@ class Schedule(Table):
 
     epochs: a fraction ends between two epochs, as a subset needs that shall take the steps of the whole set.
     batch_size: images of one step over all processes. accumulate: steps whose gradients are averaged before the
-    optimiser moves; each of them has its own negatives.
+    optimiser moves; each of them has its own negatives. towards_start: share of the weights that the run began with in
+    those that it ends with (clzoo.pretrain.averaging); for a run that starts from an encoder.
     """
 
     epochs: float = Field(gt=0)
@@ -124,6 +147,7 @@ class Schedule(Table):
     warmup_epochs: float = Field(0, ge=0)
     decay: Literal["cosine", "steps"] = "cosine"
     milestones: list[int] = Field(default_factory=list)
+    towards_start: float = Field(0, ge=0, lt=1)
 
     @field_validator("epochs")
     @classmethod
@@ -136,6 +160,15 @@ class Monitor(Table):
 
     every_steps: int = Field(200, ge=0)
     knn_every_epochs: int = Field(0, ge=0)
+
+
+class Start(Table):
+    """The encoder whose weights a run starts from, by name and hash; the terms of its weights stay with the result."""
+
+    name: str
+    weights_sha256: str
+    license: str = "not stated"
+    license_note: str = ""
 
 
 class Recipe(Table):
@@ -154,6 +187,7 @@ class Recipe(Table):
         False  # keep each block's input alone, and compute the block twice: for large batches
     )
     seed: int = Field(0, ge=0)
+    start: Start | None = None  # None: random weights, or what --init names
 
     @field_validator("gradient_checkpointing")
     @classmethod
@@ -186,6 +220,7 @@ class Recipe(Table):
         """
         view = self.views[0].size
         size = made_for(self.backbone.model_args) or (view if view >= 224 else self.data.size)
+        shape = self.data.preprocessing or Prepared(size=size, crop_pct=0.875 if size >= 224 else 1.0)
         return ModelConfig(
             name=f"{self.method.name}-{self.backbone.name}-{self.data.name}",
             architecture=self.backbone.architecture,
@@ -197,10 +232,9 @@ class Recipe(Table):
             model_args=self.backbone.model_args,
             stem_stride=self.backbone.stem_stride,
             stem_pool=self.backbone.stem_pool,
-            preprocessing=Preprocessing(
-                size=size, crop_pct=0.875 if size >= 224 else 1.0, mean=self.data.mean, std=self.data.std
-            ),
-            license="apache-2.0",
+            preprocessing=Preprocessing(**shape.model_dump(), mean=self.data.mean, std=self.data.std),
+            license="apache-2.0" if self.start is None else self.start.license,
+            license_note="" if self.start is None else self.start.license_note,
             recipe="recipe.yaml",  # it travels with the entry
         )
 

@@ -22,6 +22,12 @@ from clzoo.zoo.saving import delete_encoder
 
 LOCK = ".lock"
 
+ADAPTATION = "adaptation"
+"""Folder in a run folder, with what `clzoo adapt` knew before the run: its plan, its pilots, further seeds."""
+
+VERDICT = "verdict.json"
+"""In the run folder of an adaptation: whether it helped, and by which numbers."""
+
 _NAMES, _SOURCE = "class_names", "source"
 _CLAIMING = "the beginning of a run"
 
@@ -46,7 +52,7 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet, source: str | Path | N
         _note_source(out, source)
         delete_uncounted(out)
         return
-    foreign = [path for path in out.iterdir() if path.name != LOCK and not is_temporary(path)]
+    foreign = [path for path in out.iterdir() if path.name not in (LOCK, ADAPTATION) and not is_temporary(path)]
     if foreign and not _is_run(out) and not was_left(out, _CLAIMING):
         raise ClzooError(f"{out} is not empty and is no run folder (it holds {foreign[0].name}). Choose another --out.")
     names = {} if images.labels is None else {_NAMES: list(images.classes)}

@@ -26,7 +26,9 @@ _TABLE = "filter.label_embedding.weight"  # (C, width): a row of each class
 log = logging.getLogger("clzoo")
 
 
-def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) -> None:
+def start_from(
+    method: Any, name_or_path: str, classes: Sequence[str] | None, weights_sha256: str | None = None
+) -> None:
     """Load an encoder into `method.backbone`, strictly, and what its entry or run kept into the rest.
 
     Heads, queue and momentum encoder come from the entry's `pretrain.safetensors` where it lies beside the weights and
@@ -35,12 +37,18 @@ def start_from(method: Any, name_or_path: str, classes: Sequence[str] | None) ->
 
     Args:
         classes: names of the classes of the images, in the order of their numbers; None without labels.
+        weights_sha256: what the encoder's weights must hash to; None: any.
 
     Raises:
-        ClzooError: the encoder's architecture is not the recipe's; or the entry's pretrain.safetensors is not the one
-            that its config records.
+        ClzooError: other weights; the encoder's architecture is not the recipe's; or the entry's pretrain.safetensors
+            is not the one that its config records.
     """
     encoder, state, names = _run(name_or_path) if is_run(name_or_path) else _entry(name_or_path)
+    if weights_sha256 not in (None, encoder.weights_sha256):
+        raise ClzooError(
+            f"{name_or_path} has weights {encoder.weights_sha256}, the recipe starts from {weights_sha256}. Give the "
+            f"recipe the encoder that it was made for: --set start.name=NAME"
+        )
     found, expected = encoder.module.state_dict(), method.backbone.state_dict()
     differing = [
         k for k in {*found, *expected} if k not in found or k not in expected or found[k].shape != expected[k].shape

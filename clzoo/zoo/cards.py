@@ -223,6 +223,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "std": _numbers(config.preprocessing.std),
         "measured": [_measured(row, metrics) for row in headlines(metrics.get("results", []))],
         "no_labels": _no_labels(metrics),
+        "adaptation": metrics.get("adaptation"),
         "published": _published(config),
         "training": [[key.replace("_", " "), _fact(value)] for key, value in (metrics.get("training") or {}).items()],
         "license_note": f" {config.license_note}" if config.license_note else "",

@@ -9,7 +9,8 @@ import torch
 from clzoo.adaptation.verdict import FEWEST_IMAGES, LEAST, gain_of, judge, kept_elsewhere, undecided
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
-from clzoo.evaluation.knn import KNN_V1, evaluate_knn
+from clzoo.evaluation.knn import evaluate_knn
+from clzoo.knn import KNN_V1
 
 CLASSES, DIM = 5, 16
 

@@ -248,6 +248,22 @@ def test_pretrain_and_publish(place, finished_run, output):
     assert "owned" in (place / "saw.html").read_text(encoding="utf-8")
 
 
+def test_adapt_and_distil(place, store, output, monkeypatch):
+    images, out = place / "data/train", place / "adapted"
+    assert run("adapt", images, "--from", place / "model", "--out", out) == 1
+    output()
+    assert run("distil", store, "--out", out) == 1
+    output()
+    monkeypatch.setattr("clzoo.adaptation.survey.FEWEST", 5)
+    monkeypatch.setattr("clzoo.adaptation.planning.EPOCHS", 1)
+    monkeypatch.setattr("clzoo.adaptation.recipes.FEWEST_BATCH", 4)
+    assert run("adapt", images, "--from", place / "model", "--out", out, "--labels", "--method", "simclr") == 0
+    output()
+    assert run("pretrain", out / "adaptation/recipe.yaml", "--data", images, "--out", place / "again") == 0
+    output()
+    assert "<script" not in (out / "verdict.html").read_text()
+
+
 def test_evaluate_and_compare(place, output):
     model, data = place / "model", place / "data"
     assert run("evaluate", model, "--data", data, "--protocol", "knn", "--out", place / "report") == 0

@@ -1,0 +1,224 @@
+"""What an adaptation will do, decided once and kept, so that a run that goes on does what it began to do."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clzoo.adaptation.pilots import SHARE, Scored, Setting, best_of, measure_of, pilot_steps, run_pilot, settings_of
+from clzoo.adaptation.recipes import (
+    EPOCHS,
+    MOST_EPOCHS,
+    Reasons,
+    commented,
+    free_memory,
+    lower_half,
+    method_of,
+    recipe_values,
+    with_length,
+)
+from clzoo.adaptation.survey import Survey
+from clzoo.data.collection import Collection
+from clzoo.data.content import digests, identity
+from clzoo.data.parts import RULE, Parts
+from clzoo.data.training import TrainingSet
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.files import read_json, write_json, write_text
+from clzoo.heartbeat import duration
+from clzoo.pretrain.forecast import seconds_per_step
+from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.recipe_files import load_recipe
+
+log = logging.getLogger("clzoo")
+
+PLAN, RECIPE = "plan.json", "recipe.yaml"
+
+FEWEST_STEPS = 10
+"""Of a run: below, there is nothing to judge."""
+
+TOWARDS_START = 0.5
+"""Where no pilot chooses it: the careful half (our choice, not measured)."""
+
+
+@dataclass
+class Job:
+    """What is given: the start encoder and its name, the images and their parts, and what was asked for."""
+
+    encoder: Encoder
+    start: str
+    data: str | Path
+    whole: Collection
+    parts: Parts
+    seen: Survey
+    title: str
+    method: str | None
+    minutes: float | None
+    labels: bool
+    seeds: int
+    flatten: bool
+    folder: Path  # of the plan, in the run folder
+
+    def arguments(self) -> dict[str, Any]:
+        """What another call must have to be the same adaptation."""
+        every = np.arange(len(self.whole))
+        images = identity(self.whole.images, every, digests(self.whole.images, every)).hexdigest()
+        return {
+            "from": self.start,
+            "weights_sha256": self.encoder.weights_sha256,
+            "method": self.method,
+            "minutes": self.minutes,
+            "labels": self.labels,
+            "seeds": self.seeds,
+            "flatten": self.flatten,
+            "images_sha256": images,
+        }
+
+
+def planned(job: Job, images: TrainingSet) -> tuple[Recipe, dict[str, Any]] | None:
+    """The recipe of the runs, from the plan that lies there or newly made; None where a pilot was asked to stop.
+
+    Raises:
+        ClzooError: a plan for other arguments lies there; too little time; no memory for a batch.
+    """
+    path = job.folder / PLAN
+    plan = read_json(path) if path.is_file() else None
+    arguments = job.arguments()
+    if plan is not None and plan["arguments"] != arguments:
+        differing = [key for key, value in arguments.items() if plan["arguments"].get(key) != value]
+        key = differing[0]
+        raise ClzooError(
+            f"{job.folder.parent} is an adaptation with {key} {plan['arguments'].get(key)}, now {arguments[key]}. "
+            "Choose another --out."
+        )
+    if plan is None:
+        plan = _begun(job, images, arguments)
+        write_json(path, plan)
+    values, reasons = plan["recipe"], plan["reasons"]
+    measure = measure_of(job.labels)
+    settings = [Setting(tuple(each["frozen"]), each["base_lr"]) for each in plan["settings"]]
+    for number, setting in enumerate(settings):
+        if number < len(plan["pilots"]):
+            continue
+        assert measure is not None  # else no setting is tried
+        place = job.folder / "pilots" / str(number)
+        scored = run_pilot(
+            setting, plan["pilot_steps"], values, images, job.whole, job.parts, job.data, place, job.encoder, measure
+        )
+        if scored is None:
+            return None
+        plan["pilots"].append([each.to_json() for each in scored])
+        write_json(path, plan)
+    if not (job.folder / RECIPE).is_file():
+        _decide(job, plan, values, reasons, measure, len(images))
+        write_json(path, plan)
+    return load_recipe(job.folder / RECIPE), plan
+
+
+def _begun(job: Job, images: TrainingSet, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is measured or chosen before the first pilot."""
+    encoder, device = job.encoder, job.encoder.device
+    method, why = method_of(encoder, job.method)
+    values, reasons = recipe_values(encoder, job.start, job.seen, len(images), method, job.title, free_memory(device))
+    values["data"]["flatten"] = job.flatten
+    reasons["data.flatten"] = "as asked for: whether images from crowded places are drawn less often"
+    reasons["method"] = f"{why}; {reasons['method']}"
+    plan: dict[str, Any] = {
+        "arguments": arguments,
+        "rule": RULE,
+        "limits": list(job.seen.limits),
+        "settings": [],
+        "pilot_steps": 0,
+        "pilots": [],
+    }
+    with_length(values, 100, len(images))
+    recipe = Recipe.model_validate(values)
+    if job.minutes is not None:
+        each = seconds_per_step(recipe, images, device)
+        plan["seconds_per_step"] = round(each, 5)
+        views = len(recipe.view_policies())
+        settings = settings_of(values, lower_half(encoder))
+        steps = pilot_steps(job.minutes, each, views, recipe.schedule.batch_size, len(settings))
+        if measure_of(job.labels) is None:
+            plan["no_pilots"] = "without labels there is nothing to choose by that was shown to predict accuracy"
+        elif steps == 0:
+            plan["no_pilots"] = f"a fifth of {job.minutes:g} minutes is too short for pilots"
+        else:
+            plan |= {"settings": [{"frozen": s.frozen, "base_lr": s.base_lr} for s in settings], "pilot_steps": steps}
+        share = 1 - SHARE if plan["settings"] else 1.0
+        steps = int(share * 60 * job.minutes / job.seeds / each)
+    else:
+        plan["no_pilots"] = "pilots take a fifth of --minutes, which were not given"
+        steps = EPOCHS * (len(images) // recipe.schedule.batch_size)
+    plan["steps"] = _within_bounds(job, plan, steps, recipe, len(images))
+    return {**plan, "recipe": values, "reasons": reasons}
+
+
+def _within_bounds(job: Job, plan: dict[str, Any], steps: int, recipe: Recipe, trained_on: int) -> int:
+    per_epoch = trained_on // recipe.schedule.batch_size
+    if job.minutes is not None and steps < FEWEST_STEPS:
+        share = 1 - SHARE if plan["settings"] else 1.0
+        needed = FEWEST_STEPS * plan["seconds_per_step"] * job.seeds / share / 60
+        raise ClzooError(
+            f"--minutes {job.minutes:g} are {steps} steps of {recipe.schedule.batch_size} images here, and less than "
+            f"{FEWEST_STEPS} change nothing that could be judged. Type: --minutes {max(0.1, 1.5 * needed):.1f}, or "
+            "choose a smaller encoder: --from NAME"
+        )
+    if steps < per_epoch:
+        plan["limits"].append(
+            f"the time is enough for {steps} steps, {steps / per_epoch:.0%} of an epoch: not every image is seen"
+        )
+    if steps > MOST_EPOCHS * per_epoch:
+        plan["limits"].append(f"the time is not used up: training ends after {MOST_EPOCHS} epochs")
+    return min(steps, MOST_EPOCHS * per_epoch)
+
+
+def _decide(
+    job: Job, plan: dict[str, Any], values: dict[str, Any], reasons: Reasons, measure: str | None, trained_on: int
+) -> None:
+    """Choose by the pilots, and write the recipe."""
+    scored = [
+        Scored(Setting(tuple(each["frozen"]), each["base_lr"], each["towards_start"]), each["score"])
+        for pilot in plan["pilots"]
+        for each in pilot
+    ]
+    if scored:
+        chosen = best_of(scored)
+        by = f"the best of {len(scored)} pilots by {measure} on images that nothing else uses"
+    else:
+        chosen = Setting((), values["optimizer"]["base_lr"], TOWARDS_START)
+        by = f"our choice, not measured here: {plan['no_pilots']}"
+    chosen.apply(values)
+    epochs = with_length(values, plan["steps"], trained_on)
+    plan["chosen"] = {"frozen": list(chosen.frozen), "base_lr": chosen.base_lr, "towards_start": chosen.towards_start}
+    each = plan.get("seconds_per_step")
+    if each is None:
+        length = f"{EPOCHS} epochs where no time is given"
+    else:
+        length = (
+            f"{plan['steps']} steps of {each:.3g} s: {duration(plan['steps'] * each)} of the {job.minutes:g} minutes"
+        )
+    reasons |= {
+        "backbone.frozen": by,
+        "optimizer.base_lr": "per 256 images, a small part of a rate from scratch; chosen with what is frozen",
+        "schedule.epochs": length,
+        "schedule.warmup_epochs": "a tenth: heads are new, and their first gradients are of no use to the backbone",
+        "schedule.towards_start": "weight averaging: this share of the start is in the end; chosen with what is frozen",
+    }
+    head = [
+        f"{values['method']['name']} from {job.start} on {len(job.parts.train):,} of the {job.seen.images:,} images of "
+        f"{job.title}: {epochs:.2f} epochs.",
+        "",
+        f"  clzoo pretrain {job.folder / RECIPE} --data {job.data} --out ANOTHER",
+        "",
+        f"Left out for the verdict {len(job.parts.held):,} images, for pilots {len(job.parts.pilots):,}: {RULE}.",
+    ]
+    write_text(job.folder / RECIPE, commented(values, reasons, head))
+    shutil.rmtree(job.folder / "pilots", ignore_errors=True)  # what they told stands in the plan
+    for line in (job.folder / RECIPE).read_text(encoding="utf-8").splitlines():
+        log.info("%s", line)

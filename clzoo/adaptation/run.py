@@ -1,0 +1,249 @@
+"""clzoo.adapt: an encoder continued on one's own images, measured before and after, and a verdict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clzoo.adaptation.measures import (
+    KNN,
+    LABEL_FREE,
+    LINEAR,
+    NOT_SHOWN,
+    PREDICTIVE,
+    Outcomes,
+    knn_outcomes,
+    outcomes_with_labels,
+    outcomes_without_labels,
+    part,
+)
+from clzoo.adaptation.page import write_page
+from clzoo.adaptation.planning import Job, planned
+from clzoo.adaptation.survey import survey
+from clzoo.adaptation.verdict import Verdict, gain_of, judge, kept_elsewhere, undecided
+from clzoo.data.collection import Collection
+from clzoo.data.opening import open_source
+from clzoo.data.parts import parts_of
+from clzoo.data.training import training_set_of
+from clzoo.embed import DEFAULT_MODEL
+from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
+from clzoo.evaluation.controls import recalibrated, untrained_encoder
+from clzoo.evaluation.features import extract
+from clzoo.evaluation.opening import splits_to_judge, title_of
+from clzoo.files import write_json
+from clzoo.hardware import describe_hardware, describe_versions
+from clzoo.methods import METHODS
+from clzoo.pretrain.data_names import as_id
+from clzoo.pretrain.flattening import unevenness
+from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.run_folder import ADAPTATION, VERDICT
+from clzoo.zoo import load
+
+log = logging.getLogger("clzoo")
+
+START, BATCHNORM, ADAPTED, RANDOM = "start encoder", "its BatchNorm statistics alone", "adapted", "random network"
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What `clzoo.adapt` made.
+
+    Attributes:
+        folder: the run folder, which is a model; further seeds lie in its folder `adaptation`.
+        verdict: None where the run was asked to stop; the same call goes on.
+        report: the content of verdict.json.
+        has_encoder: whether the folder can be loaded: not before the first step of the run itself.
+    """
+
+    folder: Path
+    verdict: Verdict | None
+    report: dict[str, Any]
+    has_encoder: bool
+
+
+def adapt(
+    images: str | Path,
+    *,
+    start: str | Path = DEFAULT_MODEL,
+    method: str | None = None,
+    minutes: float | None = None,
+    labels: bool = False,
+    out: str | Path | None = None,
+    seeds: int = 1,
+    also_keep: str | Path | None = None,
+    flatten: bool = False,
+    device: str = "auto",
+) -> Adaptation:
+    """Continue an encoder on images, and judge it on a part of them that it did not see. The rule: docs/adapt.md.
+
+    The same call on a folder that was stopped or killed goes on where it was.
+
+    Args:
+        images: any source of docs/data.md; of one with splits `train`, whose `test` is not opened.
+        start: what `clzoo.load` takes.
+        method: one of clzoo.methods; None: the start encoder's own if it needs no labels, else SimCLR.
+        minutes: of training, for pilots and all seeds together; measuring comes on top. None: 20 epochs, no pilots.
+        labels: judge with the images' classes; without, only what was shown to predict accuracy gives a verdict.
+        out: run folder; None: runs/adapt-<name of the images>.
+        seeds: runs, with seeds 0 to N - 1, all judged; the first is the model.
+        flatten: draw images from crowded places less often, for a long tail without labels.
+        also_keep: a labelled set, on which it is measured what was lost elsewhere.
+
+    Raises:
+        ClzooError: images from which nothing can be learnt, too little time, a method that needs labels without any, a
+            folder of another adaptation.
+    """
+    encoder = load(start, device)
+    whole = open_source(images, "pretrain")
+    parts = parts_of(whole.images)
+    seen = survey(whole, parts, encoder)
+    _check_labels(whole, method, labels)
+    title = title_of(images)
+    folder = Path(out) if out is not None else Path("runs") / f"adapt-{as_id(title)}"
+    for limit in seen.limits:
+        log.warning("%s", limit)
+    job = Job(
+        encoder,
+        str(start),
+        images,
+        whole,
+        parts,
+        seen,
+        title,
+        method,
+        minutes,
+        labels,
+        seeds,
+        flatten,
+        folder / ADAPTATION,
+    )
+    p = encoder.config.preprocessing
+    trained_on = training_set_of(whole, parts.train, p.size if p.size < 224 else p.resize)
+    found = planned(job, trained_on)
+    if found is None:
+        return Adaptation(folder, None, {}, has_encoder=False)
+    recipe, plan = found
+    write_json(folder / ADAPTATION / "held_out.json", parts.to_json(whole.images))
+    folders = [folder, *(folder / ADAPTATION / f"seed-{seed}" for seed in range(1, seeds))]
+    for seed, place in enumerate(folders):
+        if not pretrain(
+            recipe.model_copy(update={"seed": seed}), images, place, device=str(encoder.device), images=trained_on
+        ):
+            return Adaptation(folder, None, {}, has_encoder=True)
+    adapted = [load(place, device) for place in folders]
+    verdict, report = _judged(job, adapted, plan, also_keep)
+    write_json(folder / VERDICT, report)
+    write_page(folder / "verdict.html", report)
+    return Adaptation(folder, verdict, report, has_encoder=True)
+
+
+def _check_labels(whole: Collection, method: str | None, labels: bool) -> None:
+    known = METHODS.get(method) if method is not None else None
+    if labels and whole.labels is None:
+        raise ClzooError(f"--labels: {whole.origin} has no labels. {whole.unlabelled} Or leave out --labels.")
+    if known is not None and known.labels and not labels:
+        raise ClzooError(f"--method {method} learns from labels. Add --labels, or choose another method.")
+
+
+def _judged(
+    job: Job, adapted: list[Encoder], plan: dict[str, Any], also_keep: str | Path | None
+) -> tuple[Verdict, dict[str, Any]]:
+    train, held = part(job.whole, job.parts.train), part(job.whole, job.parts.held)
+    log.info("measuring on %d held-out images, before and after", len(held))
+    encoders: dict[str, list[Encoder]] = {START: [job.encoder]}
+    if (control := recalibrated(job.encoder, train)) is not None:
+        encoders[BATCHNORM] = [control]
+    encoders[ADAPTED] = adapted
+    encoders[RANDOM] = [untrained_encoder(job.encoder.config, 0, train, job.encoder.device)]
+    if job.labels:
+        found = {of: [outcomes_with_labels(each, train, held) for each in some] for of, some in encoders.items()}
+        values = {of: [_means(each) for each in some] for of, some in found.items()}
+        verdict = _with_labels(found)
+    else:
+        both = {of: [outcomes_without_labels(each, train, held) for each in some] for of, some in encoders.items()}
+        found = {of: [outcomes for outcomes, _ in some] for of, some in both.items()}
+        values = {of: [each for _, each in some] for of, some in both.items()}
+        verdict = _without_labels(found)
+    measures = list(found[START][0]) if job.labels else list(PREDICTIVE or LABEL_FREE)
+    report = {
+        **verdict.to_json(),
+        "sentence": str(verdict),
+        "labels": job.labels,
+        "shown_to_predict": job.labels or bool(PREDICTIVE),
+        "measures": {
+            name: {of: [round(each[name], 4) for each in some] for of, some in values.items()} for name in measures
+        },
+        "gains": {
+            name: gain_of(found[START][0][name], _runs(found, name)).to_json()
+            for name in measures
+            if name in found[START][0]
+        },
+        "elsewhere": None if also_keep is None else _elsewhere(job.encoder, adapted, also_keep),
+        "from": job.encoder.config.name,
+        "from_weights_sha256": job.encoder.weights_sha256,
+        "weights_sha256": [each.weights_sha256 for each in adapted],
+        "images": {
+            "title": job.title,
+            "all": len(job.whole),
+            "trained_on": len(train),
+            "held_out": len(held),
+            "rule": plan["rule"],
+        },
+        "limits": plan["limits"],
+        "flatten": job.flatten,
+        "unevenness": round(_unevenness(job, train), 1),
+        "pilots": plan.get("no_pilots") or f"{sum(map(len, plan['pilots']))} settings",
+        "hardware": describe_hardware(str(job.encoder.device)),
+        "versions": describe_versions(),
+    }
+    return verdict, report
+
+
+def _unevenness(job: Job, train: Collection) -> float:
+    return unevenness(extract(job.encoder, train, needs_labels=False).x, job.encoder.device)
+
+
+def _with_labels(found: dict[str, list[Outcomes]]) -> Verdict:
+    start, batchnorm = found[START][0], found[BATCHNORM][0][KNN] if BATCHNORM in found else None
+    beside = {LINEAR: gain_of(start[LINEAR], _runs(found, LINEAR))}
+    return judge(KNN, start[KNN], _runs(found, KNN), batchnorm=batchnorm, beside=beside)
+
+
+def _without_labels(found: dict[str, list[Outcomes]]) -> Verdict:
+    start, measure = found[START][0], next(iter(PREDICTIVE), None)
+    if measure is None:
+        first = next(iter(start))
+        return undecided(f"{first}, not shown to predict accuracy", start[first], _runs(found, first), NOT_SHOWN)
+    batchnorm = found[BATCHNORM][0][measure] if BATCHNORM in found else None
+    return judge(f"{measure}, no labels", start[measure], _runs(found, measure), batchnorm=batchnorm)
+
+
+def _runs(found: dict[str, list[Outcomes]], name: str) -> np.ndarray:
+    """(S, N) outcomes of the adapted encoders."""
+    return np.stack([each[name] for each in found[ADAPTED]])
+
+
+def _means(outcomes: Outcomes) -> dict[str, float]:
+    return {name: 100 * float(np.mean(each)) for name, each in outcomes.items()}
+
+
+def _elsewhere(start: Encoder, adapted: list[Encoder], data: str | Path) -> dict[str, Any]:
+    """k-NN on a general set, before and after."""
+    train, test = splits_to_judge(data)
+    outcomes: Callable[[Encoder], np.ndarray] = lambda encoder: knn_outcomes(encoder, train, test)  # noqa: E731
+    before, after = outcomes(start), np.stack([outcomes(each) for each in adapted])
+    gain = gain_of(before, after)
+    return {
+        "title": title_of(data),
+        "verdict": kept_elsewhere(gain),
+        "measure": KNN,
+        "before": round(100 * float(before.mean()), 4),
+        "after": [round(100 * float(each.mean()), 4) for each in after],
+        "gain": gain.to_json(),
+    }

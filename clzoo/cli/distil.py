@@ -1,0 +1,48 @@
+"""clzoo distil STORE"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+
+import click
+
+from clzoo.cli.common import max_pixels_option, print_table, quiet_option, say
+
+
+@click.command("distil")
+@click.argument("store", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--student", default="resnet10_w32", show_default=True, help="A preset, or an architecture of timm.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Of training; half of it is the control's."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder [default: runs/distil-<student>-<store>].")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@max_pixels_option
+@quiet_option
+def command(store: Path, student: str, minutes: float | None, out: Path | None, device: str, quiet: bool) -> None:
+    """Train a small network on the vectors of STORE, without running their model again; ends with an ONNX file.
+
+    It is judged on images that were held out, beside the teacher and beside the same network trained without it. Labels
+    come from the store: clzoo embed IMAGES --labels. Ctrl-C stops with a checkpoint; the same command goes on.
+    """
+    from clzoo.adaptation.distillation import distil
+
+    given = {"--student": student, "--minutes": minutes and f"{minutes:g}", "--out": out}
+    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+    found = distil(store, student=student, minutes=minutes, out=out, device=device)
+    if found.verdict is None:
+        again = shlex.join(["clzoo", "distil", str(store), *words])
+        logging.getLogger("clzoo").warning("to go on, type: %s", again)
+        return
+    for measure, sides in found.report["measures"].items():
+        print_table(["held out", measure], [[of, f"{values[0]:.1f}"] for of, values in sides.items()])
+    say(f"Did the teacher help? {found.verdict}.")
+    if found.verdict.because:
+        say(f"Why not more: {'; '.join(found.verdict.because)}.")
+    if found.behind_teacher is not None:
+        say(f"Student minus teacher: {found.behind_teacher} k-NN.")
+    for limit in found.report["limits"]:
+        say(f"Limit: {limit}.")
+    say(f"{found.folder} is a model, and {found.folder / 'model.onnx'} takes images. Next: clzoo info {found.folder}")

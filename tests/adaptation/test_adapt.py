@@ -1,0 +1,278 @@
+"""clzoo.adapt from a folder of pictures to a verdict, stopped and resumed, and what may be published of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from labelled_pictures import make_splits
+from small_models import small_encoder
+
+import clzoo.adaptation.planning
+import clzoo.adaptation.run
+import clzoo.pretrain.loop
+from clzoo.adaptation import adapt
+from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR
+from clzoo.cli import main
+from clzoo.config import Preprocessing
+from clzoo.errors import ClzooError
+from clzoo.files import read_json
+from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.recipe_files import load_recipe
+from clzoo.publish import publish
+from clzoo.zoo import load
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """240 pictures of six classes."""
+    return make_splits(tmp_path_factory.mktemp("adapt") / "pictures", train=40, test=1, contrast=40) / "train"
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """An encoder as a folder, with terms of its own."""
+    narrow = {"channels": [4, 8, 8, 8], "stem_type": "deep", "stem_width": 4}
+    network = {
+        "architecture": "resnet10t",
+        "model_args": narrow,
+        "num_features": 8,
+        "backbone": "resnet10t",
+        "method": "simclr",
+    }
+    encoder = small_encoder(
+        **network,
+        license="cc-by-nc-4.0",
+        preprocessing=Preprocessing(size=24, crop_pct=1.0),
+    )
+    return encoder.save_pretrained(tmp_path_factory.mktemp("adapt") / "start")
+
+
+def shorten(patch: pytest.MonkeyPatch) -> None:
+    """Two epochs, one draw of few labels, no pictures of curves."""
+    patch.setattr(clzoo.adaptation.planning, "EPOCHS", 2)
+    patch.setattr(clzoo.adaptation.measures, "_DRAWS", (0,))
+    patch.setattr(clzoo.pretrain.loop, "draw_curves", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch, tmp_path):
+    shorten(monkeypatch)
+    monkeypatch.setenv("CLZOO_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory, pictures, start):
+    """One adaptation with labels and two seeds."""
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        out = tmp_path_factory.mktemp("adapt") / "run"
+        return adapt(pictures, start=start, labels=True, seeds=2, out=out, device="cpu", also_keep=pictures)
+
+
+def tensors(run) -> dict[str, torch.Tensor]:
+    return load(run, "cpu").module.state_dict()
+
+
+def equal(one, two) -> bool:
+    first, second = tensors(one), tensors(two)
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_report_holds_every_encoder_by_every_measure(adapted):
+    report = read_json(adapted.folder / "verdict.json")
+    assert report["verdict"] == adapted.verdict.word
+    assert list(report["measures"]) == [KNN, LINEAR, "linear, 8 labels a class"]
+    of_knn = report["measures"][KNN]
+    assert {of: len(values) for of, values in of_knn.items()} == {
+        "start encoder": 1,
+        "its BatchNorm statistics alone": 1,
+        "adapted": 2,
+        "random network": 1,
+    }
+    mean = sum(of_knn["adapted"]) / 2
+    assert report["gain"]["value"] == pytest.approx(mean - of_knn["start encoder"][0], abs=1e-3)
+    assert report["gain"]["images"] == report["images"]["held_out"] == 48
+    assert report["elsewhere"]["verdict"] in ("lost", "gained", "no evidence of a loss")
+    assert adapted.verdict.word in (adapted.folder / "verdict.html").read_text()
+
+
+def test_held_out_images_are_not_trained_on_and_kept_by_name(adapted, pictures):
+    kept = read_json(adapted.folder / "adaptation" / "held_out.json")
+    assert (kept["train"], len(kept["held"]), len(kept["pilots"])) == (168, 48, 24)
+    assert read_json(adapted.folder / "data.json")["images"] == 168
+    assert all((pictures / name).is_file() for name in kept["held"])
+
+
+def test_the_recipe_explains_itself_and_makes_the_same_run_again(adapted, pictures, tmp_path):
+    file = adapted.folder / "adaptation" / "recipe.yaml"
+    text = file.read_text()
+    lines = [line.strip() for line in text.splitlines()]
+    for key in ("method", "views", "frozen", "batch_size", "epochs", "warmup_epochs", "base_lr", "towards_start"):
+        place = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))
+        assert lines[place - 1].startswith("#"), key
+    recipe = load_recipe(file)
+    assert recipe == load_recipe(adapted.folder / "recipe.yaml")
+    assert recipe.schedule.epochs == 2
+    assert pretrain(recipe, pictures, tmp_path / "again", device="cpu")
+    assert equal(adapted.folder, tmp_path / "again")
+
+
+def test_the_result_is_a_model_with_the_preprocessing_and_the_terms_of_its_start(adapted, start):
+    found, begun = load(adapted.folder, "cpu"), load(start, "cpu")
+    assert found.config.preprocessing == begun.config.preprocessing
+    assert found.config.license == "cc-by-nc-4.0"
+    assert found.weights_sha256 == read_json(adapted.folder / "verdict.json")["weights_sha256"][0]
+    assert found.weights_sha256 != begun.weights_sha256
+
+
+def test_the_same_command_says_the_same_and_another_one_is_refused(adapted, pictures, start, capsys):
+    kept = read_json(adapted.folder / "verdict.json")
+    words = ["adapt", str(pictures), "--from", str(start), "--labels", "--out", str(adapted.folder), "--device", "cpu"]
+    main([*words, "--seeds", "2", "--also-keep", str(pictures), "--quiet"])
+    assert read_json(adapted.folder / "verdict.json") == kept
+    printed = capsys.readouterr().out
+    assert "random network" in printed
+    assert f"Verdict: {kept['sentence']}." in printed
+    assert f"clzoo publish {adapted.folder} simclr-resnet10t_" in printed
+    with pytest.raises(ClzooError, match="an adaptation with seeds 2, now 3"):
+        adapt(pictures, seeds=3, start=start, labels=True, out=adapted.folder, device="cpu")
+
+
+def test_what_was_not_shown_to_help_is_published_with_consent_and_says_so(adapted, tmp_path):
+    name = "simclr-resnet10t-train"
+    report = read_json(adapted.folder / "verdict.json")
+    kept = json.dumps(report)
+    try:
+        for word in ("harmed", "no evidence"):
+            report |= {"verdict": word, "sentence": f"{word} (-3.1 [-4.2, -2.0] k-NN)"}
+            (adapted.folder / "verdict.json").write_text(json.dumps(report))
+            with pytest.raises(ClzooError, match=rf"{word} \(-3.1 .*--accept-verdict"):
+                publish(adapted.folder, name, None, tmp_path / "entry", device="cpu")
+        entry = publish(adapted.folder, name, None, tmp_path / "entry", device="cpu", accept_verdict=True)
+        card = (entry / "README.md").read_text()
+        assert "**no evidence (-3.1 [-4.2, -2.0] k-NN)**" in card
+        assert "continued from" in card
+        report["weights_sha256"][0] = "0" * 64
+        (adapted.folder / "verdict.json").write_text(json.dumps(report))
+        with pytest.raises(ClzooError, match="is on other weights"):
+            publish(adapted.folder, name, None, tmp_path / "other", device="cpu", accept_verdict=True)
+        (adapted.folder / "verdict.json").unlink()
+        with pytest.raises(ClzooError, match="was not judged yet"):
+            publish(adapted.folder, name, None, tmp_path / "other", device="cpu", accept_verdict=True)
+    finally:
+        (adapted.folder / "verdict.json").write_text(kept)
+
+
+def test_what_helped_is_published_as_it_is(adapted, tmp_path):
+    report = read_json(adapted.folder / "verdict.json")
+    kept = (adapted.folder / "verdict.json").read_text()
+    (adapted.folder / "verdict.json").write_text(json.dumps({**report, "verdict": "helped", "sentence": "helped (+3)"}))
+    try:
+        entry = publish(adapted.folder, "simclr-resnet10t-train", None, tmp_path / "entry", device="cpu")
+        assert "**helped (+3)**" in (entry / "README.md").read_text()
+    finally:
+        (adapted.folder / "verdict.json").write_text(kept)
+
+
+def test_pilots_choose_in_a_fifth_of_the_time_and_a_stopped_adaptation_ends_the_same(
+    pictures, start, tmp_path, monkeypatch
+):
+    each, minutes = 0.01, 0.01  # seconds a step, as if measured
+    monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: each)
+    monkeypatch.setattr(clzoo.adaptation.pilots, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(clzoo.adaptation.pilots, "_BANK", 20)
+    options = {"start": start, "labels": True, "minutes": minutes, "device": "cpu"}
+    whole = adapt(pictures, out=tmp_path / "whole", **options)
+    plan = read_json(tmp_path / "whole" / "adaptation" / "plan.json")
+    scored = [each for pilot in plan["pilots"] for each in pilot]
+    assert len(plan["pilots"]) == 4
+    assert {(bool(s["frozen"]), s["base_lr"], s["towards_start"]) for s in scored} == {
+        (frozen, rate, share) for frozen in (True, False) for rate in (0.03, 0.0075) for share in (0.0, 0.5)
+    }
+    assert 0 < 4 * plan["pilot_steps"] * each <= 0.2 * 60 * minutes
+    assert plan["steps"] == int(0.8 * 60 * minutes / each)
+    best = max(scored, key=lambda s: s["score"])
+    assert plan["chosen"] == {key: best[key] for key in ("frozen", "base_lr", "towards_start")}
+    assert load_recipe(tmp_path / "whole" / "recipe.yaml").backbone.frozen == best["frozen"]
+    assert not (tmp_path / "whole" / "adaptation" / "pilots").exists()
+    assert whole.report["pilots"] == "8 settings"
+
+    def stopping(*arguments, **further):
+        return pretrain(*arguments, **further, max_minutes=0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clzoo.adaptation.pilots, "pretrain", stopping)
+        first = adapt(pictures, out=tmp_path / "parts", **options)
+    assert (first.verdict, first.has_encoder) == (None, False)
+    with monkeypatch.context() as patch:
+        patch.setattr(clzoo.adaptation.run, "pretrain", stopping)
+        second = adapt(pictures, out=tmp_path / "parts", **options)
+    assert (second.verdict, second.has_encoder) == (None, True)
+    assert load(tmp_path / "parts", "cpu").dim == 8  # usable as far as it came
+    assert not (tmp_path / "parts" / "verdict.json").exists()
+    third = adapt(pictures, out=tmp_path / "parts", **options)
+    assert equal(tmp_path / "whole", tmp_path / "parts")
+    assert third.report == whole.report
+
+
+def test_without_labels_nothing_is_claimed_that_was_not_shown(pictures, start, tmp_path):
+    found = adapt(pictures, start=start, flatten=True, out=tmp_path / "run", device="cpu")
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").data.flatten
+    assert list(found.report["measures"]) == list(LABEL_FREE)
+    assert found.report["verdict"] == "no evidence"
+    assert not found.report["shown_to_predict"]
+    assert "--labels" in (tmp_path / "run" / "verdict.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"minutes": 1e-6}, r"--minutes 1e-06 are 0 steps .* Type: --minutes"),
+        ({"method": "nothing"}, "--method nothing is none of align_uniform"),
+        ({"method": "supcon"}, "supcon learns from labels. Add --labels"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(pictures, start, tmp_path, options, message):
+    with pytest.raises(ClzooError, match=message):
+        adapt(pictures, start=start, out=tmp_path / "run", device="cpu", **options)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+def test_labels_that_are_not_there_are_an_error(pictures, start, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in pictures.rglob("*.png"):
+        (flat / f"{path.parent.name}{path.name}").write_bytes(path.read_bytes())
+    with pytest.raises(ClzooError, match=r"--labels: .* has no labels"):
+        adapt(flat, start=start, labels=True, out=tmp_path / "run", device="cpu")
+
+
+def test_time_below_an_epoch_is_a_stated_limit(pictures, start, tmp_path, monkeypatch):
+    monkeypatch.setattr(clzoo.adaptation.recipes, "MOST_BATCH", 8)
+    monkeypatch.setattr(clzoo.adaptation.recipes, "FEWEST_BATCH", 8)
+    monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: 0.05)
+    found = adapt(pictures, start=start, minutes=0.0101, out=tmp_path / "run", device="cpu")
+    assert any("12 steps, 57% of an epoch" in limit for limit in found.report["limits"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_leaves_a_model_and_the_command_that_goes_on(pictures, start, tmp_path):
+    run = tmp_path / "run"
+    words = ["adapt", str(pictures), "--from", str(start), "--out", str(run), "--device", "cpu", "--method", "simclr"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "clzoo", *words], stderr=subprocess.PIPE, text=True, env=os.environ
+    )
+    while not (run / "log.jsonl").is_file() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=100)
+    assert process.returncode == 0, told
+    assert f"clzoo adapt {pictures} --from {start}" in told.replace("'", "")
+    assert load(run, "cpu").dim == 8
