@@ -26,7 +26,6 @@ from clzoo.adaptation.survey import FEW, FEWEST, Survey
 from clzoo.adaptation.verdict import Gain, Verdict, gain_of, judge
 from clzoo.backbones import feature_width, network_of
 from clzoo.config import ModelConfig, Preprocessing
-from clzoo.curation.pictures import Pictures
 from clzoo.data.collection import Collection
 from clzoo.data.content import Stamp
 from clzoo.data.parts import RULE, parts_of
@@ -83,19 +82,19 @@ class Distillation:
 class StoreImages:
     """The images behind a store's rows."""
 
-    pictures: Pictures
+    store: Store
 
     def __len__(self) -> int:
-        return len(self.pictures.store)
+        return len(self.store)
 
     def name(self, row: int) -> str:
-        return self.pictures.store.paths[row]
+        return self.store.paths[row]
 
     def read(self, row: int) -> Image.Image:
         return decode_image(self.content(row))
 
     def content(self, row: int) -> bytes:
-        return self.pictures.read(row)
+        return self.store.image_bytes(row)
 
     def stamp(self, row: int) -> Stamp | None:
         return None
@@ -155,9 +154,9 @@ def _collection(store: Store) -> Collection:
     """The images of a store, with the labels that it was made with."""
     names = store.labels
     if not len(store) or any(name is None for name in names):
-        return Collection(str(store.path), StoreImages(Pictures(store)))
+        return Collection(str(store.path), StoreImages(store))
     classes, labels = np.unique([str(name) for name in names], return_inverse=True)
-    return Collection(str(store.path), StoreImages(Pictures(store)), labels.astype(np.int64), tuple(classes.tolist()))
+    return Collection(str(store.path), StoreImages(store), labels.astype(np.int64), tuple(classes.tolist()))
 
 
 def _student_config(student: str, store: Store) -> ModelConfig:
