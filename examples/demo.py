@@ -3,7 +3,8 @@
     make demo                             # with the bundled model
     python examples/demo.py MODEL         # with another: a name of `clzoo list`, or a folder
 
-Writes to demo/, beside this folder: the embeddings, their FAISS index, and index.html with a few searches.
+Writes to demo/, beside this folder: the embeddings, their FAISS index, and three pages: index.html with a few searches,
+map.html to look around in, and duplicates.html of the photographs with copies that were put among them.
 """
 
 import logging
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 
 import clzoo
+from clzoo.curation import Duplicates
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.evaluation.controls import calibrate_batchnorm
+from clzoo.images import decode_image
 from clzoo.index import write_page
 
 PICTURES = Path(__file__).resolve().parent / "photographs"
@@ -67,13 +70,46 @@ Of the {NEIGHBOURS} nearest neighbours of a picture, the share of its own group 
         [neighbours[row] for row in first_of_group],
         title="The nearest pictures to the first of each group",
     )
+
+    print("3. Make a map")
+    store_map = clzoo.explore(store, flags=["labels", "outliers"], encoder=encoder).write_page(OUT / "map.html")
+
+    print("4. Put copies among the photographs, and find them")
+    duplicates = find_planted(encoder, OUT)
+    copies = duplicates.write_page(OUT / "duplicates.html")
+    print("\n".join(["", *duplicates.summary(), ""]))
+
     command = os.path.relpath(Path(sys.executable).with_name("clzoo"))
-    print(f"""Look at it: {page.resolve().as_uri()}
+    print(f"""Look at it:
+  searches    {page.resolve().as_uri()}
+  a map       {store_map.resolve().as_uri()}
+  duplicates  {copies.resolve().as_uri()}
 
 Try next:
   {command} search {store.path} {os.path.relpath(pictures[-1])} -k 5
+  {command} explore {store.path}
   {command} embed ~/Pictures --index faiss
   {command} search Pictures-embeddings ONE.jpg --html found.html""")
+
+
+def find_planted(encoder: clzoo.Encoder, out: Path) -> Duplicates:
+    """The duplicates in a folder of the photographs and of copies of some: the same file, saved again, cut."""
+    folder = out / "photographs-with-copies"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(PICTURES, folder)
+    for number, picture in enumerate(sorted(PICTURES.glob("*/*.webp"))[::12]):
+        image = decode_image(picture)
+        copy = folder / picture.parent.name / f"copy_of_{picture.stem}"
+        if number % 3 == 0:
+            shutil.copy(picture, copy.with_suffix(".webp"))
+        elif number % 3 == 1:
+            image.save(copy.with_suffix(".jpg"), quality=75)
+        else:
+            dx, dy = image.width // 20, image.height // 20
+            image.crop((dx, dy, image.width - dx, image.height - dy)).save(copy.with_suffix(".png"))
+    shutil.rmtree(out / "copies-embeddings", ignore_errors=True)
+    clzoo.embed_folder(folder, encoder, out=out / "copies-embeddings")
+    return clzoo.find_duplicates(out / "copies-embeddings", encoder=encoder)
 
 
 def precision(groups: Sequence[str], neighbour_groups: Sequence[Sequence[str]]) -> float:

@@ -45,3 +45,15 @@ def test_the_default_finds_the_same_group_15_points_more_often_than_random_weigh
     found = precision(demo, DEFAULT_MODEL, pictures)
     assert found >= random + 0.15
     assert found > precision(demo, EARLIER_DEFAULT, pictures)
+
+
+def test_the_demo_finds_copies_that_it_put_among_the_photographs_and_takes_no_two_others_for_one(demo, tmp_path):
+    before = {path: path.read_bytes() for path in demo.PICTURES.rglob("*.webp")}
+    found = demo.find_planted(clzoo.load(DEFAULT_MODEL, device="cpu", offline=True), tmp_path)
+    planted = {path.stem for path in (tmp_path / "photographs-with-copies").rglob("copy_of_*")}
+    groups = [{Path(member.path).stem for member in group} for group in found.groups]
+    assert len(planted) == 9
+    assert all(any(f"copy_of_{name}" in group for name in group) for group in groups)
+    assert len(groups) >= 6, "every same file, and most that were saved again"
+    assert {path: path.read_bytes() for path in demo.PICTURES.rglob("*.webp")} == before
+    assert "<img" in found.write_page(tmp_path / "duplicates.html").read_text()

@@ -124,7 +124,7 @@ def _outliers(store: Store, rows: np.ndarray, graph: Graph, found: Findings) -> 
     found.scores.append(Score("outlier distance", meaning, values))
     count = int(np.ceil(_OUTLIERS * len(rows)))
     farthest = rows[np.argsort(-distances, kind="stable")[:count]]
-    found.flags.append(Flag("outlier", f"The {count:,} images with the largest outlier distance, 1 %.", farthest))
+    found.flags.append(Flag("outlier", f"The 1 % with the largest outlier distance: {count:,}.", farthest))
 
 
 def _leaks(store: Store, path: str | Path) -> Flag:

@@ -23,7 +23,7 @@ ACROSS = 16
 QUALITIES = (82, 65, 45)
 """Of the sheets' WebP, the first that fits."""
 
-_SIDES = ((2_000, 128), (6_000, 96), (math.inf, 64))  # pictures up to which a tile has so many pixels
+_SIDES = ((300, 224), (2_000, 128), (6_000, 96), (math.inf, 64))  # pictures up to which a tile has so many pixels
 _PAPER = (255, 255, 255)  # behind a picture that is not square: transparency is laid over white everywhere here
 
 

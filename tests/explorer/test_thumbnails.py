@@ -72,7 +72,7 @@ def test_no_pictures_make_no_sheets(tmp_path):
 
 
 def test_more_pictures_have_smaller_tiles():
-    assert [tile_side(count) for count in (1, 2_000, 2_001, 6_000, 20_000)] == [128, 128, 96, 96, 64]
+    assert [tile_side(count) for count in (1, 300, 301, 2_000, 6_000, 20_000)] == [224, 224, 128, 128, 96, 64]
 
 
 def test_what_is_near_on_the_map_is_near_in_the_order():

@@ -107,7 +107,12 @@ export function createMap(collection, source, state, { onHover, onPick }) {
     return Math.min(6, fitting * zoomed() ** 0.3) * ratio;
   }
 
-  const pictureSide = () => (camera.width < 500 ? 34 : 46) * Math.min(2.2, Math.max(1, zoomed() ** 0.18));
+  // Larger where there are few: half of the map for all of them together.
+  function pictureSide() {
+    const least = camera.width < 500 ? 34 : 46;
+    const fair = Math.sqrt((0.5 * camera.width * camera.height) / Math.max(count, 1));
+    return Math.min(76, Math.max(least, fair)) * Math.min(2.2, Math.max(1, zoomed() ** 0.18));
+  }
 
   function draw() {
     asked = 0;
