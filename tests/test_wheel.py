@@ -89,9 +89,7 @@ def test_the_bundled_model_is_verified_embeds_and_searches(clzoo):
     assert "dark" in run("search", "images-embeddings", "images/dark/0.png", "-k", "3")
     run("search", "images-embeddings", "images/dark/0.png", "--html", "found.html")  # from a template in the wheel
     assert "<img" in (folder / "found.html").read_text()
-    run(
-        "explore", "images-embeddings", "--map", "pca", "--flags", "none", "--html", "map.html"
-    )
+    run("explore", "images-embeddings", "--map", "pca", "--flags", "none", "--html", "map.html")
     assert "clzoo explorer, built by make web" in (folder / "map.html").read_text()
     run("store", "export", "images-embeddings", "--format", "npz")
     run("store", "compact", "images-embeddings")
