@@ -173,9 +173,15 @@ def agreement(cells: list[dict[str, Any]]) -> list[str]:
         told = []
         for word, is_right in (("helped", above), ("harmed", below)):
             gains = [gain for verdict, gain in pairs if verdict == word]
-            told.append(f"{len(gains)} {word}, of which {sum(map(is_right, gains))} truly so")
+            told.append(f"{len(gains)} {word}, the true k-NN gain has that sign in {sum(map(is_right, gains))}")
         undecided = sum(verdict == "no evidence" for verdict, _ in pairs)
         lines.append(f"- {called}: {'; '.join(told)}; {undecided} no evidence.")
+    inside = [
+        cell["gain"]["low"] <= gain <= cell["gain"]["high"] for cell, (_, gain) in zip(cells, of_three, strict=True)
+    ]
+    lines.append(
+        f"- The true k-NN gain lies inside the interval of the held-out part in {sum(inside)} of {len(cells)} cells."
+    )
     return lines
 
 

@@ -25,7 +25,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
 
 def test_there_is_one_notebook_for_each_road_and_none_shows_where_it_was_made():
     notebooks = {path.stem: path.read_text(encoding="utf-8") for path in (DOCS / "notebooks").glob("*.ipynb")}
-    assert set(notebooks) == {"load", "embed_and_search", "pretrain", "evaluate"}
+    assert set(notebooks) == {"load", "embed_and_search", "pretrain", "adapt", "evaluate"}
     for name, text in notebooks.items():
         assert str(Path.home()) not in text, name
         assert "/tmp/" not in text, name

@@ -144,7 +144,7 @@ def with_length(values: dict[str, Any], steps: int, trained_on: int) -> float:
 
 
 def lower_half(encoder: Encoder) -> list[str]:
-    """Prefixes of the first half of a network's parts: stem and stages of a ResNet, embedding and blocks of a ViT."""
+    """Prefixes of the first half of a network's parts: the stem or embedding, and blocks."""
     units: list[str] = []
     for name, _ in skeleton_of(encoder.config).named_parameters():
         parts = name.split(".")

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from clzoo.data.training import TrainingSet, open_training_set
+from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
 from clzoo.losses.seen import Term, View, watching
 from clzoo.methods import Batch
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
-from clzoo.pretrain.feed import Steps, feed, samples_of_queue, samples_of_step
+from clzoo.pretrain.feed import Steps, drawn_by, feed, images_of, samples_of_queue, samples_of_step
 from clzoo.pretrain.loop import autocast
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
@@ -194,7 +194,7 @@ def explain_batch(
     source = data if data is not None else read_source(run)
     if source is None:
         raise ClzooError(f"{run} does not record where its images are. Say it: --data DIR")
-    images = open_training_set(recipe.data.name, source, recipe.data.size, subset=recipe.data.subset)
+    images = drawn_by(images_of(recipe, source), state)
     require_same_data(run, images.fingerprint(), "Name those images with --data.")
     method = build_method(recipe, None if images.labels is None else len(images.classes)).to(target)
     method.load_state_dict(state["method"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,6 +54,11 @@ def images_of(recipe: Recipe, data: str | Path) -> TrainingSet:
     """The images of `data` that a recipe trains on."""
     d = recipe.data
     return open_training_set(d.name, data, d.size, subset=d.subset, held_out=d.held_out)
+
+
+def drawn_by(images: TrainingSet, kept: Mapping[str, Any]) -> TrainingSet:
+    """The set with the weights that a checkpoint keeps of it, or without any."""
+    return dataclasses.replace(images, weights=kept["weights"].numpy()) if "weights" in kept else images
 
 
 def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, device: torch.device) -> Iterator[Batch]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from clzoo.pretrain.build import build_method, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
 from clzoo.pretrain.diagnostics import warning_of
-from clzoo.pretrain.feed import Steps, feed, images_of
+from clzoo.pretrain.feed import Steps, drawn_by, feed, images_of
 from clzoo.pretrain.finite import FiniteLosses
 from clzoo.pretrain.flattening import flat_weights
 from clzoo.pretrain.forecast import Forecast
@@ -122,8 +121,7 @@ def _train(
         start_from(method, init, None if images.labels is None else images.classes, expected)
         kept = _begun(method, images, recipe, target)
     start: dict[str, torch.Tensor] | None = kept.get("start")
-    if "weights" in kept:
-        images = dataclasses.replace(images, weights=kept["weights"].numpy())
+    images = drawn_by(images, kept)
     if recipe.compile:
         method.backbone.compile()
         log.info("the network is compiled in the first step, which takes the longer for it")
@@ -137,7 +135,7 @@ def _train(
     def checkpoint(step: int) -> None:
         seconds = seconds_before + time.monotonic() - started
         state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
-        state |= kept if step < steps.total else {}
+        state |= {key: value for key, value in kept.items() if key != "start" or step < steps.total}
         if rank() == 0:
             save_checkpoint(out, step, state)
             write_state(out, recipe, step, steps.total, seconds, str(target))
@@ -216,7 +214,7 @@ def _start_of(recipe: Recipe, init: str | None) -> str | None:
 
 
 def _begun(method: Any, images: TrainingSet, recipe: Recipe, target: torch.device) -> dict[str, Any]:
-    """What a run keeps of its start until its end: weights to go back towards, and how often images are drawn."""
+    """What a run keeps of its start: until its end the weights to go back towards, and how often images are drawn."""
     kept: dict[str, Any] = {}
     if recipe.schedule.towards_start:
         kept["start"] = parameters_of(method.backbone)

@@ -12,9 +12,10 @@ from small_recipes import small_recipe
 from small_runs import same, weights_of
 
 from clzoo.data.collection import ArrayImages, Collection
-from clzoo.data.training import training_set_of
+from clzoo.data.training import open_training_set, training_set_of
 from clzoo.errors import ClzooError
-from clzoo.pretrain.feed import Steps, feed, labels_of_queue
+from clzoo.pretrain.checkpoint import load_checkpoint
+from clzoo.pretrain.feed import Steps, drawn_by, feed, labels_of_queue
 from clzoo.pretrain.flattening import crowding, flat_weights, unevenness
 from clzoo.pretrain.loop import pretrain
 from clzoo.zoo import load
@@ -62,6 +63,9 @@ def test_a_stopped_run_draws_on_as_it_began(pictures, tmp_path):
     assert not pretrain(recipe, pictures, tmp_path / "parts", device="cpu", init=str(start), max_minutes=0)
     assert pretrain(recipe, pictures, tmp_path / "parts", device="cpu", init=str(start))
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+    state = load_checkpoint(tmp_path / "whole")
+    assert state is not None
+    assert drawn_by(open_training_set("mine", pictures, 32), state).weights is not None  # for who asks about a batch
     plain = small_recipe("simclr_cifar10")
     assert pretrain(plain, pictures, tmp_path / "plain", device="cpu", init=str(start))
     assert not same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "plain"))
@@ -69,8 +73,6 @@ def test_a_stopped_run_draws_on_as_it_began(pictures, tmp_path):
 
 def test_weights_are_one_over_the_crowd(pictures, tmp_path):
     assert pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "start", device="cpu")
-    from clzoo.data.training import open_training_set
-
     images = open_training_set("mine", pictures, 32)
     found = flat_weights(load(tmp_path / "start", "cpu"), images)
     assert found.shape == (64,)
