@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 
 import numpy as np
-import pytest
 from labelled_pictures import make_splits
 from picture_folders import noise
 
@@ -13,7 +12,6 @@ from clzoo.data.collection import ArrayImages
 from clzoo.data.opening import open_source
 from clzoo.data.parts import parts_of
 from clzoo.data.training import open_training_set
-from clzoo.errors import ClzooError
 
 
 def names(images, rows) -> set[str]:
@@ -66,10 +64,3 @@ def test_what_is_held_out_is_kept_by_name(tmp_path):
     assert kept["rule"].startswith("hold-out:v1(seed=0")
     assert len(kept["held"]) == 20
     assert not set(kept["held"]) & set(kept["pilots"])
-
-
-def test_a_subset_and_a_part_at_once_are_refused():
-    from small_recipes import small_recipe
-
-    with pytest.raises(ClzooError, match="one rule, not two"):
-        small_recipe("simclr_cifar10", "data.subset=linear", "data.held_out=true")

@@ -76,3 +76,8 @@ def test_other_weights_than_the_recipe_names_are_refused(start, pictures, tmp_pa
     assert not (tmp_path / "run").exists()
     with pytest.raises(ClzooError, match="Leave out one of them"):
         pretrain(recipe(start), pictures, tmp_path / "run", device="cpu", init="another")
+
+
+def test_a_subset_and_a_held_out_part_at_once_are_refused():
+    with pytest.raises(ClzooError, match="one rule, not two"):
+        small_recipe("simclr_cifar10", "data.subset=linear", "data.held_out=true")
