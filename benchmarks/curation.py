@@ -3,6 +3,7 @@
     clzoo embed cifar10/test --labels --out cifar-test     # any folder with a sub-folder a class
     python benchmarks/curation.py cifar-test tiny-val      # several minutes each on two cores
     python benchmarks/curation.py cifar-test --images 4000 --seeds 2
+    python benchmarks/curation.py --made 60000x256         # seconds alone
 
 Each store is looked at by itself, with the encoder that made it, in a random part of `--images` rows:
 
@@ -15,7 +16,10 @@ Each store is looked at by itself, with the encoder that made it, in a random pa
     outliers    1 % strangers from the other store (of the same encoder): precision among as many, and the area.
     select      accuracy on the images that were not chosen of linear:v1 from 1, 2, 5 and 10 images a class, chosen by
                 each way and at random: mean over the seeds, which choose the part of the rows that is looked at.
-    seconds     of the exact search for pairs, and of the methods out of fold.
+    seconds     of the search for pairs, and of the methods out of fold, on made vectors with `--made 60000x256`; beside
+                cleanlab's on the same probabilities, where it is installed. `--made 1000000x512` takes up to an hour.
+    imagededup  its perceptual hash on the same pictures and copies: pairs reported and planted ones among them, and its
+                seconds with decoding. Where it is installed.
 
 Nothing is written. An accuracy here is of the encoder as much as of the job.
 """
@@ -24,6 +28,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import resource
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +39,7 @@ import numpy as np
 
 from clzoo.curation.calibration import choose_threshold, draw_samples, fit_distinct, similarity_of
 from clzoo.curation.folds import METHODS, Labelled, out_of_fold, probabilities
+from clzoo.curation.indexed_pairs import all_pairs
 from clzoo.curation.labels import RANKINGS, quality
 from clzoo.curation.outliers import NEIGHBOR, kth_distances
 from clzoo.curation.pairs import pairs_above, unit_vectors
@@ -49,10 +57,14 @@ SHOTS = (1, 2, 5, 10)
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stores", nargs="+", type=Path)
+    parser.add_argument("stores", nargs="*", type=Path)
     parser.add_argument("--images", type=int, default=5000, help="rows of each store that are looked at")
     parser.add_argument("--seeds", type=int, default=5, help="of what is drawn for select")
+    parser.add_argument("--made", metavar="NxD", help="seconds on so many made vectors; no store is looked at")
     options = parser.parse_args()
+    if options.made:
+        timings(*map(int, options.made.split("x")))
+        return
     print(f"{describe_hardware()}, at most {options.images} images of each store")
     stores = [open_store(path) for path in options.stores]
     for number, store in enumerate(stores):
@@ -62,11 +74,99 @@ def main() -> None:
         vectors = every[rows]
         known = Labelled.of([store.labels[row] for row in rows], str(store.path))
         duplicates(store, vectors, rows)
+        if importlib.util.find_spec("imagededup") is not None:
+            perceptual(store, rows)
         labels(vectors[known.rows], known)
         others = [other for at, other in enumerate(stores) if at != number and same_encoder(other, store)]
         if others:
             outliers(vectors, unit_vectors(others[0]))
         select(every, store.labels, options.images, options.seeds)
+
+
+def clocks() -> tuple[float, float]:
+    """Of the wall, and of this process's threads: on a machine that others use the second tells what an idle one needs."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(started: tuple[float, float]) -> str:
+    """Seconds in words."""
+    wall, own = (now - before for now, before in zip(clocks(), started, strict=True))
+    return f"{wall:.1f} s, {own:.1f} s of CPU"
+
+
+def timings(count: int, dim: int) -> None:
+    """Seconds of duplicates and labels on made vectors of 100 classes, a hundredth of them near copies of others."""
+    random = np.random.default_rng(0)
+    kinds = random.integers(100, size=count)
+    spread = random.normal(size=(20, dim)).astype(np.float32)  # as of images: they fill few of the dimensions
+    vectors = random.normal(size=(100, dim)).astype(np.float32)[kinds]
+    vectors += 2 * random.normal(size=(count, 20)).astype(np.float32) @ spread / 20**0.5
+    copies = count // 100
+    vectors[-copies:] = vectors[:copies] + 0.02 * random.normal(size=(copies, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    kinds[-copies:] = kinds[:copies]
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"{describe_hardware()}, load {load} at the start\n{count:,} x {dim} made vectors")
+    started = clocks()
+    distinct = fit_distinct(vectors, draw_samples(count)[1])
+    assert distinct is not None
+    pairs, recall = all_pairs(vectors, distinct.similarity_of(min(count, distinct.pairs)))
+    exact = similarity_of(pairs, vectors, vectors)
+    threshold, found = choose_threshold(exact, distinct, 0.001)
+    true = int((pairs.where(exact >= threshold).second - pairs.where(exact >= threshold).first == count - copies).sum())
+    seconds = since(started)
+    searched = "every pair computed" if recall is None else f"through the index, recall {recall:.3f}"
+    print(f"  duplicates  {seconds}, {searched}; {found} pairs at 0.001, {true} of {copies} planted", flush=True)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"  memory      {memory:7.2f} GiB at most, the vectors among it", flush=True)
+    if count > 200_000:
+        return
+    known = Labelled(np.arange(count), kinds, tuple(f"{number:02}" for number in range(100)))
+    for method in METHODS:
+        started = clocks()
+        told = out_of_fold(vectors, known, method)
+        quality(told, kinds, "self_confidence")
+        print(f"  labels      {since(started)}, {method}", flush=True)
+    if importlib.util.find_spec("cleanlab") is not None:
+        from cleanlab.filter import find_label_issues
+
+        ours = time.perf_counter()
+        quality(told, kinds, "self_confidence")
+        ours, started = time.perf_counter() - ours, time.perf_counter()
+        find_label_issues(kinds, told, return_indices_ranked_by="self_confidence", n_jobs=1)
+        theirs = time.perf_counter() - started
+        print(f"  cleanlab    {theirs:7.1f} s for its list, same probabilities, {theirs / ours:.0f} x our scores")
+
+
+def perceptual(store: Store, rows: np.ndarray) -> None:
+    """imagededup's hash beside us: the same pictures with the same planted copies, as files."""
+    from imagededup.methods import PHash
+
+    pictures, random = Pictures(store), np.random.default_rng(1)
+    origin = random.choice(len(rows), PLANTED, replace=False)
+    kinds = np.array(list(KINDS))[np.arange(PLANTED) % len(KINDS)]
+    with tempfile.TemporaryDirectory() as folder:
+        for row in rows.tolist():
+            pictures.image(row).save(f"{folder}/{row}.png")
+        for number, (kind, place) in enumerate(zip(kinds, origin, strict=True)):
+            KINDS[kind](pictures.image(int(rows[place]))).save(f"{folder}/copy{number}.png")
+        for distance in (0, 2, 10):
+            started = time.perf_counter()
+            hashes = PHash(verbose=False).encode_images(folder, num_enc_workers=0)
+            near = PHash(verbose=False).find_duplicates(
+                encoding_map=hashes, max_distance_threshold=distance, num_dist_workers=0
+            )
+            seconds = time.perf_counter() - started
+            found = {frozenset((name, other)) for name, others in near.items() for other in others}
+            planted = [frozenset((f"{rows[place]}.png", f"copy{number}.png")) for number, place in enumerate(origin)]
+            true = [pair in found for pair in planted]
+            shares = [
+                f"{kind} {np.mean([t for t, k in zip(true, kinds, strict=True) if k == kind]):.0%}" for kind in KINDS
+            ]
+            print(
+                f"  imagededup's PHash, distance {distance}: {len(found)} pairs, {sum(true)} planted, "
+                f"{len(found) - sum(true)} others; {seconds:.1f} s with decoding\n    {', '.join(shares)}"
+            )
 
 
 def same_encoder(a: Store, b: Store) -> bool:

@@ -198,6 +198,8 @@ def select(
 @click.option("--by-folder", is_flag=True, help="The labels that STORE was embedded with.")
 @click.option("--with", "saved", metavar="FILE", help="Name all images by a classifier that --save wrote.")
 @click.option("--save", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write the classifier, .npz.")
+@click.option("--onnx", metavar="FILE", type=click.Path(path_type=Path), help="Write encoder and classifier as one.")
+@click.option("--model", metavar="NAME", help="The model of the store, for --onnx, where it has moved.")
 @click.option("--out", metavar="CSV", type=click.Path(path_type=Path), help="Write path,label,confidence,sure.")
 @click.option("--sure", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Less confidence is unsure.")
 @job_options
@@ -207,6 +209,8 @@ def classify(
     by_folder: bool,
     saved: str | None,
     target: Path | None,
+    onnx: Path | None,
+    model: str | None,
     out: Path | None,
     sure: float,
     images: str | None,
@@ -214,7 +218,10 @@ def classify(
     page: Path | None,
     quiet: bool,
 ) -> None:
-    """Name the images of STORE that have no label, from those that have one."""
+    """Name the images of STORE that have no label, from those that have one.
+
+    What --onnx writes takes images and gives probabilities, without clzoo.
+    """
     if sum((labels is not None, by_folder, saved is not None)) != 1:
         raise click.UsageError("expected one of --labels CSV, --by-folder and --with FILE.")
     from clzoo.curation import Classifier, classify
@@ -224,6 +231,11 @@ def classify(
     opened = open_store(store, images=images)
     given = Classifier.load(saved) if saved else read_labels(labels, opened) if labels else opened.labels
     found = classify(opened, given, sure=sure)
+    if onnx is not None:
+        from clzoo.curation.onnx_head import export_classifier
+        from clzoo.curation.pictures import encoder_of
+
+        say(f"wrote {export_classifier(found.classifier, encoder_of(opened, model), onnx)}", err=as_json)
     for written in (target and found.classifier.save(target), out and found.write_csv(out)):
         if written:
             say(f"wrote {written}", err=as_json)

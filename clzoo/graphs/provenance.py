@@ -25,6 +25,10 @@ IMAGES, PIXELS = "images", "pixels"
 EMBEDDING, FEATURE = "embedding", "feature"
 """The outputs, float32 (B, dim): divided by the L2 norm, and as the network gives it."""
 
+PROBABILITIES = "probabilities"
+"""The output of a classifier behind the embedding (`clzoo curate classify --onnx`), float32 (B, C); the names of the
+classes are the JSON of the metadata's `clzoo.classes`."""
+
 _PREFIX = "clzoo."
 _NORMALIZATION = f"{EMBEDDING}: L2; {FEATURE}: none"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
-from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS, Provenance
+from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS, PROBABILITIES, Provenance
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,13 @@ def _require_ends(session: Any, provenance: Provenance, path: Path) -> None:
     inputs = [end.name for end in session.get_inputs()]
     outputs = [end.name for end in session.get_outputs()]
     expected = [IMAGES if provenance.preprocess else PIXELS]
-    if inputs != expected or outputs != [EMBEDDING, FEATURE]:
+    own = [name for name in outputs if name != PROBABILITIES]  # what a classifier adds behind the embedding
+    if inputs != expected or own != [EMBEDDING, FEATURE]:
         raise ClzooError(
             f"{path} takes {inputs} and returns {outputs}; its metadata says {expected} and "
             f"{[EMBEDDING, FEATURE]}. It was changed after its export: export it anew."
         )
-    widths = {end.name: end.shape[1] for end in session.get_outputs() if len(end.shape) == 2}
+    widths = {end.name: end.shape[1] for end in session.get_outputs() if len(end.shape) == 2 and end.name in own}
     if widths != {EMBEDDING: provenance.dim, FEATURE: provenance.dim}:
         raise ClzooError(
             f"{path} returns vectors of {widths.get(FEATURE)} values, its metadata says {provenance.dim}. Export it "

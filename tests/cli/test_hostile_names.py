@@ -148,6 +148,7 @@ def test_curate(place, store, output):
         (0, ["select", labelled, "-n", "3", "--json", "--html", place / "curated.html"]),
         (1, ["select", labelled, "-n", "3", "--labels", place / "given.csv"]),
         (0, ["classify", labelled, "--by-folder", "--save", place / "head.npz", "--out", place / "named.csv"]),
+        (0, ["classify", labelled, "--by-folder", "--onnx", place / "head.onnx"]),
         (0, ["classify", labelled, "--with", place / "head.npz", "--json", "--html", place / "curated.html"]),
         (1, ["classify", labelled, "--labels", place / "given.csv"]),
         (1, ["classify", labelled, "--with", place / "given.csv"]),

@@ -8,15 +8,19 @@ import json
 import numpy as np
 import pytest
 from patterns import content_of
+from PIL import Image
+from small_models import small_encoder
 from test_labels import clusters
 from test_pairs import unit
 from written_stores import write_store
 
-from clzoo import ClzooError, classify
+from clzoo import ClzooError, classify, open_store
 from clzoo.cli import main
 from clzoo.curation import Classifier
 from clzoo.curation.few_shot import best_temperature
 from clzoo.curation.given_labels import read_labels
+from clzoo.curation.onnx_head import export_classifier
+from clzoo.lite.encoder import LiteEncoder
 
 
 @pytest.fixture
@@ -118,3 +122,32 @@ def test_nothing_to_name_and_nothing_to_learn_from(store, tmp_path):
     assert classify(store, store.labels).rows == []
     with pytest.raises(ClzooError, match="no labels"):
         classify(write_store(tmp_path / "none", unit(5)), [None] * 5)
+
+
+def test_encoder_and_classifier_in_one_file_name_as_the_command_does(planted, encoder, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    store = open_store(planted / "store")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(f"{path},{'even' if row % 2 else 'odd'}" for row, path in enumerate(store.paths[:20])))
+    model, npz = tmp_path / "head.onnx", tmp_path / "head.npz"
+    written = ["--onnx", str(model), "--save", str(npz)]
+    main(["curate", "classify", str(store.path), "--labels", str(labels), "--json", "--quiet", *written])
+    named = {each["path"]: each for each in json.loads(capsys.readouterr().out)["images"]}
+    session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    classes = json.loads(session.get_modelmeta().custom_metadata_map["clzoo.classes"])
+    for path in store.paths[20:30]:
+        with Image.open(planted / "pictures" / path) as image:
+            (found,) = session.run(["probabilities"], {"images": np.asarray(image.convert("RGB"))[None]})[0]
+        assert found.sum() == pytest.approx(1, abs=1e-5)
+        assert classes[found.argmax()] == named[path]["label"]
+        assert found.max() == pytest.approx(named[path]["confidence"], abs=0.02)
+    vectors = LiteEncoder(model).embed([planted / "pictures" / store.paths[0]])
+    assert (vectors @ encoder.embed([planted / "pictures" / store.paths[0]]).T).item() > 0.999
+
+    other = small_encoder()
+    with pytest.raises(ClzooError, match="the encoder's are"):
+        export_classifier(Classifier.load(npz), other, tmp_path / "other.onnx")
+    with pytest.raises(ClzooError, match="must be the name"):
+        export_classifier(Classifier.load(npz), encoder, tmp_path / "other.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["head.npz", "head.onnx", "labels.csv"]
