@@ -50,6 +50,7 @@ from clzoo.embed import open_store
 from clzoo.embed.store import Store
 from clzoo.hardware import describe_hardware
 
+JOBS = ("duplicates", "labels", "outliers", "select")
 PLANTED = 100
 SHOTS = (1, 2, 5, 10)
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("stores", nargs="*", type=Path)
     parser.add_argument("--images", type=int, default=5000, help="rows of each store that are looked at")
     parser.add_argument("--seeds", type=int, default=5, help="of what is drawn for select")
+    parser.add_argument("--jobs", default=",".join(JOBS), help=f"some of {', '.join(JOBS)}")
     parser.add_argument("--made", metavar="NxD", help="seconds on so many made vectors; no store is looked at")
     options = parser.parse_args()
     if options.made:
@@ -67,24 +69,28 @@ def main() -> None:
         return
     print(f"{describe_hardware()}, at most {options.images} images of each store")
     stores = [open_store(path) for path in options.stores]
+    jobs = options.jobs.split(",")
     for number, store in enumerate(stores):
         print(f"\n{store.path.name}: {len(store)} images, {store.manifest.model}")
         rows = np.sort(np.random.default_rng(0).permutation(len(store))[: options.images])
         every = unit_vectors(store)
         vectors = every[rows]
         known = Labelled.of([store.labels[row] for row in rows], str(store.path))
-        duplicates(store, vectors, rows)
-        if importlib.util.find_spec("imagededup") is not None:
-            perceptual(store, rows)
-        labels(vectors[known.rows], known)
+        if "duplicates" in jobs:
+            duplicates(store, vectors, rows)
+            if importlib.util.find_spec("imagededup") is not None:
+                perceptual(store, rows)
+        if "labels" in jobs:
+            labels(vectors[known.rows], known)
         others = [other for at, other in enumerate(stores) if at != number and same_encoder(other, store)]
-        if others:
+        if others and "outliers" in jobs:
             outliers(vectors, unit_vectors(others[0]))
-        select(every, store.labels, options.images, options.seeds)
+        if "select" in jobs:
+            select(every, store.labels, options.images, options.seeds)
 
 
 def clocks() -> tuple[float, float]:
-    """Of the wall, and of this process's threads: on a machine that others use the second tells what an idle one needs."""
+    """Of the wall, and of this process's threads: where others compute too, the second tells what idle cores need."""
     return time.perf_counter(), time.process_time()
 
 

@@ -67,7 +67,7 @@ def _append(model: Any, classifier: Classifier) -> None:
             helper.make_node("Softmax", ["classifier/scores"], [PROBABILITIES], axis=1),
         ]
     )
-    shape = ["batch", len(classifier.classes)]
+    shape: list[str | int | None] = ["batch", len(classifier.classes)]
     graph.output.append(helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, shape))
     model.metadata_props.add(key="clzoo.classes", value=json.dumps(list(classifier.classes)))
 
