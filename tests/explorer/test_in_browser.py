@@ -231,7 +231,9 @@ def test_everything_can_be_done_with_the_keys(opened, file, view):
     press("p")
     press("s")
     assert page.inner_text(".counter") == "36 images, 2 selected"
+    assert page.get_attribute("#tab-picture", "aria-selected") == "true"
     press("a")
+    assert page.get_attribute("#tab-list", "aria-selected") == "true"
     assert page.inner_text(".counter") == "36 images, 36 selected"
     press("Escape")
     press("Escape")
@@ -380,6 +382,19 @@ def test_from_the_server_a_dropped_picture_is_searched_with_and_pictures_and_nei
     page.wait_for_selector(".neighbors .tile")
     assert page.inner_text(".details h2") == "<b>mine</b>.png"
     assert names(page, ".neighbors")[0] == row
+    page.evaluate(
+        """async () => {
+            const items = new DataTransfer(), picture = await (await fetch("picture/large/3")).blob();
+            items.items.add(new File([picture], "pasted.jpg", {type: "image/jpeg"}));
+            dispatchEvent(new ClipboardEvent("paste", {clipboardData: items}));
+        }"""
+    )
+    page.wait_for_selector(".details h2:has-text('pasted.jpg')")
+    page.wait_for_selector(".neighbors .tile")
+    assert names(page, ".neighbors")[0] == 3
+    page.click("#back")
+    page.wait_for_selector(".details h2:has-text('mine')")
+    page.wait_for_selector(".neighbors .tile")
     page.click(".neighbors .tile >> nth=0")
     page.wait_for_function("(row) => clzoo.state.current === row", arg=int(row))
     page.wait_for_selector(".large canvas[data-drawn=yes]")

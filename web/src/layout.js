@@ -210,7 +210,7 @@ export function build(body, collection, source, state) {
   map.root.after(tools);
 
   state.listen("filter selection", count);
-  state.listen("selection", () => state.selectedCount > 1 && open("list"));
+  state.listen("chosen", () => open("list")); // not at single ones: they are chosen while one looks through pictures
   state.listen("current", () => (state.current !== null || state.query) && open("picture"));
   source.loaded = () => {
     pictures.loaded();

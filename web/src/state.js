@@ -92,6 +92,7 @@ export function createState(collection) {
     if (!add) state.selected.fill(0);
     for (const place of places) state.selected[place] = 1;
     recount();
+    if (places.length) state.tell("chosen");
   };
 
   state.toggleSelected = (place) => {
@@ -121,7 +122,7 @@ export function createState(collection) {
   };
 
   state.lookWith = (query) => {
-    if (state.current !== null) state.before.push({ place: state.current, query: null });
+    if (state.current !== null || state.query) state.before.push({ place: state.current, query: state.query });
     [state.current, state.query] = [null, query];
     state.tell("current");
   };
