@@ -7,11 +7,13 @@ import logging
 import numpy as np
 
 from clzoo.data.classes import places_by_name
-from clzoo.data.collection import Collection
+from clzoo.data.collection import ChosenImages, Collection
 from clzoo.data.imbalance import class_sizes
+from clzoo.data.parts import parts_of
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.subject import Subject
+from clzoo.pretrain.recipe import Recipe
 
 log = logging.getLogger("clzoo")
 
@@ -19,6 +21,7 @@ log = logging.getLogger("clzoo")
 def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) -> bool:
     """Whether train and test, drawn from one source, are what a model was pretrained on, images without their labels.
 
+    A part of them counts too, if the recipe leaves out what judges (`data.held_out`): which part is no split of these.
     They are if there are as many images in classes of the same names (a run keeps no more than that and a hash of its
     pixels). A warning says so, and also where it cannot be told of a model that learned from labels.
 
@@ -42,7 +45,7 @@ def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) ->
     assert test.labels is not None
     counts = np.zeros(len(place), np.int64)  # in the order of the classes that pretraining knew, as subsets count
     counts[place] = np.bincount(np.concatenate([train.labels, test.labels]), minlength=len(place))
-    if _count(counts, subject.recipe.data.subset) != subject.images:
+    if _count(counts, subject.recipe, test) != subject.images:
         return False
     if subject.learned_labels:
         raise ClzooError(
@@ -56,8 +59,11 @@ def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) ->
     return True
 
 
-def _count(counts: np.ndarray, subset: str | None) -> int:
-    """How many of so many images (C,) of each class a run takes."""
+def _count(counts: np.ndarray, recipe: Recipe, test: Collection) -> int:
+    """How many of so many images (C,) of each class a run takes, of the source that `test` is drawn from."""
+    if recipe.data.held_out and isinstance(test.images, ChosenImages):
+        return len(parts_of(test.images.images).train)
+    subset = recipe.data.subset
     return int(counts.sum()) if subset is None else sum(class_sizes(counts.tolist(), subset))
 
 

@@ -22,6 +22,7 @@ from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR
 from clzoo.cli import main
 from clzoo.config import Preprocessing
 from clzoo.errors import ClzooError
+from clzoo.evaluation import evaluate
 from clzoo.files import read_json
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.recipe_files import load_recipe
@@ -130,6 +131,12 @@ def test_the_result_is_a_model_with_the_preprocessing_and_the_terms_of_its_start
     assert found.config.license == "cc-by-nc-4.0"
     assert found.weights_sha256 == read_json(adapted.folder / "verdict.json")["weights_sha256"][0]
     assert found.weights_sha256 != begun.weights_sha256
+
+
+def test_a_split_drawn_from_the_same_images_is_said_to_have_been_seen(adapted, pictures):
+    evaluation = evaluate(adapted.folder, pictures, "knn", device="cpu")
+    assert {row["split"] for row in evaluation.results} != {"test"}
+    assert all("seen in pretraining without labels" in row["split"] for row in evaluation.results)
 
 
 def test_the_same_command_says_the_same_and_another_one_is_refused(adapted, pictures, start, capsys):
