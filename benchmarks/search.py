@@ -55,7 +55,11 @@ SEED, DIM, QUERIES, K = 0, 512, 500, 10
 GROUPS, CLUSTERS = 1000, 20
 CHUNK = 50_000
 FACTORIES = ("Flat", "SQfp16", "HNSW32", "IVF4096,Flat", "IVF4096,SQfp16")
-EFFORTS = {"nprobe": (1, 4, 8, 16, 32, 64, 128), "efSearch": (16, 32, 64, 128, 256, 512)}
+EFFORTS = {
+    "nprobe": (1, 4, 8, 16, 32, 64, 128),
+    "efSearch": (16, 32, 64, 128, 256, 512),
+    "k_factor": (1, 2, 4, 8, 16, 32),
+}
 STATE = "benchmark.npz"
 
 
@@ -181,12 +185,12 @@ def opened(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def recall(arguments: argparse.Namespace) -> dict[str, Any]:
     """Recall of the held-out queries and latency of one, at each effort."""
-    from clzoo.index.recall import _effort
+    from clzoo.index.recall import _efforts
 
     index = open_index(arguments.folder)
     with np.load(arguments.folder / STATE) as state:
         queries, truth = state["queries"], state["truth"]
-    owner, name, most = _effort(index.faiss)
+    owner, name, most = next(iter(_efforts(index.faiss)), (None, "", 0))  # of a refined index k_factor
     chosen = getattr(owner, name) if owner is not None else 0
     points = []
     for value in sorted({chosen, *(effort for effort in EFFORTS.get(name, ()) if effort <= most)}):

@@ -120,8 +120,8 @@ def _fix_positions(vit: Any, architecture: str) -> None:
     vit.pos_embed.requires_grad_(False)
 
 
-def for_processes(method: nn.Module, device: torch.device) -> nn.Module:
-    """Wrapped for torchrun; with one process the method itself.
+def for_processes(method: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
+    """Wrapped for torchrun; with one process, or where the processes share the weights out, the method itself.
 
     Raises:
         ClzooError: synchronised BatchNorm is asked for where torch has none (CPU).
@@ -136,6 +136,8 @@ def for_processes(method: nn.Module, device: torch.device) -> nn.Module:
                 "Run one process on a CPU: clzoo pretrain RECIPE --data DIR"
             )
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+    if sharded:
+        return method
     # Buffers stay each process's own: queues are equal by construction, shuffled BatchNorm is local on purpose.
     return nn.parallel.DistributedDataParallel(
         method, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False

@@ -9,6 +9,8 @@ from torch import nn
 
 from clzoo.errors import ClzooError
 from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.sharding import is_sharded, own_part
+from clzoo.pretrain.stopping import any_process
 
 EVERY = 50
 """Steps between two looks at what a device has found; a CPU is looked at in each step, where it costs nothing."""
@@ -54,6 +56,7 @@ class FiniteLosses:
             step: the last one that moved the weights.
         """
         self.check()
-        weights = [tensor for tensor in method.state_dict().values() if tensor.is_floating_point()]
-        if not torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all():
+        weights = [own_part(tensor) for tensor in method.state_dict().values() if tensor.is_floating_point()]
+        bad = not torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all()
+        if any_process(bad) if is_sharded(method) else bad:
             raise ClzooError(f"the weights are not finite after step {step}; {self._remedy}")

@@ -30,11 +30,14 @@ from clzoo.pretrain.online import is_knn_due, is_look_due, knn_queries, look, on
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, release, train_alone, write_state
+from clzoo.pretrain.sharding import shard, whole
 from clzoo.pretrain.start import start_from
 from clzoo.pretrain.stopping import any_process, asked_to_stop
 from clzoo.pretrain.trained import encoder_of, write_encoder
 
 log = logging.getLogger("clzoo")
+
+_OF_THE_START = ("start", "weights")  # keys of a checkpoint: see `_begun`
 
 
 def pretrain(
@@ -114,33 +117,53 @@ def _train(
     on_checkpoint: Callable[[Any, int, Steps], object] | None,
 ) -> bool:
     """`pretrain` from the moment that the folder is its own."""
-    optimizer = create_optimizer(method, recipe)
-    first_step, seconds_before, kept = _restore(out, method, optimizer)
-    if init is not None and first_step == 0:
+    saved = load_checkpoint(out)
+    first_step, seconds_before = (saved["step"], saved["seconds"]) if saved is not None else (0, 0.0)
+    kept: dict[str, Any] = {}
+    if saved is not None:
+        method.load_state_dict(saved["method"])
+        kept = {key: saved[key] for key in _OF_THE_START if key in saved}
+    elif init is not None:
         expected = recipe.start.weights_sha256 if recipe.start else None
         start_from(method, init, None if images.labels is None else images.classes, expected)
         kept = _begun(method, images, recipe, target)
     start: dict[str, torch.Tensor] | None = kept.get("start")
     images = drawn_by(images, kept)
+    sharded = recipe.shard_weights and world_size() > 1
+    model = for_processes(method, target, sharded=sharded)
+    if sharded:
+        shard(method, recipe.backbone.architecture, target)
+    optimizer = create_optimizer(method, recipe)
+    if saved is not None:
+        load_optimizer(optimizer, saved["optimizer"])
     if recipe.compile:
         method.backbone.compile()
         log.info("the network is compiled in the first step, which takes the longer for it")
-    model = for_processes(method, target)
     started = time.monotonic()
     log.info(
         "%s on %d images: steps %d to %d of batch %d x %d views, on %s, run folder %s",
         recipe.name, len(images), first_step, steps.total, steps.batch_size, len(recipe.view_policies()), target, out,
     )  # fmt: skip
 
+    def complete(state: dict[str, torch.Tensor] | None = None) -> Any:
+        """The method with all of its weights here; without their `state` every process has to ask for it."""
+        if not sharded:
+            return method
+        with torch.random.fork_rng(devices=[]):
+            twin = build_method(recipe, None if images.labels is None else len(images.classes))
+        twin.load_state_dict(whole(method.state_dict()) if state is None else state)
+        return twin.to(target, memory_format=torch.channels_last)
+
     def checkpoint(step: int) -> None:
         seconds = seconds_before + time.monotonic() - started
         state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "seconds": seconds}
+        state = whole(state) if sharded else state
         state |= {key: value for key, value in kept.items() if key != "start" or step < steps.total}
         if rank() == 0:
             save_checkpoint(out, step, state)
             write_state(out, recipe, step, steps.total, seconds, str(target))
             if on_checkpoint is not None:
-                on_checkpoint(method, step, steps)
+                on_checkpoint(complete(state["method"]), step, steps)
 
     share = recipe.schedule.accumulate
     batches = feed(images, recipe, steps, first_step, target)
@@ -148,8 +171,14 @@ def _train(
     forecast = Forecast(recipe, images, steps, first_step, target)
     warned = False
     with asked_to_stop() as stop, StepLog(out, first_step, steps.total) as step_log:
-        if queries is not None and first_step == 0 and rank() == 0:
-            step_log.note(0, {"knn": online_knn(method, recipe, images, queries)})
+
+        def measure(done: int) -> None:
+            seen = complete()
+            if rank() == 0 and queries is not None:
+                step_log.note(done, {"knn": online_knn(seen, recipe, images, queries)})
+
+        if queries is not None and first_step == 0:
+            measure(0)
         for step in range(first_step, steps.total):
             rate = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
             for group in optimizer.param_groups:
@@ -177,14 +206,14 @@ def _train(
                 forecast.tell(done)
             if is_look_due(recipe, done):
                 losses.check_weights(step, method)
-                told = look(method, batch, images, recipe, steps, done)
+                told = look(complete(), batch, images, recipe, steps, done)
                 step_log.note(done, told)
                 if not warned and (warning := warning_of(told, done)):
                     warned = True
                     log.warning(warning)
-            if queries is not None and is_knn_due(recipe, steps, done) and rank() == 0:
+            if queries is not None and is_knn_due(recipe, steps, done):
                 losses.check_weights(step, method)
-                step_log.note(done, {"knn": online_knn(method, recipe, images, queries)})
+                measure(done)
             if start is not None and done == steps.total:
                 move_towards(method.backbone, start, recipe.schedule.towards_start)
                 estimate_batchnorm(method, feed(images, recipe, steps, max(0, done - BATCHES), target))
@@ -196,9 +225,10 @@ def _train(
             if stopping and done < steps.total:
                 log.warning("stopped after step %d of %d; run the same command again to go on", done, steps.total)
                 return False
+    seen = complete()
     if rank() == 0:
         draw_curves(out)
-        write_encoder(out, recipe, method)
+        write_encoder(out, recipe, seen)
     return True
 
 
@@ -225,16 +255,6 @@ def _begun(method: Any, images: TrainingSet, recipe: Recipe, target: torch.devic
     return kept
 
 
-def _restore(out: Path, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float, dict[str, Any]]:
-    """(next step, seconds so far, what is kept of the start) of the newest checkpoint, loaded; (0, 0, {}) without."""
-    state = load_checkpoint(out)
-    if state is None:
-        return 0, 0.0, {}
-    method.load_state_dict(state["method"])
-    load_optimizer(optimizer, state["optimizer"])
-    return state["step"], state["seconds"], {key: state[key] for key in ("start", "weights") if key in state}
-
-
 def autocast(device: torch.device, precision: str) -> Any:
     """The context that a step computes in; precision "auto" is bf16 on CUDA and fp32 elsewhere.
 
@@ -256,4 +276,5 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _no_sync(model: Any, moves: bool) -> Any:
     """Processes exchange gradients only in the step that moves the weights."""
-    return contextlib.nullcontext() if moves or world_size() == 1 else model.no_sync()
+    has_own = isinstance(model, nn.parallel.DistributedDataParallel)  # shares are summed up in each step
+    return model.no_sync() if has_own and not moves else contextlib.nullcontext()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from clzoo.pretrain.recipe import Recipe, Schedule
+from clzoo.pretrain.sharding import share_out
 
 # timm's "sgd" is Nesterov's; the published recipes use plain momentum.
 _TIMM_NAMES = {"sgd": "momentum", "lars": "lars", "adam": "adam", "adamw": "adamw"}
@@ -45,6 +46,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     own = [{key: group[key] for key in _OF_THE_DEVICE if key in group} for group in optimizer.param_groups]
     groups = [group | kept for group, kept in zip(state["param_groups"], own, strict=True)]
     optimizer.load_state_dict({**state, "param_groups": groups})
+    share_out(optimizer)
 
 
 def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> float:

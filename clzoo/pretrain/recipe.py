@@ -183,11 +183,20 @@ class Recipe(Table):
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of forward and backward; auto: bf16 on CUDA, else fp32
     compile: bool = False  # torch.compile the backbone; faster where a C++ compiler or a GPU is at hand
-    gradient_checkpointing: bool = (
-        False  # keep each block's input alone, and compute the block twice: for large batches
-    )
+    gradient_checkpointing: bool = False  # keep each block's input alone and compute it twice: for large batches
+    shard_weights: bool = False  # over the processes of torchrun (FSDP2): for ViT-B and larger
     seed: int = Field(0, ge=0)
     start: Start | None = None  # None: random weights, or what --init names
+
+    @field_validator("shard_weights")
+    @classmethod
+    def _shared_by_torchs_optimisers(cls, value: bool, info: ValidationInfo) -> bool:
+        optimizer = info.data.get("optimizer")
+        if value and optimizer is not None and optimizer.name == "lars":
+            raise ValueError("it takes sgd, adam or adamw, not lars, which needs whole layers")
+        if value and info.data.get("compile"):
+            raise ValueError("it excludes compile. Type: --set compile=false")
+        return value
 
     @field_validator("gradient_checkpointing")
     @classmethod
