@@ -2,6 +2,7 @@
 
     python benchmarks/train_step.py                              # CPU: cacr_cifar10_narrow; CUDA: MoCo v3 on ViT-S/16
     python benchmarks/train_step.py --recipe mocov2_cifar10 --steps 30
+    python benchmarks/train_step.py --recipe mocov2_cifar10 --set backbone.name=resnet10_w16 --compile
 
 Prints ratios of the best of several interleaved rounds; absolute times move with the machine's load. Images are
 generated: the time does not depend on what they show. lightly is optional (pip install lightly); what is missing is
@@ -20,7 +21,7 @@ import torch
 from clzoo.hardware import describe_hardware
 from clzoo.losses import info_nce
 from clzoo.methods import Batch
-from clzoo.pretrain.build import build_method
+from clzoo.pretrain.build import build_method, compile_networks
 from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.loop import autocast
 from clzoo.pretrain.optim import create_optimizer
@@ -36,13 +37,19 @@ def main() -> None:
     parser.add_argument("--recipe", help="a shipped name or a file")
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--compile", action="store_true", help="only: forward and backward with and without compiling")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{describe_hardware(str(device))}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    if arguments.compile:
+        name, overrides = arguments.recipe or "cacr_cifar10_narrow", (*arguments.overrides, "compile=false")
+        against_plain(load_recipe(find_recipe(name), overrides), device, arguments.steps)
+        return
     against_lightly(device, arguments.rounds)
     on_gpu = device.type == "cuda" and arguments.recipe is None
     name = arguments.recipe or ("mocov3_in1k" if on_gpu else "cacr_cifar10_narrow")
-    overrides = (*(ON_GPU if on_gpu else ()), "compile=false")
+    overrides = (*(ON_GPU if on_gpu else ()), *arguments.overrides, "compile=false")
     step_shares(load_recipe(find_recipe(name), overrides), device, arguments.steps)
 
 
@@ -86,6 +93,35 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def against_plain(recipe: Recipe, device: torch.device, steps: int) -> None:
+    """Forward and backward as they are, with the backbone compiled, and with `compile: true`, in turns; best of each.
+
+    On a CPU in CPU time, which other processes disturb less.
+    """
+    batch_size, side = recipe.schedule.batch_size, recipe.data.size
+    pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
+    samples = torch.arange(batch_size, device=device)
+    batch = Batch(render_views(pixels, samples, recipe, epoch=0), samples % 10, progress=0.5)
+    clock = time.process_time if device.type == "cpu" else lambda: now(device)
+    methods = {}
+    for kind, prepare in (("plain", lambda _: None), ("backbone", lambda m: m.backbone.compile()),
+                          ("compile: true", compile_networks)):  # fmt: skip
+        methods[kind] = build_method(recipe, classes=10).to(device, memory_format=torch.channels_last)
+        prepare(methods[kind])
+    best = dict.fromkeys(methods, float("inf"))
+    for step in range(steps + 1):
+        for kind, method in methods.items():
+            since = clock()
+            with autocast(device, recipe.precision):
+                method(batch).backward()
+            method.zero_grad(set_to_none=True)
+            if step:  # the first compiles
+                best[kind] = min(best[kind], clock() - since)
+    print(f"{recipe.name}, {recipe.backbone.name}, batch {batch_size} x {len(recipe.view_policies())} views")
+    for kind, seconds in best.items():
+        print(f"  {kind:14} {1e3 * seconds:8.1f} ms, {best['plain'] / seconds:.2f} times as fast")
 
 
 def step_shares(recipe: Recipe, device: torch.device, steps: int) -> None:

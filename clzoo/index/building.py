@@ -31,7 +31,6 @@ FLAT_LIMIT = 200_000
 
 _TRAINING_BYTES = 1 << 30  # at most, of the sample that a trained index learns from
 _POINTS_PER_LIST = 40  # of that sample, where FAISS warns below 39; three times as many found no more (docs/search.md)
-_QUERY_BITS = 8  # of a query against RaBitQ's codes; with FAISS's 0, a float, a search takes 200 times as long
 _SAMPLED = 256  # rows by which a store is told from another
 _POINTS = 65_536  # at least: quantizers learn from the same sample
 
@@ -266,9 +265,6 @@ def empty(factory: str, dim: int) -> Any:
     index = faiss.IndexIDMap2(inner)
     inner.this.disown()
     index.own_fields = True
-    coarse = coarse_index(index)
-    if getattr(coarse, "qb", None) == 0:
-        coarse.qb = _QUERY_BITS
     return index
 
 

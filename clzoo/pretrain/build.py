@@ -120,6 +120,18 @@ def _fix_positions(vit: Any, architecture: str) -> None:
     vit.pos_embed.requires_grad_(False)
 
 
+def compile_networks(method: nn.Module) -> None:
+    """Have each network of a method compiled at its first call, once for all the views that go through it.
+
+    Not the step as one region: that gains nothing over this, and takes as many times longer to compile as the step has
+    forward passes (docs/performance.md).
+    """
+    for name in ("backbone", "projector", "predictor", "momentum_backbone", "momentum_projector"):
+        network = getattr(method, name, None)
+        if network is not None:
+            network.compile()
+
+
 def for_processes(method: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
     """Wrapped for torchrun; with one process, or where the processes share the weights out, the method itself.
 

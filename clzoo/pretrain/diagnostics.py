@@ -113,12 +113,13 @@ def _embeddings(method: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     first, second = batch.views[0], batch.views[min(1, len(batch.views) - 1)]
 
     def project(view: torch.Tensor) -> torch.Tensor:
-        projected: torch.Tensor = method.projector(method.backbone.forward(view))  # not its compiled form
+        # Not the networks' compiled form, which would be compiled once more, without gradient.
+        projected: torch.Tensor = method.projector.forward(method.backbone.forward(view))
         return projected
 
     if not isinstance(method, MomentumHost):
         return unit(project(first)), unit(project(second))
-    return unit(method.predictor(project(first))), unit(_key(method, second, batch))
+    return unit(method.predictor.forward(project(first))), unit(_key(method, second, batch))
 
 
 def _key(method: MomentumHost, view: torch.Tensor, batch: Batch) -> torch.Tensor:

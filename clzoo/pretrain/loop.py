@@ -17,7 +17,7 @@ from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
 from clzoo.pretrain.averaging import BATCHES, estimate_batchnorm, move_towards, parameters_of
-from clzoo.pretrain.build import build_method, for_processes
+from clzoo.pretrain.build import build_method, compile_networks, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
 from clzoo.pretrain.diagnostics import warning_of
@@ -137,8 +137,8 @@ def _train(
     if saved is not None:
         load_optimizer(optimizer, saved["optimizer"])
     if recipe.compile:
-        method.backbone.compile()
-        log.info("the network is compiled in the first step, which takes the longer for it")
+        compile_networks(method)
+        log.info("the networks are compiled in the first step, which takes the longer for it")
     started = time.monotonic()
     log.info(
         "%s on %d images: steps %d to %d of batch %d x %d views, on %s, run folder %s",

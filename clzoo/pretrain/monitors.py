@@ -24,9 +24,9 @@ def monitor(method: Any, views: list[torch.Tensor]) -> dict[str, float]:
     """
     was_training = method.training
     method.eval()
-    # Not the backbone's compiled form, which would be compiled once more, for eval mode.
+    # Not the networks' compiled form, which would be compiled once more, for eval mode.
     features = [method.backbone.forward(view) for view in (views[0], views[min(1, len(views) - 1)])]
-    first, second = (unit(method.projector(feature)) for feature in features)
+    first, second = (unit(method.projector.forward(feature)) for feature in features)
     method.train(was_training)
     return {
         "alignment": (first - second).square().sum(dim=1).mean().item(),

@@ -182,7 +182,7 @@ class Recipe(Table):
     schedule: Schedule
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # of forward and backward; auto: bf16 on CUDA, else fp32
-    compile: bool = False  # torch.compile the backbone; faster where a C++ compiler or a GPU is at hand
+    compile: bool = False  # torch.compile encoders and heads; faster where a C++ compiler or a GPU is at hand
     gradient_checkpointing: bool = False  # keep each block's input alone and compute it twice: for large batches
     shard_weights: bool = False  # over the processes of torchrun (FSDP2): for ViT-B and larger
     seed: int = Field(0, ge=0)
@@ -196,6 +196,9 @@ class Recipe(Table):
             raise ValueError("it takes sgd, adam or adamw, not lars, which needs whole layers")
         if value and info.data.get("compile"):
             raise ValueError("it excludes compile. Type: --set compile=false")
+        schedule = info.data.get("schedule")
+        if value and schedule is not None and schedule.towards_start:
+            raise ValueError("it excludes schedule.towards_start. Type: --set shard_weights=false")
         return value
 
     @field_validator("gradient_checkpointing")
