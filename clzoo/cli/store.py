@@ -33,14 +33,34 @@ def info(store: Path, as_json: bool, quiet: bool) -> None:
 
 @command.command("export")
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--format", required=True, type=click.Choice(["csv", "parquet", "npz"]), help="Of the file.")
+@click.option("--format", type=click.Choice(["csv", "parquet", "npz"]), help="Of the file.")
+@click.option(
+    "--for", "viewer", type=click.Choice(["embedding-atlas", "tensorboard"]), help="With what this viewer reads."
+)
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="The file.  [default: DIR.FORMAT]")
 @quiet_option
-def export(store: Path, format: str, out: Path | None, quiet: bool) -> None:
-    """Write all rows of a store to one CSV, Parquet or NumPy file, as float32."""
+def export(store: Path, format: str | None, viewer: str | None, out: Path | None, quiet: bool) -> None:
+    """Write all rows of a store to one CSV, Parquet or NumPy file, as float32.
+
+    --for embedding-atlas adds a map and neighbors to Parquet; --for tensorboard writes a folder for its projector.
+    """
     from clzoo.embed import export_store, open_store
 
+    if viewer is None and format is None:
+        raise click.UsageError("expected --format csv, parquet or npz, or --for embedding-atlas or tensorboard.")
+    if viewer is not None and format not in (None, "parquet" if viewer == "embedding-atlas" else None):
+        raise click.UsageError(f"--for {viewer} says the format; leave out --format {format}.")
     opened = open_store(store)
+    if viewer is not None:
+        from clzoo.explorer.elsewhere import export_atlas, export_projector
+
+        name = store.resolve().name
+        if viewer == "embedding-atlas":
+            say(f"wrote {export_atlas(opened, out or Path(f'{name}.parquet'))}: {len(opened)} rows")
+        else:
+            say(f"wrote {export_projector(opened, out or Path(f'{name}-projector'))}: {len(opened)} rows")
+        return
+    assert format is not None
     written = export_store(opened, out or Path(f"{store.resolve().name}.{format}"), format)
     say(f"wrote {written}: {len(opened)} rows")
 

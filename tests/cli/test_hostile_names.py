@@ -99,6 +99,8 @@ def test_store(place, store, output):
         (0, ["info", store]),
         (0, ["info", store, "--json"]),
         (0, ["export", store, "--format", "csv", "--out", place / "rows.csv"]),
+        (0, ["export", store, "--for", "embedding-atlas", "--out", place / "atlas.parquet"]),
+        (0, ["export", store, "--for", "tensorboard", "--out", place / "projector"]),
         (0, ["compact", store]),
         (0, ["index", store]),
         (0, ["copy", store, f"file://{copied}"]),

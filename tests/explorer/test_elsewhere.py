@@ -1,0 +1,61 @@
+"""A store as other viewers read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from small_models import small_encoder
+
+import clzoo
+from clzoo import open_store
+from clzoo.cli import main
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("elsewhere")
+    (place / "images" / "a\tb").mkdir(parents=True)
+    for number in range(12):
+        Image.new("RGB", (20, 10), (20 * number, 99, 0)).save(place / "images" / "a\tb" / f"{number:02}.png")
+    clzoo.embed_folder(place / "images", small_encoder(), out=place / "store", labels=True)
+    return place / "store"
+
+
+def test_embedding_atlas_gets_a_map_and_neighbors_by_row(store, tmp_path):
+    main(["store", "export", str(store), "--for", "embedding-atlas", "--out", str(tmp_path / "x.parquet"), "--quiet"])
+    table = pq.read_table(tmp_path / "x.parquet")
+    opened = open_store(store)
+    vectors = opened.embeddings() / np.linalg.norm(opened.embeddings(), axis=1, keepdims=True)
+    assert table["path"].to_pylist() == list(opened.paths)
+    assert {"projection_x", "projection_y"} < set(table.column_names)
+    for row, near in enumerate(table["neighbors"].to_pylist()):
+        assert row not in near["ids"]
+        assert len(near["ids"]) == len(near["distances"]) == 11
+        cosines = vectors[near["ids"]] @ vectors[row]
+        assert np.allclose(1 - cosines, near["distances"], atol=1e-3)
+        assert near["distances"] == sorted(near["distances"])
+
+
+def test_the_projector_gets_vectors_names_and_tiles_in_row_order(store, tmp_path):
+    main(["store", "export", str(store), "--for", "tensorboard", "--out", str(tmp_path / "p"), "--quiet"])
+    opened = open_store(store)
+    assert np.allclose(np.loadtxt(tmp_path / "p" / "tensors.tsv"), opened.embeddings(), atol=1e-6)
+    lines = (tmp_path / "p" / "metadata.tsv").read_text().splitlines()
+    assert lines[0] == "path\tlabel"
+    assert [line.count("\t") for line in lines] == [1] * 13  # a tab in a name does not shift the columns
+    with Image.open(tmp_path / "p" / "sprite.png") as sprite:
+        assert sprite.size == (256, 256)
+        for row in range(12):
+            red = sprite.getpixel((row % 4 * 64 + 5, row // 4 * 64 + 5))[0]
+            assert red == 20 * int(Path(opened.paths[row]).stem)
+    assert "single_image_dim: 64 single_image_dim: 64" in (tmp_path / "p" / "projector_config.pbtxt").read_text()
+
+
+def test_neither_format_nor_viewer_or_two_that_disagree_are_wrong_usage(store):
+    for arguments in ([], ["--for", "tensorboard", "--format", "csv"], ["--for", "embedding-atlas", "--format", "npz"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["store", "export", str(store), *arguments])
