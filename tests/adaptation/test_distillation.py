@@ -106,6 +106,7 @@ def test_a_store_of_few_images_is_refused(tmp_path):
         distil(tmp_path / "store", student=STUDENT, out=tmp_path / "out", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_stopped_distillation_ends_with_the_same_weights(store, distilled, tmp_path, monkeypatch):
     class Asked:
         def __init__(self) -> None:
