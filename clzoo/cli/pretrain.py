@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,8 @@ class _Remembering(click.Command):
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/<recipe>].")
 @click.option("--init", metavar="NAME", help="Start from a model of the zoo, or a folder, instead of random weights.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--engine", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who computes.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes of --engine ray [default: one for each GPU].")
 @click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time, all included.")
 @click.option("--push", "repo_id", metavar="ORG/NAME", help="Publish and push at the end; access is checked at once.")
 @click.option(
@@ -56,6 +58,8 @@ def command(
     out: Path | None,
     init: str | None,
     device: str,
+    engine: str,
+    workers: int | None,
     max_minutes: float | None,
     repo_id: str | None,
     push_every: int | None,
@@ -89,6 +93,13 @@ def command(
         raise ClzooError(f"--resume: {out} holds no run. Start one without --resume.")
     if push_every is not None and repo_id is None:
         raise click.UsageError("--push-every-epochs needs --push ORG/NAME.")
+    if workers is not None and engine != "ray":
+        raise click.UsageError("--workers needs --engine ray; on one machine: torchrun --nproc-per-node=N -m clzoo ...")
+    if engine == "ray":
+        if push_every is not None:
+            raise click.UsageError("--push-every-epochs is for --engine local.")
+        _on_ray(loaded, data, out, repo_id, workers=workers, device=device, max_minutes=max_minutes, init=init)
+        return
     with processes(device) as own_device:
         uploads = _uploads(loaded, out, repo_id, push_every) if rank() == 0 else None
         finished = pretrain(
@@ -104,6 +115,19 @@ def command(
                 say(publish_and_push(out, data, repo_id, device=own_device))
         elif rank() == 0:
             logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
+
+
+def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, **options: Any) -> None:
+    from clzoo.pretrain.ray_train import pretrain_on_ray
+    from clzoo.publish import publish_and_push, publish_command
+
+    _uploads(recipe, out, repo_id, None)  # access is checked before the first step
+    if not pretrain_on_ray(recipe, data, out, **options):
+        logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
+    elif repo_id is None:
+        say(f"finished: {out}. Next: {publish_command(out, data)}")
+    else:
+        say(publish_and_push(out, data, repo_id, device="auto"))
 
 
 def _uploads(recipe: Recipe, out: Path, repo_id: str | None, every: int | None) -> CheckpointUploads | None:
