@@ -42,32 +42,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(lock_file: Path, refusal: str | None, waiting: str = "") -> Iterator[None]:
-    """Hold a lock. The operating system gives it back when the process ends, however it ends.
-
-    Args:
-        refusal: what to say if another process holds it; None waits for it, and `waiting` is logged.
-
-    Raises:
-        ClzooError: `refusal`.
-    """
-    from filelock import FileLock, Timeout  # `clzoo.lite` reads files where it is not installed
-
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        if refusal is not None:
-            raise ClzooError(refusal) from None
-        log.info("%s", waiting)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
 def filled_folder(
     final: Path, *, refusal: str | None = None, renamed: Callable[[], str] | None = None
 ) -> Iterator[Path]:

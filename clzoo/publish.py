@@ -22,6 +22,7 @@ from clzoo.evaluation.run import evaluate
 from clzoo.evaluation.subject import with_heads
 from clzoo.files import read_json
 from clzoo.knn import KNN_V1
+from clzoo.metrics import THIS_MODEL
 from clzoo.pretrain.data_names import TrainedOn, trained_on
 from clzoo.pretrain.feed import images_of
 from clzoo.pretrain.recipe import Recipe
@@ -29,7 +30,6 @@ from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method
-from clzoo.zoo.cards import THIS_MODEL
 from clzoo.zoo.pushing import push
 from clzoo.zoo.saving import round_weights, save_entry
 from clzoo.zoo.swapping import settle

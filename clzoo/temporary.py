@@ -21,9 +21,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from clzoo.errors import ClzooError
+from clzoo.locking import acquired
 
 TEMPORARY = ".tmp-"
 """How the names of temporary folders begin."""
@@ -89,11 +90,9 @@ def held_leftover(parent: Path, purpose: str) -> Iterator[Path | None]:
     if place is None:
         yield None
         return
-    lock = FileLock(place / _LOCK, thread_local=False)
-    try:
-        lock.acquire(timeout=_PATIENCE)
-    except Timeout:
-        raise ClzooError(f"{place} is held by another process. Wait until it ends, then try again.") from None
+    lock = acquired(place / _LOCK, _PATIENCE)
+    if lock is None:
+        raise ClzooError(f"{place} is held by another process. Wait until it ends, then try again.")
     try:
         yield place if (place / KEEP).exists() else None
         if not (place / KEEP).exists() and _is_marked(place):
@@ -134,12 +133,17 @@ def _make(place: Path, purpose: str) -> FileLock | None:
         place.mkdir()
     except FileExistsError:
         return None
-    lock = FileLock(place / _LOCK, thread_local=False)
     try:
-        with suppress(NotImplementedError):  # a file system without locks: nobody will ever take it for dead
-            lock.acquire(timeout=0)
+        lock = acquired(place / _LOCK)
+    except NotImplementedError:
+        lock = FileLock(place / _LOCK)  # a file system without locks: nobody will ever take it for dead
+    except FileNotFoundError:  # swept between the lines above
+        return None
+    if lock is None:
+        return None
+    try:
         (place / _MARK).write_text(_mark_of(place) + f"\n{purpose!a}\n", encoding="utf-8")
-    except (Timeout, FileNotFoundError):  # swept between the lines above
+    except FileNotFoundError:
         return None
     return lock
 
@@ -173,10 +177,11 @@ def _has_mark(place: Path) -> bool:
 def _remove_if_dead(place: Path) -> None:
     if _key(place) in _LIVE or not _is_marked(place):
         return
-    lock = FileLock(place / _LOCK, thread_local=False)
     try:
-        lock.acquire(timeout=0)
-    except (Timeout, OSError, NotImplementedError):
+        lock = acquired(place / _LOCK)
+    except (OSError, NotImplementedError):
+        return
+    if lock is None:
         return
     try:
         if _is_marked(place):

@@ -73,10 +73,7 @@ def test_everything_is_printed_through_one_place_that_spells_names_out() -> None
     assert {path.name for path, _ in printing} <= allowed
     assert {path.name for path, _ in calls("Console", "rich.print")} <= {
         "common.py",
-        "parallel.py",
         "progress.py",
-        "classifier.py",
-        "log.py",  # the bar of a run: numbers
     }
 
 

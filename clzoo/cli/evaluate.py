@@ -46,7 +46,7 @@ def command(
     """
     from clzoo.evaluation import evaluate
     from clzoo.files import write_json
-    from clzoo.zoo.cards import headlines
+    from clzoo.metrics import headlines
 
     evaluation = evaluate(
         model,

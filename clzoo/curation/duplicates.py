@@ -15,9 +15,10 @@ from clzoo.curation.grouping import check_keep, components, identical_sets, keep
 from clzoo.curation.page import Section, Tile, kinds_table, write_page
 from clzoo.curation.pairs import Pairs, unit_vectors
 from clzoo.curation.pictures import Pictures
-from clzoo.data.parallel import in_order, with_progress
+from clzoo.data.parallel import in_order
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
+from clzoo.progress import with_progress
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder

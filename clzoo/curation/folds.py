@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from clzoo.data.parallel import with_progress
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.linear import linear_scores
 from clzoo.knn import KNN_V1, vote
 from clzoo.neighbors import nearest
+from clzoo.progress import with_progress
 
 FOLDS = 5
 METHODS = ("knn", "linear")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clzoo.data.parallel import with_progress
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.vectors import normalized
+from clzoo.progress import with_progress
 
 TILE, BLOCK = 1024, 8192
 """Rows of one product of matrices: its similarities take 32 MB, whatever the collection."""

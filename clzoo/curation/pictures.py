@@ -37,7 +37,7 @@ class Pictures:
     def sha256(self, row: int) -> str | None:
         """Of the encoded image; None where it cannot be read."""
         try:
-            return hashlib.sha256(self.read(row)).hexdigest()
+            return digest_of(self.read(row)).hex()
         except UnreadableImageError:
             return None
 

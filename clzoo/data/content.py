@@ -24,10 +24,11 @@ import numpy as np
 from PIL import Image
 
 from clzoo import cache
-from clzoo.data.parallel import in_order, with_progress
+from clzoo.data.parallel import in_order
 from clzoo.errors import UnreadableImageError
 from clzoo.files import atomic_path
 from clzoo.images import decode_image
+from clzoo.progress import with_progress
 
 if TYPE_CHECKING:
     from clzoo.data.collection import Images

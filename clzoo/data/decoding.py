@@ -9,8 +9,9 @@ import numpy as np
 
 from clzoo.config import Preprocessing
 from clzoo.data.collection import ArrayImages, Images
-from clzoo.data.parallel import in_order, with_progress
+from clzoo.data.parallel import in_order
 from clzoo.errors import UnreadableImageError
+from clzoo.progress import with_progress
 from clzoo.transform import resize_and_crop
 
 log = logging.getLogger("clzoo")

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clzoo.data.parallel import mapped_in_order, stacked, with_progress
+from clzoo.data.parallel import mapped_in_order, stacked
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.progress import with_progress
 
 _AHEAD = 2  # batches
 

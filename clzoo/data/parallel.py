@@ -6,7 +6,6 @@ between processes, memory does not grow with the workers, and nothing depends on
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,10 +14,6 @@ from itertools import islice
 from typing import TypeVar
 
 import numpy as np
-
-from clzoo.errors import ClzooError
-
-log = logging.getLogger("clzoo")
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -69,19 +64,3 @@ def stacked(arrays: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
         batch = np.stack(part)
         part.clear()  # one copy while the batch is worked on
         yield batch
-
-
-def with_progress(results: Iterable[T], total: int | None, what: str) -> Iterable[T]:
-    """The results; on a terminal a progress bar shows `what`, unless the logger `clzoo` is quiet.
-
-    Raises:
-        ClzooError: rich is not installed, as `clzoo.lite` has it.
-    """
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError as error:
-        raise ClzooError("a progress bar needs rich. Type: pip install rich") from error
-    console = Console(stderr=True)
-    hidden = not (console.is_terminal and log.isEnabledFor(logging.INFO))
-    return track(results, what, total=total, console=console, disable=hidden, update_period=0.5)

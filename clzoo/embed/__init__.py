@@ -3,15 +3,14 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from clzoo.zoo.entries import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from clzoo.embed.compact import compact_store
     from clzoo.embed.export import export_store
     from clzoo.embed.merging import merge_stores
     from clzoo.embed.pipeline import Summary, embed_folder
     from clzoo.embed.store import Store, open_store
-
-DEFAULT_MODEL = "supcon-resnet10_w32-tiny"
-"""The bundled model, used where none is named."""
 
 _HOME = {
     "Store": "clzoo.embed.store",

@@ -16,7 +16,6 @@ from clzoo.data.listing import Failure, Listing, has_container_suffix
 from clzoo.data.opening import is_hub, open_source, selected
 from clzoo.data.parallel import usable_cores
 from clzoo.data.storage import is_remote
-from clzoo.embed import DEFAULT_MODEL
 from clzoo.embed.compute import choose, ready
 from clzoo.embed.gpu import compile_pays
 from clzoo.embed.manifest import MANIFEST, STORE_DTYPES, Manifest
@@ -30,6 +29,7 @@ from clzoo.embed.writer import check_folder, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.wording import plain
+from clzoo.zoo.entries import DEFAULT_MODEL
 
 log = logging.getLogger("clzoo")
 

@@ -17,7 +17,8 @@ from clzoo.data.listing import Failure
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.store import ERRORS, ERRORS_SCHEMA, GENERATION_KEY, errors_stamp
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, fsync_folder, held
+from clzoo.files import atomic_path, fsync_folder
+from clzoo.locking import held
 from clzoo.temporary import is_temporary, sweep, temporary_folder, was_left
 
 LOCK = ".lock"

@@ -10,15 +10,12 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import tee
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from clzoo.augment import ViewPolicy, make_view
@@ -31,12 +28,12 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation.classifier_settings import ClassifierSettings, Finetune, LinearSGD
 from clzoo.evaluation.results import Outcome, Result
 from clzoo.evaluation.scores import Accuracy, accuracy_of
+from clzoo.progress import Progress
 from clzoo.transform import normalize
 
 log = logging.getLogger("clzoo")
 
 CHECK_EVERY = 50  # steps between two looks at the loss; a GPU has to be waited for
-LINE_EVERY = 30.0  # seconds between two log lines, where there is no terminal
 
 
 def evaluate_linear_sgd(
@@ -126,7 +123,7 @@ def _train(
     losses: list[float] = []
     running = torch.zeros((), device=model.device)  # sum of the epoch's losses
     with (
-        _progress(f"{settings.key}, seed {seed}", settings.epochs, steps) as tell,
+        Progress(f"{settings.key}, seed {seed}: step", settings.epochs * steps) as progress,
         closing(_batches(model, train, _plan(samples, settings.epochs, steps, generator), seed, settings)) as batches,
     ):
         for step, (chosen, inputs) in enumerate(batches):
@@ -144,7 +141,8 @@ def _train(
             if ends_epoch:
                 losses.append(running.item() / steps)
                 running.zero_()
-            tell(step + 1, losses)
+            said = f"epoch {step // steps + 1} of {settings.epochs}"
+            progress.tell(step + 1, f"{said}, loss {losses[-1]:.4f}" if losses else said)
     return model, head, losses
 
 
@@ -246,29 +244,6 @@ def _own_random_state(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-@contextmanager
-def _progress(title: str, epochs: int, steps: int) -> Iterator[Callable[[int, list[float]], None]]:
-    """Yield a function to be told the steps done and the losses so far: a bar on a terminal, elsewhere log lines."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    total = epochs * steps
-    started = spoke = time.monotonic()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-
-        def tell(done: int, losses: list[float]) -> None:
-            nonlocal spoke
-            epoch = (done - 1) // steps + 1
-            said = f"{title}: epoch {epoch} of {epochs}" + (f", loss {losses[-1]:.4f}" if losses else "")
-            bar.update(task, completed=done, description=said)
-            now = time.monotonic()
-            if bar.disable and now - spoke >= LINE_EVERY:
-                spoke = now
-                log.info("%s, %.1f min left", said, (now - started) / 60 * (total - done) / done)
-
-        yield tell
 
 
 def _require_finite(loss: float, step: int, steps: int, settings: ClassifierSettings) -> None:

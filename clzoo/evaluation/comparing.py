@@ -25,7 +25,7 @@ from clzoo.evaluation.report_parts import Section, Table
 from clzoo.evaluation.report_sections import class_names
 from clzoo.evaluation.run import Evaluation, evaluate
 from clzoo.evaluation.subject import find_subject
-from clzoo.zoo.cards import THIS_MODEL, headlines
+from clzoo.metrics import THIS_MODEL, headlines
 
 NEIGHBORS = 10
 """Nearest neighbours of a test image that two encoders may share."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from clzoo.data.collection import Images
-from clzoo.data.parallel import usable_cores
+from clzoo.data.parallel import in_order, stacked
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.evaluation.features import Features
@@ -101,13 +100,12 @@ def _features_of(
 ) -> Iterator[torch.Tensor]:
     """Features (B, D) of the changed images, batch after batch, on the CPU."""
 
-    def pixels(row: int) -> np.ndarray:
+    def pixels(position: int) -> np.ndarray:
+        row = int(rows[position])
         try:
             return encoder.pixels(change(images.read(row)))
         except UnreadableImageError as error:
             raise ClzooError(f"{images.name(row)} could be read a moment ago: {error}") from error
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        for first in range(0, len(rows), _BATCH):
-            batch = np.stack(list(pool.map(pixels, rows[first : first + _BATCH].tolist())))
-            yield encoder.encode(torch.from_numpy(batch), dtype="fp32").cpu()
+    for batch in stacked(in_order(pixels, len(rows)), _BATCH):
+        yield encoder.encode(torch.from_numpy(batch), dtype="fp32").cpu()

@@ -15,10 +15,10 @@ from clzoo.evaluation.collapse import evaluate_collapse
 from clzoo.evaluation.controls import UNTRAINED, untrained_encoder
 from clzoo.evaluation.copies import evaluate_copies
 from clzoo.evaluation.features import extract
-from clzoo.evaluation.pairs import view_pairs
 from clzoo.evaluation.subject import Subject
+from clzoo.evaluation.view_pairs import view_pairs
 from clzoo.hardware import describe_hardware, describe_versions
-from clzoo.zoo.cards import THIS_MODEL
+from clzoo.metrics import THIS_MODEL
 
 log = logging.getLogger("clzoo")
 

@@ -15,8 +15,8 @@ from clzoo.errors import UnreadableImageError
 from clzoo.evaluation.controls import PIXELS, UNTRAINED
 from clzoo.evaluation.leaks import WITHOUT
 from clzoo.evaluation.mistakes import chance, confused_pairs, wilson_interval
+from clzoo.metrics import THIS_MODEL
 from clzoo.page import data_uri
-from clzoo.zoo.cards import THIS_MODEL
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -32,17 +32,17 @@ from clzoo.evaluation.leaks import WITHOUT, certificate_for, chosen_images, deta
 from clzoo.evaluation.linear import evaluate_linear
 from clzoo.evaluation.lowshot import evaluate_lowshot
 from clzoo.evaluation.opening import DataSource, checked_title, splits_to_judge, title_of
-from clzoo.evaluation.pairs import view_pairs
 from clzoo.evaluation.presets import linear_sgd_changes
 from clzoo.evaluation.relations import evaluate_relations
 from clzoo.evaluation.results import Outcome, Result, split_name
 from clzoo.evaluation.seen import pretrained_subset, saw_in_pretraining
 from clzoo.evaluation.subject import Subject, find_subject
 from clzoo.evaluation.transfer import evaluate_transfer
+from clzoo.evaluation.view_pairs import view_pairs
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.knn import KNN_INSTDISC, KNN_V1
+from clzoo.metrics import THIS_MODEL
 from clzoo.overrides import apply_overrides
-from clzoo.zoo.cards import THIS_MODEL
 
 log = logging.getLogger("clzoo")
 

@@ -13,8 +13,8 @@ from torch import nn
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.files import read_json
 from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
+from clzoo.metrics import read_metrics
 from clzoo.zoo.entries import is_run
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def _of_entry(model: str | Path, device: str) -> Subject:
 
 def _images_of(entry: Path) -> int | None:
     """How many images an entry was pretrained on, as it was published; None where that does not say."""
-    metrics = read_json(entry / "metrics.json") if (entry / "metrics.json").is_file() else {}
-    images = (metrics.get("training") or {}).get("images")
+    images = (read_metrics(entry).get("training") or {}).get("images")
     return images if isinstance(images, int) else None
 
 

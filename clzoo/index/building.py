@@ -20,7 +20,7 @@ from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
 from clzoo.index.choosing import MOST_WITHOUT_FAISS, ExactSearch, has_faiss
-from clzoo.index.pair import coarse_index, import_faiss, map_pair, read_description, read_pair, write_index, write_pair
+from clzoo.index.files import coarse_index, import_faiss, map_pair, read_description, read_pair, write_index, write_pair
 from clzoo.index.recall import GOOD, RECALL_AT, RECALL_QUERIES, tuned_recall
 from clzoo.index.vectors import normalized_batches, sample
 

@@ -19,7 +19,7 @@ from clzoo.device import resolve_device
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index
-from clzoo.index.pair import import_faiss, inner_index
+from clzoo.index.files import import_faiss, inner_index
 from clzoo.index.vectors import BATCH
 from clzoo.neighbors import nearest
 

@@ -22,7 +22,7 @@ from clzoo.embed.shares import Share
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, held, read_json, sha256_of, write_json
+from clzoo.files import atomic_path, read_json, sha256_of, write_json
 from clzoo.index import vectors
 from clzoo.index.building import (
     Index,
@@ -35,8 +35,9 @@ from clzoo.index.building import (
     sample_sha256,
     trained,
 )
-from clzoo.index.pair import import_faiss, inner_index, map_index, write_index, write_pair
+from clzoo.index.files import import_faiss, inner_index, map_index, write_index, write_pair
 from clzoo.index.recall import tuned_recall
+from clzoo.locking import held
 from clzoo.temporary import sweep
 
 log = logging.getLogger("clzoo")

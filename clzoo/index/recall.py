@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clzoo.embed.store import Store
-from clzoo.index.pair import coarse_index, import_faiss, inner_index
+from clzoo.index.files import coarse_index, import_faiss, inner_index
 from clzoo.index.vectors import SEED, normalized, normalized_batches
 
 RECALL_AT = 10

@@ -65,7 +65,8 @@ def _downloaded(repo: str, revision: str | None) -> Path:
         from clzoo.zoo.fetch import commit_of, fetch_file
     except ImportError as error:
         raise ClzooError(
-            f"hf-hub:{repo} must be downloaded, and {error.name} is not installed. Type: pip install huggingface_hub"
+            f"{HUB_PREFIX}{repo} must be downloaded, and {error.name} is not installed. "
+            "Type: pip install huggingface_hub"
         ) from error
     from clzoo.cache import hub_cache
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
 import math
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +13,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from clzoo.distributed import rank
-from clzoo.heartbeat import EVERY_SECONDS, Heartbeat, duration
-
-logger = logging.getLogger("clzoo")
+from clzoo.heartbeat import Heartbeat
+from clzoo.progress import Progress
 
 EVERY = 50  # steps between two lines ...
 LINES = 20  # ... of which a short run has at least so many, one for each step if it has fewer
@@ -39,18 +34,8 @@ class StepLog:
         self._writes = rank() == 0
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8") if self._writes else None
         self._tensorboard = _tensorboard(folder) if self._writes else None
-        is_terminal = sys.stderr.isatty()
-        self._bar = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not (is_terminal and self._writes and logger.isEnabledFor(logging.INFO)),
-        )
-        self._task = self._bar.add_task("", total=total_steps, completed=first_step)
-        self._heartbeat = heartbeat or Heartbeat(math.inf if is_terminal or not self._writes else EVERY_SECONDS)
-        self._began, self._first, self._total, self._done = time.monotonic(), first_step, total_steps, first_step
+        self._progress = Progress("step", total_steps, done=first_step, shown=self._writes, heartbeat=heartbeat)
+        self._total, self._done = total_steps, first_step
         self._every = min(EVERY, max(1, total_steps // LINES))
         self._losses: list[torch.Tensor] = []
         self._rate = 0.0
@@ -60,13 +45,13 @@ class StepLog:
         self._since = time.monotonic()
 
     def __enter__(self) -> StepLog:
-        self._bar.start()
+        self._progress.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is None:
             self._write_line()
-        self._bar.stop()
+        self._progress.__exit__(kind, error, tb)
         if self._file is not None:
             self._file.close()
         if self._tensorboard is not None:
@@ -88,14 +73,9 @@ class StepLog:
         self._losses.append(loss.detach())
         self._images += images
         self._rate, self._done = learning_rate, step + 1
-        self._bar.advance(self._task)
         if self.is_due(step):
             self._write_line()
-        if self._done == self._first + 1:
-            self._began = time.monotonic()  # the first step says nothing of the others: it compiles
-        elif self._heartbeat.is_due():
-            left = (time.monotonic() - self._began) / (self._done - self._first - 1) * (self._total - self._done)
-            logger.info("step %d of %d  %s  %s left", self._done, self._total, self._described, duration(left))
+        self._progress.tell(self._done, self._described)
 
     def note(self, step: int, values: dict[str, float]) -> None:
         """A line of other measurements at a step; JSON has no word for those that are not finite."""
@@ -117,7 +97,6 @@ class StepLog:
             line["data_wait"] = round(self._waited / seconds, 4)
             self._described += f"  {line['images_per_second']:.0f} img/s  data {line['data_wait']:.0%}"
         self._write(line)
-        self._bar.update(self._task, description=self._described)
         self._losses, self._images, self._waited, self._since = [], 0, 0.0, time.monotonic()
 
     def _write(self, line: dict[str, float]) -> None:

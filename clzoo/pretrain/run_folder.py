@@ -11,8 +11,9 @@ from clzoo.config import HUB_PREFIX
 from clzoo.data.storage import is_remote
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
-from clzoo.files import held, read_json, write_json, write_text
+from clzoo.files import read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
+from clzoo.locking import held
 from clzoo.methods import encoder_forwards
 from clzoo.pretrain.checkpoint import delete_uncounted, has_checkpoint
 from clzoo.pretrain.recipe import Recipe

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from clzoo.config import HUB_PREFIX, SMALL_ALEXNET, ModelConfig
 from clzoo.data.known_sets import KNOWN
-from clzoo.errors import ClzooError
 from clzoo.files import write_text
+from clzoo.metrics import THIS_MODEL, check_metrics, headlines
 from clzoo.page import render
 from clzoo.zoo.entries import training_command
 
@@ -46,9 +45,6 @@ _SEAL = "<!-- Written by clzoo ({digest}). Edit freely: a card that was edited i
 
 UNKNOWN = "unknown"
 """Method and data of a converted checkpoint (`clzoo convert`)."""
-
-THIS_MODEL = "this model"
-"""Value of a result's "of" for the model itself; every other value names a control."""
 
 
 def render_card(config: ModelConfig, metrics: dict[str, Any], *, address: str | None = None) -> str:
@@ -87,24 +83,6 @@ def is_generated(card: str) -> bool:
     """Whether a card is exactly as `render_card` returned it."""
     text, _, seal = card.removesuffix("\n").rpartition("\n")
     return seal + "\n" == _SEAL.format(digest=_digest(text + "\n"))
-
-
-def check_metrics(metrics: dict[str, Any]) -> None:
-    """Raise ClzooError, naming the key, if a metrics.json cannot be shown as a table."""
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("results", []), list):
-        raise ClzooError('metrics.json must be {"results": [...], "training": {...}}.')
-    for position, row in enumerate(metrics.get("results", [])):
-        for key in ("protocol", "dataset", "split", "metric", "value", "of"):
-            if not isinstance(row, dict) or key not in row:
-                raise ClzooError(f"metrics.json: results[{position}] has no {key!r}.")
-        value = row["value"]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ClzooError(f"metrics.json: results[{position}].value must be a finite number, found {value!r}.")
-
-
-def headlines(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows that a card and the Hub show: of parts of the classes only metrics.json tells."""
-    return [row for row in results if not row["metric"].endswith("-shot")]
 
 
 def _digest(text: str) -> str:

@@ -12,6 +12,10 @@ from clzoo import assets
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
+from clzoo.metrics import measured
+
+DEFAULT_MODEL = "supcon-resnet10_w32-tiny"
+"""The bundled model, used where none is named."""
 
 WEIGHTS = "model.safetensors"
 
@@ -142,19 +146,6 @@ def row(config: ModelConfig) -> dict[str, Any]:
         "licence": config.license,
         "verified": config.weights_sha256 is not None and config.probe is not None,
     }
-
-
-def measured(folder: Path | None) -> dict[str, Any]:
-    """Accuracies of a model from the metrics.json in its folder, and the data with the number of test images."""
-    metrics = read_json(folder / "metrics.json") if folder and (folder / "metrics.json").is_file() else {}
-    found: dict[str, Any] = {"linear": None, "knn": None, "measured_on": None}
-    for line in metrics.get("results", []):
-        protocol = line["protocol"].partition(":v1(")[0]
-        if line["of"] == "this model" and line["metric"] == "top-1" and found.get(protocol, 0) is None:
-            images = line.get("images") or metrics.get("evaluation", {}).get("data", {}).get("test", {}).get("images")
-            found[protocol] = line["value"]
-            found["measured_on"] = line["dataset"] + (f", {images:,} images" if images else "")
-    return found
 
 
 def facts(config: ModelConfig, found: str, folder: Path | None) -> list[tuple[str, object]]:

@@ -26,8 +26,9 @@ from clzoo.errors import ClzooError
 from clzoo.files import as_json, read_json
 from clzoo.graphs.provenance import GRAPH, require_same_weights
 from clzoo.graphs.session import open_session
+from clzoo.metrics import check_metrics
 from clzoo.proof import weights_sha256
-from clzoo.zoo.cards import check_metrics, is_generated, render_card
+from clzoo.zoo.cards import is_generated, render_card
 from clzoo.zoo.locating import locate, pretraining_state
 from clzoo.zoo.saving import EVAL_RESULTS, OUR_RESULTS, save_entry
 from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files

@@ -18,8 +18,9 @@ from clzoo.config import ModelConfig
 from clzoo.data.known_sets import KNOWN
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_text
+from clzoo.metrics import check_metrics
 from clzoo.proof import weights_sha256
-from clzoo.zoo.cards import check_metrics, write_card
+from clzoo.zoo.cards import write_card
 from clzoo.zoo.entries import PRETRAINING_STATE, WEIGHTS
 from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files
 from clzoo.zoo.swapping import settle, swapped_folder

@@ -260,14 +260,14 @@ def test_images_held_larger_than_the_encoders_input_are_cropped_to_it(evaluate, 
 
 
 def test_a_run_without_a_terminal_says_how_long_it_will_take(monkeypatch, caplog):
-    monkeypatch.setattr(classifier, "LINE_EVERY", 0.0)
+    monkeypatch.setattr("clzoo.progress.EVERY_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "clzoo"):
         evaluate_linear_sgd(narrow_encoder(), pictures(48), pictures(12, seed=1), seeds=(7,), settings=LINEAR)
     lines = [record.getMessage() for record in caplog.records if "epoch" in record.getMessage()]
     assert len(lines) == 6
-    assert lines[0].startswith("linear_sgd, seed 7: epoch 1 of 2, ")
+    assert lines[0].startswith("linear_sgd, seed 7: step 1 of 6  epoch 1 of 2  ")
     assert "epoch 2 of 2, loss 1." in lines[-1]
-    assert lines[-1].endswith("0.0 min left")
+    assert lines[-1].endswith("less than a second left")
 
 
 # Few labels

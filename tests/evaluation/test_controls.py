@@ -8,7 +8,7 @@ from small_models import small_encoder
 from clzoo.evaluation import controls, evaluate
 from clzoo.evaluation.controls import PIXELS, UNTRAINED, measure_controls, untrained_encoder
 from clzoo.evaluation.opening import open_splits
-from clzoo.zoo.cards import THIS_MODEL
+from clzoo.metrics import THIS_MODEL
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.evaluation.opening import open_splits, title_of
 from clzoo.evaluation.run import parse_protocols
-from clzoo.zoo.cards import check_metrics
+from clzoo.metrics import check_metrics
 
 
 @pytest.fixture(scope="module")

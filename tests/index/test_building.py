@@ -261,7 +261,7 @@ def test_refreshing_builds_only_what_is_not_current(make_store):
 def test_faiss_is_imported_inside_the_index_package_alone():
     package = Path(building.__file__).parents[1]
     importing = [path for path in package.rglob("*.py") if "import faiss" in path.read_text(encoding="utf-8")]
-    assert [path.relative_to(package).as_posix() for path in importing] == ["index/pair.py"]
+    assert [path.relative_to(package).as_posix() for path in importing] == ["index/files.py"]
 
 
 @pytest.mark.slow
@@ -271,7 +271,7 @@ def test_memory_while_building_is_the_index_and_little_more(make_store, tmp_path
     make_store(random_vectors(60_000, 256), folder=tmp_path / "big")
     program = (
         "import resource, sys, clzoo\n"
-        "from clzoo.index.pair import import_faiss; import_faiss(); store = clzoo.open_store(sys.argv[1])\n"
+        "from clzoo.index.files import import_faiss; import_faiss(); store = clzoo.open_store(sys.argv[1])\n"
         "import clzoo.index\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "clzoo.build_index(store)\n"

@@ -13,7 +13,7 @@ import pytest
 
 from clzoo import ClzooError
 from clzoo.files import read_json, write_json
-from clzoo.index import build_index, open_index, pair, search
+from clzoo.index import build_index, files, open_index, search
 
 SEED = 11
 print(f"seed {SEED}")
@@ -49,7 +49,7 @@ import sys
 from pathlib import Path
 from clzoo.index import open_index
 from clzoo.embed.store import open_store
-from clzoo.index.pair import import_faiss; import_faiss()
+from clzoo.index.files import import_faiss; import_faiss()
 
 def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
@@ -163,14 +163,14 @@ def test_after_a_killed_build_the_description_that_fits_is_taken(store, renames,
 
 def test_a_writer_that_comes_between_is_noticed(store, monkeypatch):
     build_index(store)
-    real, swaps = pair.map_index, []
+    real, swaps = files.map_index, []
 
     def overtaken(path):
         if not swaps:
             swaps.append(build_index(store, factory="SQfp16"))
         return real(path)
 
-    monkeypatch.setattr(pair, "map_index", overtaken)
+    monkeypatch.setattr(files, "map_index", overtaken)
     index = open_index(store, mmap=True)
     assert swaps
     assert index.description["factory"] == "SQfp16"

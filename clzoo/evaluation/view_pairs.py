@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import torch
 
 from clzoo.augment import ViewPolicy, crop_on_host, finish_view
 from clzoo.data.collection import Collection
-from clzoo.data.parallel import usable_cores
+from clzoo.data.parallel import in_order
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError, UnreadableImageError
 
@@ -34,15 +32,15 @@ def view_pairs(encoder: Encoder, collection: Collection) -> tuple[torch.Tensor, 
     rows = np.unique(np.linspace(0, count - 1, min(count, IMAGES)).round().astype(np.int64))
     policy = view_policy(encoder.config.preprocessing.size)
 
-    def crops(row: int) -> list[np.ndarray] | None:
+    def crops(position: int) -> list[np.ndarray] | None:
+        row = int(rows[position])
         try:
             image = collection.images.read(row)
         except UnreadableImageError:  # named when the features were extracted
             return None
         return [crop_on_host(image, policy, seed=0, epoch=0, sample=row, view=view) for view in (0, 1)]
 
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        made = list(pool.map(crops, rows.tolist()))
+    made = list(in_order(crops, len(rows)))
     read = [position for position, pair in enumerate(made) if pair is not None]
     if not read:
         raise ClzooError(f"none of {len(rows)} images of {collection.origin} can be read.")
