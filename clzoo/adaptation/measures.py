@@ -20,7 +20,7 @@ from clzoo.evaluation.imbalanced import kept_counts
 from clzoo.evaluation.linear import PENALTIES, check_splits, fit_softmax, linear_scores
 from clzoo.evaluation.lowshot import draw
 from clzoo.evaluation.mistakes import predicted_classes
-from clzoo.evaluation.pairs import view_pairs
+from clzoo.evaluation.view_pairs import view_pairs
 from clzoo.knn import KNN_V1, vote
 from clzoo.losses.embeddings import unit
 from clzoo.neighbors import nearest

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from clzoo.curation.pairs import BLOCK, Pairs, check_count, pairs_above
-from clzoo.data.parallel import with_progress
 from clzoo.index.choosing import has_faiss
-from clzoo.index.pair import import_faiss
+from clzoo.index.files import import_faiss
+from clzoo.progress import with_progress
 
 log = logging.getLogger("clzoo")
 

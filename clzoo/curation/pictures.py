@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from clzoo.data.content import digest_of
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import decode_image

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from clzoo.data.parallel import with_progress
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import open_index
 from clzoo.index.vectors import normalized
 from clzoo.neighbors import nearest
+from clzoo.progress import with_progress
 
 MOST_EXACT = 200_000
 """Rows up to which every pair is compared."""

@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from clzoo.curation.pictures import Pictures
-from clzoo.data.parallel import in_order, with_progress
+from clzoo.data.parallel import in_order
 from clzoo.errors import UnreadableImageError
+from clzoo.progress import with_progress
 
 log = logging.getLogger("clzoo")
 
