@@ -13,7 +13,7 @@ import pytest
 from clzoo import ClzooError
 from clzoo.embed.writer import store_lock
 from clzoo.files import read_json
-from clzoo.index import build_index, building, open_index, pair, recall, refresh_index, search, vectors
+from clzoo.index import build_index, building, files, open_index, recall, refresh_index, search, vectors
 
 SEED = 7
 print(f"seed {SEED}")
@@ -163,9 +163,9 @@ def test_a_refined_index_refines_more_candidates_until_it_finds_enough(make_stor
     assert index.description["recall_at_10"] >= 0.95
     again = open_index(index.store)
     assert recall.tuned_recall(again.faiss, index.store)[1] == told  # kept in the file
-    refined = pair.inner_index(again.faiss)
+    refined = files.inner_index(again.faiss)
     assert refined.k_factor == told["k_factor"]
-    assert getattr(pair.coarse_index(again.faiss), "nprobe", None) == told["nprobe"]
+    assert getattr(files.coarse_index(again.faiss), "nprobe", None) == told["nprobe"]
 
 
 def test_the_neighbours_that_recall_is_measured_by_are_the_true_ones(make_store, monkeypatch):
