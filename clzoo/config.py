@@ -31,7 +31,7 @@ TIMM_PREFIX = "timm:"
 LONGEST_CONFIG = 1 << 20
 """Bytes of a config.json."""
 
-_LONGEST_TEXT = 1000  # characters of a name, a licence, a note
+_LONGEST_TEXT = 1000  # characters of a name, a license, a note
 _MOST_FEATURES, _LARGEST_INPUT = 1 << 20, 1 << 14
 
 SMALL_ALEXNET = "small_alexnet"

@@ -25,7 +25,7 @@ class _Plain(logging.Filter):
 
 
 def show_notices() -> None:
-    """Let the `clzoo` logger say what it takes from INFO on: which device, which licence, what was skipped."""
+    """Let the `clzoo` logger say what it takes from INFO on: which device, which license, what was skipped."""
     logger = logging.getLogger("clzoo")
     logger.addFilter(_Plain())
     logger.addHandler(_Notices())

@@ -94,7 +94,7 @@ def _target(size: tuple[int, int], p: Preprocessing) -> tuple[int, int]:
 
 
 def _margin(side: int, size: int) -> int:
-    """Pixels before the centre `size` of `side`; halves are rounded to the even neighbour."""
+    """Pixels before the centre `size` of `side`; halves are rounded to the even neighbor."""
     return round((side - size) / 2)
 
 

@@ -27,7 +27,7 @@ from clzoo.index import write_page
 
 PICTURES = Path(__file__).resolve().parent / "photographs"
 OUT = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "demo"))
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 
 def main(model: str = DEFAULT_MODEL) -> None:
@@ -45,20 +45,20 @@ def main(model: str = DEFAULT_MODEL) -> None:
     print("2. Search every picture")
     pictures = [PICTURES / path for path in store.paths]
     groups = list(store.labels)
-    results = clzoo.search(index, pictures, k=NEIGHBOURS + 1, encoder=encoder)
-    # A picture finds itself first; its neighbours are the others.
-    neighbours = [
-        [hit for hit in hits if hit.path != path][:NEIGHBOURS] for path, hits in zip(store.paths, results, strict=True)
+    results = clzoo.search(index, pictures, k=NEIGHBORS + 1, encoder=encoder)
+    # A picture finds itself first; its neighbors are the others.
+    neighbors = [
+        [hit for hit in hits if hit.path != path][:NEIGHBORS] for path, hits in zip(store.paths, results, strict=True)
     ]
-    found = precision(groups, [[hit.label for hit in hits] for hits in neighbours])
+    found = precision(groups, [[hit.label for hit in hits] for hits in neighbors])
     control = [random_precision(encoder, pictures, groups, seed) for seed in range(3)]
 
     print(f"""
-Of the {NEIGHBOURS} nearest neighbours of a picture, the share of its own group \
+Of the {NEIGHBORS} nearest neighbors of a picture, the share of its own group \
 ({len(pictures)} pictures, {len(set(groups))} groups):
   {encoder.config.name:<38} {found:6.1%}
   {"the same network, random weights *":<38} {statistics.mean(control):6.1%}  +- {statistics.stdev(control):.1%}
-  {"neighbours drawn at random":<38} {chance(groups):6.1%}
+  {"neighbors drawn at random":<38} {chance(groups):6.1%}
   * mean and standard deviation of 3 seeds, BatchNorm statistics from one pass over the pictures
 """)
 
@@ -67,7 +67,7 @@ Of the {NEIGHBOURS} nearest neighbours of a picture, the share of its own group 
         OUT / "index.html",
         index,
         [pictures[row] for row in first_of_group],
-        [neighbours[row] for row in first_of_group],
+        [neighbors[row] for row in first_of_group],
         title="The nearest pictures to the first of each group",
     )
 
@@ -112,15 +112,15 @@ def find_planted(encoder: clzoo.Encoder, out: Path) -> Duplicates:
     return clzoo.find_duplicates(out / "copies-embeddings", encoder=encoder)
 
 
-def precision(groups: Sequence[str], neighbour_groups: Sequence[Sequence[str]]) -> float:
-    """Share of all neighbours that are of their query's group."""
+def precision(groups: Sequence[str], neighbor_groups: Sequence[Sequence[str]]) -> float:
+    """Share of all neighbors that are of their query's group."""
     return float(
-        np.mean([[other == group for other in others] for group, others in zip(groups, neighbour_groups, strict=True)])
+        np.mean([[other == group for other in others] for group, others in zip(groups, neighbor_groups, strict=True)])
     )
 
 
 def chance(groups: Sequence[str]) -> float:
-    """The expected precision of neighbours drawn at random."""
+    """The expected precision of neighbors drawn at random."""
     return float(np.mean([(groups.count(group) - 1) / (len(groups) - 1) for group in groups]))
 
 
@@ -133,7 +133,7 @@ def random_precision(encoder: clzoo.Encoder, pictures: Sequence[Path], groups: S
     vectors = untrained.embed(pictures)
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
     return precision(groups, [[groups[column] for column in row] for row in nearest])
 
 

@@ -32,7 +32,7 @@ def precision(demo, name, pictures):
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -1)
     groups = [picture.parent.name for picture in pictures]
-    nearest = np.argsort(-similarity, axis=1)[:, : demo.NEIGHBOURS]
+    nearest = np.argsort(-similarity, axis=1)[:, : demo.NEIGHBORS]
     return demo.precision(groups, [[groups[column] for column in row] for row in nearest])
 
 

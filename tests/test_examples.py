@@ -27,17 +27,17 @@ def test_the_sources_list_every_picture_once_and_nothing_else(sources):
     assert set(listed) == {path.relative_to(EXAMPLES).as_posix() for path in PICTURES}
 
 
-def test_each_source_says_where_from_by_whom_and_under_which_licence(sources):
+def test_each_source_says_where_from_by_whom_and_under_which_license(sources):
     for row in sources:
         assert row["author"], row
         if row["file"].startswith("photographs/"):
             assert row["source_package"].startswith("gcompris-qt-data "), row
             assert row["url"].startswith("https://"), row
-            assert row["licence"] in ("public domain", "CC0-1.0"), row
+            assert row["license"] in ("public domain", "CC0-1.0"), row
         else:
             assert row["source_package"].startswith("openclipart-png "), row
             assert row["original_path"].startswith("/usr/share/openclipart/png/"), row
-            assert row["licence"] == "public domain", row
+            assert row["license"] == "public domain", row
 
 
 @pytest.mark.parametrize(("folder", "least"), [("photographs", 5), ("pictures", 10)])

@@ -176,15 +176,15 @@ def test_an_unknown_name_is_answered_with_the_closest():
         clzoo.load("cacr-resnet50", "cpu")
 
 
-def test_a_missing_licence_is_said_once(zoo, caplog):
+def test_a_missing_license_is_said_once(zoo, caplog):
     load(zoo)
     load(zoo)
-    said = [record for record in caplog.records if "no licence is stated" in record.getMessage()]
+    said = [record for record in caplog.records if "no license is stated" in record.getMessage()]
     assert len(said) == 1
     assert said[0].levelno == logging.WARNING
 
 
-def test_the_note_to_a_licence_is_said_once(unpinned, caplog):
+def test_the_note_to_a_license_is_said_once(unpinned, caplog):
     load(unpinned)
     load(unpinned)
     assert caplog.text.count("non-commercial") == 1

@@ -11,7 +11,7 @@ README = Path(__file__).resolve().parent.parent / "README.md"
 
 def model_table() -> str:
     lines = [
-        "| name | backbone | source | licence | published (linear / k-NN) | measured (linear / k-NN) | proof |",
+        "| name | backbone | source | license | published (linear / k-NN) | measured (linear / k-NN) | proof |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for config in entries():

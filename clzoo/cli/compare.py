@@ -25,7 +25,7 @@ def command(
     out: Path,
     quiet: bool,
 ) -> None:
-    """Compare encoders on one page: accuracy by protocol, CKA, shared neighbours, spectra, long-tail curves.
+    """Compare encoders on one page: accuracy by protocol, CKA, shared neighbors, spectra, long-tail curves.
 
     The page is DIR/compare.html. Features are extracted once for each model, and shared with clzoo evaluate.
     """

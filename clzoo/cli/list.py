@@ -26,7 +26,7 @@ def command(pattern: str, as_json: bool, quiet: bool) -> None:
     else:
         print_table(("name", "params", "px", "dim", "linear/k-NN", "status"), [_shown(line) for line in rows])
         say(
-            "Top-1 in percent by linear:v1 and knn:v1, on what `clzoo info NAME` says. Where from, and licences: --json"
+            "Top-1 in percent by linear:v1 and knn:v1, on what `clzoo info NAME` says. Where from, and licenses: --json"
         )
 
 

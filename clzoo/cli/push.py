@@ -16,7 +16,13 @@ from clzoo.cli.common import print_json, quiet_option, say
 @click.option("--revision", metavar="BRANCH", help="An existing branch. [default: main]")
 @click.option("--message", metavar="TEXT", help="The commit message.")
 @click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
-@click.option("--accept-licence", is_flag=True, help="Push weights whose publisher states no licence.")
+@click.option(
+    "--accept-license",
+    "--accept-licence",
+    "accept_license",
+    is_flag=True,
+    help="Push weights whose publisher states no license. (--accept-licence is its old spelling.)",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @quiet_option
 def command(
@@ -26,7 +32,7 @@ def command(
     revision: str | None,
     message: str | None,
     create_pr: bool,
-    accept_licence: bool,
+    accept_license: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -43,7 +49,7 @@ def command(
         revision=revision,
         commit_message=message,
         create_pr=create_pr,
-        accept_license=accept_licence,
+        accept_license=accept_license,
     )
     if as_json:
         print_json({"repo_id": repo_id, "url": url})

@@ -12,7 +12,7 @@ from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_o
 @click.command("search")
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("queries", metavar="QUERY...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbours per query.")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbors per query.")
 @click.option("--exclude-self", is_flag=True, help="Leave out the stored image that a query is itself.")
 @click.option("--label", metavar="NAME", help="Find images of this label only.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Find only those; of path, label, size or id.")

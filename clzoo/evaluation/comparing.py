@@ -28,7 +28,7 @@ from clzoo.evaluation.subject import find_subject
 from clzoo.metrics import THIS_MODEL, headlines
 
 NEIGHBORS = 10
-"""Nearest neighbours of a test image that two encoders may share."""
+"""Nearest neighbors of a test image that two encoders may share."""
 
 MOST_IMAGES = 10_000
 """Test images, evenly spaced, on which agreement is measured (our choice: its cost grows with the square)."""
@@ -87,7 +87,7 @@ class Comparison:
         columns, rows = self.accuracy_table()
         agreement = {
             "cka": figures.matrix_figure(self.cka, self.names, "linear CKA"),
-            "overlap": figures.matrix_figure(self.overlap, self.names, f"shared {NEIGHBORS} nearest neighbours"),
+            "overlap": figures.matrix_figure(self.overlap, self.names, f"shared {NEIGHBORS} nearest neighbors"),
         }
         same = "Both are 1 for the same features up to rotation; on the test split."
         spectra = {"spectra": figures.spectrum_figure({name: values.tolist() for name, values in self.spectra.items()})}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clzoo.evaluation.run import Evaluation
 
 _OWN_SECTIONS = ("imbalanced", "collapse", "relations")  # protocols whose numbers stand in sections of their own
-_MOST_NEIGHBORS = 200  # classes whose neighbours are listed in the page
+_MOST_NEIGHBORS = 200  # classes whose neighbors are listed in the page
 
 
 def sections_of(evaluation: Evaluation) -> Iterator[Section]:

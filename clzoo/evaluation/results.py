@@ -68,7 +68,7 @@ class Outcome:
 
     Attributes:
         results: the numbers, for tables and cards.
-        details: JSON for metrics.json and the report: per-class accuracies, sweeps, neighbours.
+        details: JSON for metrics.json and the report: per-class accuracies, sweeps, neighbors.
         arrays: what is too large for JSON, by name; kept in arrays.npz.
     """
 

@@ -47,7 +47,7 @@ from clzoo.overrides import apply_overrides
 log = logging.getLogger("clzoo")
 
 PROTOCOLS = {
-    "knn": "weighted k nearest neighbours, k=20, T=0.07 (knn:v1)",
+    "knn": "weighted k nearest neighbors, k=20, T=0.07 (knn:v1)",
     "knn:instdisc": "the same with k=200, T=0.1",
     "linear": "logistic regression by L-BFGS, penalty chosen on a part of train (linear:v1)",
     "linear:sgd": "linear layer by SGD on augmented images, the papers' protocol; runs the network every epoch",

@@ -177,7 +177,7 @@ def cross_entropy(
     gradient = torch.zeros(len(at.bias), x.shape[1] + 1, dtype=x.dtype, device=device)
     for rows, block in _blocks(x, at.standardization, device, _block_rows(x, len(at.bias), device, budget)):
         own = labels[None, rows]  # (1, b)
-        # Classes first: a softmax over a few neighbouring numbers takes longer than the products.
+        # Classes first: a softmax over a few neighboring numbers takes longer than the products.
         log_softmax = torch.addmm(at.bias[:, None], at.weight, block.T).log_softmax(dim=0)  # (C, b)
         loss -= (share[rows] * log_softmax.gather(0, own)[0]).to(loss.device).double().sum()
         residual = log_softmax.exp_().scatter_add_(0, own, torch.full_like(own, -1, dtype=x.dtype))

@@ -26,7 +26,7 @@ _IR_VERSION = 10  # of the file format; ONNX Runtime 1.18 and later read it
 # Resized as 8-bit values, which ONNX Runtime does with Pillow's own algorithm: fixed-point weights, one side after the
 # other, rounded in between. Pillow's cubic has a = -0.5 (ONNX's default is -0.75), and weights beyond the border are
 # left out and the others scaled up. The integer division is int(resize * side / shorter) of clzoo.transform, and ONNX's
-# Round takes halves to the even neighbour as Python's does. Resize is told all four sides, not two and their `axes`:
+# Round takes halves to the even neighbor as Python's does. Resize is told all four sides, not two and their `axes`:
 # ONNX Runtime 1.32 moves transpositions through a Resize and forgets the axes.
 _PREPROCESSING = """
 preprocessing (uint8[batch, height, width, 3] {images}) => (float[batch, 3, {size}, {size}] {pixels})

@@ -134,7 +134,7 @@ def report(store: Store, description: dict[str, Any]) -> None:
         store.path / description["index"]["file"],
     )
     if recall is not None and recall < GOOD:
-        log.warning("%s finds only %.0f %% of the true nearest neighbours; 'Flat' finds all", factory, 100 * recall)
+        log.warning("%s finds only %.0f %% of the true nearest neighbors; 'Flat' finds all", factory, 100 * recall)
 
 
 def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:

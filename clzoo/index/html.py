@@ -27,7 +27,7 @@ log = logging.getLogger("clzoo")
 
 _SIDE = 224  # pixels of a thumbnail's longer side: sharp at the page's size on common screens
 _QUALITY = 84  # of its JPEG
-_CACHED = 2048  # thumbnails kept: the same neighbour often serves several queries
+_CACHED = 2048  # thumbnails kept: the same neighbor often serves several queries
 _SAMPLE = 1000  # rows whose pairs tell the similarity of any two images
 
 
@@ -72,7 +72,7 @@ def write_page(
     *,
     title: str = "Nearest images",
 ) -> Path:
-    """Write the neighbours of each query as one HTML page, atomically.
+    """Write the neighbors of each query as one HTML page, atomically.
 
     A picture that can no longer be read keeps its place, with the reason in it, and is logged as a warning. A bar is
     the similarity between the collection's median (of any two images) and 1. A query's own hit stands apart and does
@@ -81,7 +81,7 @@ def write_page(
 
     Args:
         path: the file to write.
-        index: what was searched: names the model, and gives the neighbours' images.
+        index: what was searched: names the model, and gives the neighbors' images.
         queries: the query images, Q paths.
         results: what `search` returned for them, Q lists.
         title: the page's heading.

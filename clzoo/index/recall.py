@@ -17,7 +17,7 @@ GOOD = 0.95
 
 _MOST_CANDIDATES = 4096  # efSearch is not raised above; a graph that needs more than this is the wrong index
 _MOST_REFINED = 256  # times k, as above
-_TIE = 1e-6  # scores closer than this are the same neighbour: float32 sums differ by that much
+_TIE = 1e-6  # scores closer than this are the same neighbor: float32 sums differ by that much
 
 
 def tuned_recall(index: Any, store: Store) -> tuple[float | None, dict[str, int | None]]:
@@ -31,7 +31,7 @@ def tuned_recall(index: Any, store: Store) -> tuple[float | None, dict[str, int 
         the index does not have. FAISS writes them into its file.
     """
     efforts = _efforts(index)
-    exact = _ExactNeighbours(store)
+    exact = _ExactNeighbors(store)
     recall = exact.recall(index)
     while recall is not None and recall < GOOD:
         tried = []
@@ -64,8 +64,8 @@ def _efforts(index: Any) -> list[tuple[Any, str, int]]:
     return found
 
 
-class _ExactNeighbours:
-    """The true neighbours of up to 500 rows of a store, by brute force in float32, themselves left out."""
+class _ExactNeighbors:
+    """The true neighbors of up to 500 rows of a store, by brute force in float32, themselves left out."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -87,7 +87,7 @@ class _ExactNeighbours:
         return float(good.sum() / (len(self.queries) * self.k))
 
     def _kth_score(self) -> np.ndarray:
-        """Exact score of each query's k-th neighbour, (Q,)."""
+        """Exact score of each query's k-th neighbor, (Q,)."""
         faiss = import_faiss()
         best = np.full((len(self.queries), self.k + 1), -np.inf, np.float32)  # one more: the query is among them
         ids = np.full(best.shape, -1, np.int64)

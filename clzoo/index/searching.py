@@ -1,4 +1,4 @@
-"""Searching an index: queries of any kind in, named neighbours out."""
+"""Searching an index: queries of any kind in, named neighbors out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _QUERY_BATCH = 1024  # queries given to FAISS at a time
 
 @dataclass(frozen=True)
 class Hit:
-    """One neighbour."""
+    """One neighbor."""
 
     path: str  # relative to the store's root, as in `store.paths`
     score: float  # cosine similarity as the index computes it; what rounding puts above 1 is 1
@@ -57,7 +57,7 @@ def search(
         query: one image or many, of any kind that `Encoder.embed` takes; a folder, for all images below it
             (`query_images`); the path in the store, or the id, of a stored image; or vectors of the same model, float
             (D,) or (Q, D), normalised here.
-        k: how many neighbours at most.
+        k: how many neighbors at most.
         encoder: the model that made the store; by default it is loaded as the store names it.
         device: where to search: "cpu", or "cuda" for many queries, by FAISS where it can and else exactly in torch
             (`clzoo.index.exact`). Queries that are images are embedded where the encoder is.

@@ -57,7 +57,7 @@ def potential_samples(
             v = 1; "band" v = 1 but for the hardest `band[0]` and the easiest `band[1]` share, which get 0.
         mined_mass: m in omega <- (1 - m)(1, 0, ...) + m omega; a run raises it from 0.
         weak: (N, D) momentum embeddings of weak views, the second reading: M is searched with them. "hard" then puts
-            rho on the nearest neighbour alone, and only where it is nearer than in three quarters of the batch; "soft"
+            rho on the nearest neighbor alone, and only where it is nearer than in three quarters of the batch; "soft"
             is e = softmax(similarity / tau_w) over M times a confidence 1 - entropy(e) / log k, the rest on the key.
 
     Raises:
@@ -70,7 +70,7 @@ def potential_samples(
         raise ClzooError(f"the queue holds {len(queue)} entries; mining k={k} positives needs a longer one.")
 
     def block(z: torch.Tensor, key: torch.Tensor, searching: torch.Tensor, sure: torch.Tensor) -> torch.Tensor:
-        scores, neighbours = (searching @ queue.T).topk(mined, dim=1)  # (b, k): M
+        scores, neighbors = (searching @ queue.T).topk(mined, dim=1)  # (b, k): M
         s_key = (z * key).sum(dim=1, keepdim=True)  # (b, 1)
         s_queue = z @ queue.T  # (b, K)
         if weak is None:
@@ -78,17 +78,17 @@ def potential_samples(
         else:
             omega = _sure_positive_weights(scores, sure, positives, rho, eta, tau_w, mined_mass)
         log_v = _log_negative_weights(
-            s_queue.detach(), s_key.detach(), neighbours, negatives, a=a, b=b, beta=beta / temperature, band=band
+            s_queue.detach(), s_key.detach(), neighbors, negatives, a=a, b=b, beta=beta / temperature, band=band
         )  # (b, K), -inf on M
         repulsion = (log_v + s_queue / temperature).logsumexp(dim=1, keepdim=True)  # (b, 1)
-        attraction = torch.cat([s_key, s_queue.gather(1, neighbours)], dim=1) / temperature  # (b, 1 + k)
+        attraction = torch.cat([s_key, s_queue.gather(1, neighbors)], dim=1) / temperature  # (b, 1 + k)
         total = torch.logaddexp(attraction, repulsion)
 
         def pull() -> torch.Tensor:  # (b, 1 + k)
             return omega * (repulsion - total).exp()
 
         def on_queue(mined: torch.Tensor) -> torch.Tensor:  # (b, 1 + k) -> (b, 1 + K)
-            return torch.cat([mined[:, :1], torch.zeros_like(s_queue).scatter(1, neighbours, mined[:, 1:])], dim=1)
+            return torch.cat([mined[:, :1], torch.zeros_like(s_queue).scatter(1, neighbors, mined[:, 1:])], dim=1)
 
         if is_watched():
             note(
@@ -113,7 +113,7 @@ def potential_samples(
 
 @full_precision
 @torch.no_grad()
-def mutual_neighbours(weak: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
+def mutual_neighbors(weak: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
     """Share of images that are the nearest of their own nearest queue entry, among batch and queue: () in [0, 1].
 
     Args:
@@ -135,7 +135,7 @@ def mutual_neighbours(weak: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _nearer_than_most(searching: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
-    """(N,) whether the nearest neighbour's similarity is above the batch's 75th percentile."""
+    """(N,) whether the nearest neighbor's similarity is above the batch's 75th percentile."""
     nearest = in_row_blocks(lambda w: (w @ queue.T).amax(dim=1), searching, columns=len(queue))
     return nearest > nearest.quantile(0.75)
 
@@ -149,13 +149,13 @@ def _sure_positive_weights(
     tau_w: float,
     mass: float | torch.Tensor,
 ) -> torch.Tensor:
-    """omega (b, 1 + k) of the second reading: what is not sure of its neighbours keeps to the key; rows sum to 1."""
+    """omega (b, 1 + k) of the second reading: what is not sure of its neighbors keeps to the key; rows sum to 1."""
     hard, soft = torch.zeros_like(scores), torch.zeros_like(scores)
     if mode != "aug_only":
         hard[:, 0] = rho * sure
         likely = (scores / tau_w).softmax(dim=1)  # (b, k)
         entropy = torch.special.entr(likely).sum(dim=1, keepdim=True)
-        soft = likely * (1 - entropy / max(math.log(scores.shape[1]), 1e-12))  # one neighbour alone is sure of itself
+        soft = likely * (1 - entropy / max(math.log(scores.shape[1]), 1e-12))  # one neighbor alone is sure of itself
     share = {"aug_only": 0.0, "hard": 0.0, "soft": 1.0, "both": eta}[mode]
     mined = mass * ((1 - share) * hard + share * soft)
     return torch.cat([1 - mined.sum(dim=1, keepdim=True), mined], dim=1)
@@ -178,7 +178,7 @@ def _positive_weights(
 def _log_negative_weights(
     s_queue: torch.Tensor,
     s_key: torch.Tensor,
-    neighbours: torch.Tensor,
+    neighbors: torch.Tensor,
     mode: Negatives,
     *,
     a: float,
@@ -187,15 +187,15 @@ def _log_negative_weights(
     band: tuple[float, float],
 ) -> torch.Tensor:
     """log v (b, K), -inf on the mined positives; v has mean 1 over N, but for "band", which is not rescaled."""
-    outside = torch.full(neighbours.shape, float("-inf"), dtype=s_queue.dtype, device=s_queue.device)
-    count = s_queue.shape[1] - neighbours.shape[1]  # |N|
+    outside = torch.full(neighbors.shape, float("-inf"), dtype=s_queue.dtype, device=s_queue.device)
+    count = s_queue.shape[1] - neighbors.shape[1]  # |N|
     if mode == "all":
-        return torch.zeros_like(s_queue).scatter(1, neighbours, outside)
+        return torch.zeros_like(s_queue).scatter(1, neighbors, outside)
     if mode == "band":
-        ranked = s_queue.scatter(1, neighbours, outside).argsort(dim=1, descending=True)  # M comes last
+        ranked = s_queue.scatter(1, neighbors, outside).argsort(dim=1, descending=True)  # M comes last
         first = min(int(band[0] * count), count - 1)
         last = max(first + 1, count - int(band[1] * count))  # at least one negative stays
         return torch.full_like(s_queue, float("-inf")).scatter(1, ranked[:, first:last], 0.0)
     exponent = -a * (s_queue - s_key + b).square() if mode == "near_positive" else beta * s_queue
-    exponent = exponent.scatter(1, neighbours, outside)
+    exponent = exponent.scatter(1, neighbors, outside)
     return exponent.log_softmax(dim=1) + math.log(count)

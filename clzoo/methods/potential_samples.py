@@ -1,6 +1,6 @@
 """Mining of Potential Samples (Dong et al., arXiv 2311.00358): a re-implementation from the abstract, on MoCo v2.
 
-Positives are the augmented view and the queue's nearest neighbours of the key; negatives are weighted by how hard they
+Positives are the augmented view and the queue's nearest neighbors of the key; negatives are weighted by how hard they
 are. The weights, the ramp and the numbers are our choice throughout.
 """
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import potential_samples
-from clzoo.losses.potential_samples import Negatives, Positives, mutual_neighbours
+from clzoo.losses.potential_samples import Negatives, Positives, mutual_neighbors
 from clzoo.methods.batch import Batch, Needs
 from clzoo.methods.heads import mlp
 from clzoo.methods.momentum import Queue
@@ -28,7 +28,7 @@ class PotentialSamplesOptions(Table):
 
     mining: what searches the queue for positives. "key": the strong view's key, with a mined mass that follows the
     epoch. "weak": the momentum embedding of a third, weak view; the mined mass is the share of the batch that is its
-    nearest neighbour's nearest, so it stays low until neighbours mean something.
+    nearest neighbor's nearest, so it stays low until neighbors mean something.
     """
 
     name: Literal["potential_samples"]
@@ -66,7 +66,7 @@ class PotentialSamples(MomentumHost):
         mass: float | torch.Tensor = mined_mass(batch.progress)
         if o.mining == "weak":
             weak = gather_constant(self.shuffled_key(batch.views[2], batch))
-            mass = mutual_neighbours(weak, self.queue.entries)
+            mass = mutual_neighbors(weak, self.queue.entries)
         loss = potential_samples(
             gather(z),
             gather(k),

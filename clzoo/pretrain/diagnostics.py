@@ -160,11 +160,11 @@ def _repulsion(
     if isinstance(options, PotentialSamplesOptions):
         o = options
         mined = 0 if o.positives == "aug_only" else min(o.k, len(negatives) - 1)
-        neighbours = (search @ negatives.T).topk(mined, dim=1).indices
+        neighbors = (search @ negatives.T).topk(mined, dim=1).indices
         band = (o.band_hard, o.band_easy)
         s_key = (q * k).sum(dim=1, keepdim=True)
         logits = logits + _log_negative_weights(
-            similarity, s_key, neighbours, o.negatives, a=o.a, b=o.b, beta=o.beta / o.temperature, band=band
+            similarity, s_key, neighbors, o.negatives, a=o.a, b=o.b, beta=o.beta / o.temperature, band=band
         )
     if excluded is not None:
         logits = logits.masked_fill(excluded, -1e4)  # finite: a row without negatives stays a number

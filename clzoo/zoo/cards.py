@@ -35,7 +35,7 @@ _OTHERS = {"barlow": _Method("Barlow Twins", "2103.03230", labels=False, impleme
 _IN100 = ("in100", "ImageNet-100")  # which 100 classes differs from paper to paper, so nothing is recognised as it
 
 # Identifiers of https://huggingface.co/docs/hub/repositories-licenses that weights usually carry. The Hub refuses one
-# that it does not know, so any other licence goes as "other" with its name.
+# that it does not know, so any other license goes as "other" with its name.
 _HUB_LICENSES = {
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail"),
     *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "other", "unknown"),

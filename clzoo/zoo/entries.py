@@ -143,7 +143,7 @@ def row(config: ModelConfig) -> dict[str, Any]:
         **measured(assets.HUB / config.name),
         "status": status(config),
         "source": config.source.repo if config.source else None,
-        "licence": config.license,
+        "license": config.license,
         "verified": config.weights_sha256 is not None and config.probe is not None,
     }
 
@@ -165,7 +165,7 @@ def facts(config: ModelConfig, found: str, folder: Path | None) -> list[tuple[st
         ("architecture", f"timm {config.architecture}{options}"),
         ("feature", "class token" if config.global_pool == "token" else "global average pool"),
         ("input", f"shorter side {p.resize} px, {p.interpolation}, centre {p.size} px, mean {p.mean}, std {p.std}"),
-        ("licence", f"{config.license}. {config.license_note}" if config.license_note else config.license),
+        ("license", f"{config.license}. {config.license_note}" if config.license_note else config.license),
         ("recipe", config.recipe),
         (
             "measured by clzoo",

@@ -71,7 +71,7 @@ def read_encoder(found: Located, device: torch.device) -> Encoder:
     _require_hash(tensors, found)
     encoder = build_encoder(found.config, tensors, device, where=str(found.weights), next_step=found.next_step)
     if found.origin != "bundled":  # those came with clzoo, whose README tells their terms
-        _say_licence(found.config)
+        _say_license(found.config)
     return encoder
 
 
@@ -269,11 +269,11 @@ def _require_hash(tensors: dict[str, torch.Tensor], found: Located) -> None:
         )
 
 
-def _say_licence(config: ModelConfig) -> None:
+def _say_license(config: ModelConfig) -> None:
     if config.license == "not stated":
-        _say_once(f"{config.name}: no licence is stated for these weights; ask their authors before you redistribute.")
+        _say_once(f"{config.name}: no license is stated for these weights; ask their authors before you redistribute.")
     if config.license_note:
-        _say_once(f"{config.name}: licence {config.license}. {config.license_note}")
+        _say_once(f"{config.name}: license {config.license}. {config.license_note}")
 
 
 @functools.cache

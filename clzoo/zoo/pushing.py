@@ -72,21 +72,21 @@ def push(
         revision: an existing branch; default main.
         commit_message: default names the model and this clzoo.
         create_pr: propose the commit as a pull request to an existing repository.
-        accept_license: push weights although their publisher states no licence.
+        accept_license: push weights although their publisher states no license.
 
     Returns:
         URL of the commit, or of the pull request.
 
     Raises:
-        ClzooError: an incomplete folder, weights that are not those of its config, no stated licence, no access, no
+        ClzooError: an incomplete folder, weights that are not those of its config, no stated license, no access, no
             such repository or branch, no network.
     """
     folder = Path(path)
     config, metrics = _checked_entry(folder)
     if config.license == "not stated" and not accept_license:
         raise ClzooError(
-            f"the licence of {config.name} is not stated{f' by {config.source.repo}' if config.source else ''}, so you "
-            "may have no right to redistribute its weights. If you have, type the same with --accept-licence "
+            f"the license of {config.name} is not stated{f' by {config.source.repo}' if config.source else ''}, so you "
+            "may have no right to redistribute its weights. If you have, type the same with --accept-license "
             "(in Python: accept_license=True); if you trained them, set clzoo.license in config.json."
         )
     if repo_id.count("/") != 1:

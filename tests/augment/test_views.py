@@ -65,8 +65,8 @@ def test_uniform_numbers_are_uniform_and_uncorrelated():
     assert torch.allclose(u.mean(0), torch.full((6,), 0.5), atol=0.01)
     assert torch.allclose(u.var(0), torch.full((6,), 1 / 12), atol=0.002)
     assert (torch.corrcoef(u.T) - torch.eye(6)).abs().max() < 0.02
-    neighbours = torch.corrcoef(torch.stack([u[:-1, 0], u[1:, 0]]))[0, 1]
-    assert neighbours.abs() < 0.02
+    neighbors = torch.corrcoef(torch.stack([u[:-1, 0], u[1:, 0]]))[0, 1]
+    assert neighbors.abs() < 0.02
 
 
 def test_one_number_is_that_of_the_batch():

@@ -100,7 +100,7 @@ def test_wrong_usage_is_exit_code_2(here: Path) -> None:
 
 
 def test_quiet_prints_nothing(here: Path, model_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # The card of a model without a licence is a warning, and those are always printed.
+    # The card of a model without a license is a warning, and those are always printed.
     assert run("embed", "images", "--model", model_folder, "--quiet") == 0
     assert capfd.readouterr().out == ""
 

@@ -128,7 +128,7 @@ def test_the_recorded_recall_is_the_real_one(make_store):
     assert index.description["recall_at_10"] == pytest.approx(np.mean(shares), abs=1e-3)
 
 
-def test_of_equally_near_neighbours_any_counts_as_found(make_store):
+def test_of_equally_near_neighbors_any_counts_as_found(make_store):
     vectors = np.repeat(random_vectors(20), 30, axis=0)  # 30 copies of each: the ten nearest are not unique
     assert build_index(make_store(vectors)).description["recall_at_10"] == 1.0
 
@@ -168,10 +168,10 @@ def test_a_refined_index_refines_more_candidates_until_it_finds_enough(make_stor
     assert getattr(files.coarse_index(again.faiss), "nprobe", None) == told["nprobe"]
 
 
-def test_the_neighbours_that_recall_is_measured_by_are_the_true_ones(make_store, monkeypatch):
-    monkeypatch.setattr(vectors, "BATCH", 7)  # less than the ten neighbours: they come from many batches
+def test_the_neighbors_that_recall_is_measured_by_are_the_true_ones(make_store, monkeypatch):
+    monkeypatch.setattr(vectors, "BATCH", 7)  # less than the ten neighbors: they come from many batches
     store = make_store(random_vectors(200))
-    exact = recall._ExactNeighbours(store)
+    exact = recall._ExactNeighbors(store)
     rows = store.embeddings()
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     scores = rows @ rows.T
@@ -181,7 +181,7 @@ def test_the_neighbours_that_recall_is_measured_by_are_the_true_ones(make_store,
 
 def test_a_poor_index_is_warned_about(make_store, caplog):
     build_index(make_store(random_vectors(2000)), factory="PCA4,Flat")
-    assert any("true nearest neighbours" in record.message for record in caplog.records)
+    assert any("true nearest neighbors" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

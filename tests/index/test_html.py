@@ -1,4 +1,4 @@
-"""The page of neighbours: self-contained, honest about missing pictures, safe with hostile names."""
+"""The page of neighbors: self-contained, honest about missing pictures, safe with hostile names."""
 
 from __future__ import annotations
 

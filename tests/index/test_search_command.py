@@ -27,7 +27,7 @@ def run(*arguments):
     return 0
 
 
-def test_the_neighbours_are_listed(folder, pictures, capsys):
+def test_the_neighbors_are_listed(folder, pictures, capsys):
     assert run(folder, pictures / "reds" / "0.jpg", "-k", 3) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(pictures / "reds" / "0.jpg")

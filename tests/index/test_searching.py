@@ -1,4 +1,4 @@
-"""Searching: every kind of query, honest refusals, named neighbours."""
+"""Searching: every kind of query, honest refusals, named neighbors."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_the_model_is_loaded_as_the_store_names_it(index, pictures):
     assert hits[0][0].path == "reds/0.jpg"
 
 
-def test_the_public_names_take_a_folder_to_its_neighbours(pictures, tmp_path, model_folder):
+def test_the_public_names_take_a_folder_to_its_neighbors(pictures, tmp_path, model_folder):
     clzoo.embed_folder(pictures, model_folder, out=tmp_path / "embedded", device="cpu")
     store = clzoo.open_store(tmp_path / "embedded")
     hits = clzoo.search(clzoo.build_index(store), pictures / "reds" / "0.jpg", k=2)

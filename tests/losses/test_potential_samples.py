@@ -12,7 +12,7 @@ from clzoo.losses.potential_samples import (
     _log_negative_weights,
     _positive_weights,
     _sure_positive_weights,
-    mutual_neighbours,
+    mutual_neighbors,
 )
 
 G = torch.Generator().manual_seed(0)
@@ -162,7 +162,7 @@ def test_the_second_reading_equals_a_reference_written_in_loops(positives):
     assert value.item() == pytest.approx(total, abs=1e-10)
 
 
-def test_no_gradient_reaches_the_weak_view_and_one_neighbour_alone_is_sure():
+def test_no_gradient_reaches_the_weak_view_and_one_neighbor_alone_is_sure():
     weak = KEY.clone().requires_grad_()
     loss = potential_samples(Z.clone().requires_grad_(), KEY, QUEUE, weak=weak, k=1, tau_w=0.05)
     loss.backward()
@@ -175,13 +175,13 @@ def test_no_gradient_reaches_the_weak_view_and_one_neighbour_alone_is_sure():
     assert torch.allclose(alone, torch.tensor([0.0, 1.0]).expand(7, 2))
 
 
-def test_mutual_neighbours_are_counted_among_queue_and_batch(monkeypatch):
+def test_mutual_neighbors_are_counted_among_queue_and_batch(monkeypatch):
     weak = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     queue = torch.tensor([[1.0, 0.01, 0.0], [0.0, 1.0, 0.2], [0.0, 1.0, 0.21], [0.1, 0.0, 1.0]])
     # 0: mutual. 1: the same entry, which 0 is nearer to. 2: its entry is nearer to another entry. 3: mutual.
-    assert mutual_neighbours(weak, queue).item() == 0.5
+    assert mutual_neighbors(weak, queue).item() == 0.5
     monkeypatch.setattr(blocks, "MEMORY_BUDGET", 4 * 8)  # a row at a time
-    assert mutual_neighbours(weak, queue).item() == 0.5
+    assert mutual_neighbors(weak, queue).item() == 0.5
 
 
 def test_a_queue_shorter_than_the_mining_is_refused():

@@ -8,7 +8,7 @@ from torch import nn
 
 from clzoo.errors import ClzooError
 from clzoo.losses import info_nce_keys, info_nce_queue, potential_samples
-from clzoo.losses.potential_samples import mutual_neighbours
+from clzoo.losses.potential_samples import mutual_neighbors
 from clzoo.methods import Batch
 from clzoo.methods.batchnorm import SplitBatchNorm2d, split_batchnorm
 from clzoo.methods.momentum import Queue, cosine_to_one, momentum_copy, momentum_update
@@ -128,18 +128,16 @@ def test_two_views_of_cacrs_momentum_form_are_half_of_moco_v3():
     assert cacr(batch).item() == pytest.approx(moco(batch).item() / 2, rel=1e-6)
 
 
-def test_the_weak_view_mines_with_a_mass_of_mutual_neighbours():
+def test_the_weak_view_mines_with_a_mass_of_mutual_neighbors():
     method, batch = tiny_method("potential_samples_weak"), tiny_batch("potential_samples_weak")
     before = copy.deepcopy(method)
     before.update_momentum(0.9)
     with torch.no_grad():
-        before.queue.entries[3] = F.normalize(before.shuffled_key(batch.views[2], batch), dim=1)[
-            0
-        ]  # one sure neighbour
+        before.queue.entries[3] = F.normalize(before.shuffled_key(batch.views[2], batch), dim=1)[0]  # one sure neighbor
     method.queue.load_state_dict(before.queue.state_dict())
     z, k = before.query(batch.views[0]), before.shuffled_key(batch.views[1], batch)
     w, queue = before.shuffled_key(batch.views[2], batch), before.queue.entries
-    mass = mutual_neighbours(w, queue).item()
+    mass = mutual_neighbors(w, queue).item()
     assert 0 < mass < 1
     expected = potential_samples(z, k, queue, k=2, tau_w=0.05, mined_mass=mass, weak=w)
     assert method(batch).item() == pytest.approx(expected.item(), rel=1e-5)

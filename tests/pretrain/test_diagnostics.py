@@ -99,7 +99,7 @@ def test_values_are_those_of_the_formulas():
     assert found["false_negatives"] == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_purity_is_that_of_the_mined_neighbours():
+def test_purity_is_that_of_the_mined_neighbors():
     method, batch, labels = trained("potential_samples_cifar10", "method.k=3")
     rows = [(int(method.queue.pointer) + i) % 32 for i in range(24)]
     twin = copy.deepcopy(method)

@@ -44,7 +44,7 @@ def test_the_sheet_holds_every_view_exactly_as_the_run_makes_it(folder, tmp_path
     policies = recipe.view_policies()
     samples = torch.arange(6)
     for view, policy in enumerate(policies):
-        made = make_view(stored, policy, seed=recipe.seed, epoch=7, samples=samples, view=view)  # with its neighbours
+        made = make_view(stored, policy, seed=recipe.seed, epoch=7, samples=samples, view=view)  # with its neighbors
         levels = (made[3].permute(1, 2, 0) * 255).round().byte().numpy()
         assert contains(sheet, levels)
         other = make_view(stored, policy, seed=recipe.seed, epoch=8, samples=samples, view=view)

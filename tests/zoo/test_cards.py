@@ -74,15 +74,15 @@ def test_a_published_number_stands_apart_with_its_source_and_outside_of_the_mode
         ("DINOv3 License", {"license": "other", "license_name": "dinov3-license"}),
     ],
 )
-def test_the_licence_follows_the_hubs_convention(license, fields):
+def test_the_license_follows_the_hubs_convention(license, fields):
     data = front_matter(small_config(license=license, **PROVEN))
     assert {key: value for key, value in data.items() if key.startswith("license")} == fields
 
 
-def test_an_unstated_licence_and_a_licence_note_are_spelled_out():
+def test_an_unstated_license_and_a_license_note_are_spelled_out():
     card = render_card(small_config(license="not stated", license_note="Code: CC-BY-NC.", **PROVEN), EMPTY)
-    assert "states no licence" in section(card, "Licence")
-    assert "Code: CC-BY-NC." in section(card, "Licence")
+    assert "states no license" in section(card, "License")
+    assert "Code: CC-BY-NC." in section(card, "License")
 
 
 def test_timm_is_named_only_where_timm_can_load_the_weights():

@@ -72,9 +72,9 @@ def test_truncated_weights_are_refused_and_named(entry):
         clzoo.push(entry, REPO)
 
 
-def test_weights_without_a_stated_licence_need_a_word_of_consent(tmp_path):
+def test_weights_without_a_stated_license_need_a_word_of_consent(tmp_path):
     folder = save_entry(small_encoder(license="not stated"), tmp_path)
-    with pytest.raises(ClzooError, match=r"not stated.*--accept-licence"):
+    with pytest.raises(ClzooError, match=r"not stated.*--accept-license"):
         clzoo.push(folder, REPO)
 
 
@@ -257,3 +257,10 @@ def test_a_graph_of_other_weights_is_refused_and_goes_when_the_entry_is_saved_an
         clzoo.push(entry, REPO)
     save_entry(small_encoder(seed=2), entry)
     assert not (entry / "model.onnx").exists()
+
+
+@pytest.mark.parametrize("option", ["--accept-license", "--accept-licence"])
+def test_the_consent_is_accepted_in_its_old_spelling_too(tmp_path, clzoo_says, option):
+    code, _, err = clzoo_says("push", str(tmp_path), REPO, option)
+    assert code == 1
+    assert "config.json" in err
