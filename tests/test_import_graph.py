@@ -134,3 +134,9 @@ def test_a_circle_is_found_at_any_distance(tmp_path: Path) -> None:
     assert found[0] == "a (a/one.py) -> b (b/two.py) -> c (c/three.py) -> a"
     assert len(found) == 3
     assert circles(without(edges(tmp_path), {("b/two.py", "c")})) == []
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports them by their names alone, and collects the first only."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()

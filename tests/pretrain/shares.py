@@ -1,4 +1,4 @@
-"""Run by test_sharding.py under two Gloo processes: a run with whole weights and one with shares, compared."""
+"""Run by test_shard_weights.py under two Gloo processes: a run with whole weights and one with shares, compared."""
 
 from __future__ import annotations
 

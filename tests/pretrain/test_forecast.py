@@ -90,5 +90,5 @@ def test_compiling_is_said_before_and_after_and_counts_as_time(pictures, tmp_pat
     recipe = small_recipe("simclr_cifar10", "compile=true")
     assert not pretrain(recipe, pictures, tmp_path / "run", device="cpu", max_minutes=0)
     said = [message for message in caplog.messages if "compiled" in message]
-    assert said[0].startswith("the network is compiled in the first step")
+    assert said[0].startswith("the networks are compiled in the first step")
     assert said[1].startswith("compiled: the first step took ")
