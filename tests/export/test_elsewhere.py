@@ -281,24 +281,28 @@ def test_no_entry_of_the_zoo_can_be_taken_for_another_network(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["resnet", "vit, class token"])
-def test_the_snippets_of_the_card_run_and_give_the_same_vectors(tmp_path, monkeypatch, family):
+def test_the_snippets_of_the_card_run_and_give_the_same_vectors(tmp_path, monkeypatch, clzoo_says, family):
     needs(*THROUGH_TIMM)
     monkeypatch.chdir(tmp_path)
     card = (saved(Path("entry"), BUILT[family]()) / "README.md").read_text()
     for image, name in zip(elsewhere.test_images().values(), ("a.jpg", "b.jpg"), strict=False):
         image.save(name)
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    assert [block.split()[1] for block in blocks] == ["clzoo", "timm", "PIL", "PIL"]
+    assert [block.split()[1] for block in blocks] == ["clzoo", "timm", "PIL", "PIL", "clzoo.lite"]
+    (export,) = re.findall(r"```sh\nclzoo (.*?)\n```", card)
+    assert clzoo_says(*export.split())[0] == 0
     names = [{} for _ in blocks]
     for block, found in zip(blocks, names, strict=True):
         exec(block, found)
-    (ours, _), in_timm, feature, (sentence,) = (
+    (ours, _), in_timm, feature, (sentence,), (lite, _) = (
         names[0]["vectors"],
         names[1]["model"],
         names[2]["features"],
         names[3]["vectors"],
+        names[4]["vectors"],
     )
     encoder = clzoo.load("./entry", "cpu")
     assert in_timm.num_features == encoder.dim
     np.testing.assert_allclose(sentence, ours, atol=1e-4)
+    assert ours @ lite > 0.999  # the graph resizes by itself
     np.testing.assert_allclose(feature[0].detach(), encoder.embed("a.jpg", normalize=False), rtol=1e-3, atol=1e-4)
