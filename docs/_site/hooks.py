@@ -26,7 +26,21 @@ OUTSIDE = {
 }
 """Files of the repository's root, and the pages that they become."""
 
-PUBLIC = ("", "zoo", "embed", "index", "evaluation", "curation", "export", "lite", "losses", "methods", "augment")
+PUBLIC = (
+    "",
+    "zoo",
+    "embed",
+    "index",
+    "evaluation",
+    "curation",
+    "explorer",
+    "adaptation",
+    "export",
+    "lite",
+    "losses",
+    "methods",
+    "augment",
+)
 
 
 # Pages ----------------------------------------------------------------------------------------------------------------
