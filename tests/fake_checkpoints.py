@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+import clzoo
 from clzoo import assets
 from clzoo.config import ModelConfig, Preprocessing, Source
 from clzoo.files import write_json
 from clzoo.zoo.entries import entries
+from clzoo.zoo.saving import save_entry
 from clzoo.zoo.weights import network
 
 Tensors = dict[str, torch.Tensor]
@@ -136,4 +138,12 @@ def write_local(folder: Path, config: ModelConfig, tensors: Tensors) -> Path:
     config.save(folder)
     save_file(tensors, folder / "model.safetensors")
     write_json(folder / "metrics.json", {"results": []})
+    return folder
+
+
+def saved_folder(parent: Path) -> Path:
+    """A local model folder "mine", with hash and probe."""
+    config = small_config(name="mine")
+    folder = write_local(parent / "mine", config, random_backbone(config))
+    save_entry(clzoo.load(folder, "cpu"), folder)
     return folder

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from fake_checkpoints import SHIPPED, FakeZoo, random_backbone, shrunk, small_config, write_local
+from fake_checkpoints import SHIPPED, FakeZoo, random_backbone, saved_folder, shrunk, write_local
 from safetensors.torch import load_file, save_file
 
 import clzoo
@@ -16,7 +16,6 @@ from clzoo.errors import ClzooError
 from clzoo.files import sha256_of
 from clzoo.proof import weights_sha256
 from clzoo.zoo import converted, locating
-from clzoo.zoo.saving import save_entry
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +38,7 @@ def unpinned(tmp_path, monkeypatch):
 @pytest.fixture
 def saved(tmp_path):
     """A local model folder, with hash and probe."""
-    config = small_config(name="mine")
-    folder = write_local(tmp_path / "mine", config, random_backbone(config))
-    save_entry(clzoo.load(folder, "cpu"), folder)
-    return folder
+    return saved_folder(tmp_path)
 
 
 def load(zoo, **options):

@@ -10,6 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -91,6 +92,17 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if not console.is_terminal:
         console.width = 400  # never wrap or cut a name in a pipe
     console.print(table)
+
+
+def report(found: Any, as_json: bool, page: Path | None) -> None:
+    """Print what a job found, and write its page."""
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for line in found.summary():
+            say(line)
+    if page is not None:
+        say(f"wrote {found.write_page(page)}", err=as_json)
 
 
 def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:

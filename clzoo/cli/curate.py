@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
+from clzoo.cli.common import max_pixels_option, quiet_option, report, say
 
 
 @click.group("curate")
@@ -45,17 +45,6 @@ def copies_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def report(found: Any, as_json: bool, page: Path | None) -> None:
-    """Print what a job found, and write its page."""
-    if as_json:
-        print_json(found.as_json())
-    else:
-        for line in found.summary():
-            say(line)
-    if page is not None:
-        say(f"wrote {found.write_page(page)}", err=as_json)
 
 
 @command.command("duplicates")

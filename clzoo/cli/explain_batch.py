@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
+from clzoo.cli.common import max_pixels_option, quiet_option, report
 
 
 @click.command("explain-batch")
@@ -27,11 +27,4 @@ def command(
     """
     from clzoo.pretrain.explaining import explain_batch
 
-    found = explain_batch(run, data, queries=queries, device=device)
-    if as_json:
-        print_json(found.as_json())
-    else:
-        for line in found.summary():
-            say(line)
-    if page is not None:
-        say(f"wrote {found.write_page(page)}", err=as_json)
+    report(explain_batch(run, data, queries=queries, device=device), as_json, page)

@@ -3,21 +3,16 @@
 import dataclasses
 
 import pytest
-from fake_checkpoints import SHIPPED, FakeZoo, random_backbone, shrunk, small_config, write_local
+from fake_checkpoints import SHIPPED, FakeZoo, saved_folder, shrunk
 
-import clzoo
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.zoo import verify
-from clzoo.zoo.saving import save_entry
 
 
 @pytest.fixture
 def saved(tmp_path):
-    config = small_config(name="mine")
-    folder = write_local(tmp_path / "mine", config, random_backbone(config))
-    save_entry(clzoo.load(folder, "cpu"), folder)
-    return folder
+    return saved_folder(tmp_path)
 
 
 def change(folder, **values):
