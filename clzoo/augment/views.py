@@ -1,6 +1,7 @@
 """From a batch of stored images to one random view of each: what the network sees in pretraining.
 
-The order is that of the published chains: crop, flip, RandAugment, colour jitter, grayscale, blur, solarise, erase.
+The order is that of the published chains: crop, flip, RandAugment, colour jitter, grayscale, blur, solarise, erase; the
+loss of resolution, which none of them has, stands before the blur.
 Some chains flip last (MoCo v2 and v3); a flip commutes with the colour operations and with the blur, so the place
 after the crop is right for them too, and it costs nothing there.
 
@@ -13,6 +14,8 @@ operation on or off leaves the numbers of the others as they are:
     45-48  jitter, factors                                    54      erase, whether
     49     jitter, whether                                    55-94   erase: area, aspect, top, left of ten attempts
     50     grayscale, whether                                 95-     RandAugment, five per layer
+                                                              4000    downscale, whether
+                                                              4001    downscale, to which side
 
 They are drawn on the host, wherever the images lie: only parameters travel, and a device is never waited for.
 """
@@ -30,16 +33,19 @@ from PIL import Image
 from clzoo.augment.blur import default_kernel_size, gaussian_blur
 from clzoo.augment.color import color_jitter, grayscale, solarize_
 from clzoo.augment.crop import draw_crop, draw_crops, resized_crop
+from clzoo.augment.downscale import downscale, downscale_matrices
 from clzoo.augment.erase import draw_erasures, erase
 from clzoo.augment.rand_augment import DRAWS_PER_LAYER, parse_rand_augment, rand_augment
 from clzoo.augment.random import uniform, uniforms
 from clzoo.augment.rows import on_rows
+from clzoo.device import to_device
 
 _CROP, _FLIP = slice(0, 40), 40
 _ORDER, _FACTORS, _JITTER = slice(41, 45), slice(45, 49), 49
 _GRAYSCALE, _BLUR, _SIGMA, _SOLARIZE = 50, 51, 52, 53
 _ERASE, _ERASE_BOX = 54, slice(55, 95)
 _RAND_AUGMENT = 95
+_DOWNSCALE = 4000  # two numbers, drawn apart from the others
 
 _CACHED = 1 << 19  # values of a view that are worked on at a time on a CPU: 2 MiB
 
@@ -58,6 +64,8 @@ class ViewPolicy:
     jitter: float = 1.0  # probability that the four colour operations are applied
     grayscale: float = 0.2
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # of the box's width to its height
+    downscale: float = 0.0  # probability
+    downscale_to: tuple[float, float] = (0.25, 1.0)  # of the side, uniform, before it is enlarged again
     blur: float = 0.0  # probability; the kernel is a tenth of the size
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view
     solarize: float = 0.0  # probability; the threshold is 0.5
@@ -133,11 +141,14 @@ def finish_view(
 
 
 def _draw(policy: ViewPolicy, seed: int, epoch: int, samples: torch.Tensor, view: int) -> torch.Tensor:
-    """The uniforms of the table above, as far as the policy needs them, on the host."""
+    """The uniforms of the table above, as far as the policy needs them, on the host; those of downscale are last."""
     count = _RAND_AUGMENT if policy.erase else _ERASE
     if policy.rand_augment is not None:
         count = _RAND_AUGMENT + DRAWS_PER_LAYER * parse_rand_augment(policy.rand_augment).layers
-    return uniforms(seed, epoch, samples.cpu(), view, count)
+    u = uniforms(seed, epoch, samples.cpu(), view, count)
+    if not policy.downscale:
+        return u
+    return torch.cat([u, uniforms(seed, epoch, samples.cpu(), view, 2, start=_DOWNSCALE)], dim=1)
 
 
 def _parts(images: torch.Tensor, policy: ViewPolicy) -> list[slice]:
@@ -155,12 +166,20 @@ def _parts(images: torch.Tensor, policy: ViewPolicy) -> list[slice]:
 def _finish(pixels: torch.Tensor, policy: ViewPolicy, u: torch.Tensor, result: torch.Tensor) -> None:
     """Everything after crop and flip, from float pixels (B, 3, size, size), which are changed, into `result`."""
     if policy.rand_augment is not None:
-        pixels = rand_augment(pixels, parse_rand_augment(policy.rand_augment), u[:, _RAND_AUGMENT:])
+        parsed = parse_rand_augment(policy.rand_augment)
+        places = slice(_RAND_AUGMENT, _RAND_AUGMENT + DRAWS_PER_LAYER * parsed.layers)
+        pixels = rand_augment(pixels, parsed, u[:, places])
     if policy.jitter:
         unchanged = u.new_tensor([1.0, 1.0, 1.0, 0.0])
         factors = torch.where(u[:, _JITTER, None] < policy.jitter, _jitter_factors(u[:, _FACTORS], policy), unchanged)
         pixels = color_jitter(pixels, u[:, _ORDER].argsort(dim=1), factors)
     on_rows(pixels, u[:, _GRAYSCALE] < policy.grayscale, lambda images: grayscale(images).expand_as(images))
+    if policy.downscale:
+        low, high = policy.downscale_to
+        sides = ((low + (high - low) * u[:, -1]) * policy.size).round().long().clamp(min=1)
+        matrices, which = downscale_matrices(policy.size, sides)
+        matrices = to_device(matrices, pixels.device)
+        on_rows(pixels, u[:, -2] < policy.downscale, lambda images, which: downscale(images, matrices[which]), which)
     if policy.blur:
         low, high = policy.blur_sigma
         sigma = low + (high - low) * u[:, _SIGMA]

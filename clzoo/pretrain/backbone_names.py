@@ -15,6 +15,10 @@ _NARROW = {"stem_type": "deep", "stem_width": 8}
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> timm's architecture, its arguments
     "resnet10_w16": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], **_NARROW}),
     "resnet10_w32": ("resnet18", {"layers": [1, 1, 1, 1], "channels": [16, 32, 96, 256], **_NARROW}),
+    "resnet10_w48": (
+        "resnet18",
+        {"layers": [1, 1, 1, 1], "channels": [32, 64, 160, 384], "stem_type": "deep", "stem_width": 16},
+    ),
     "resnet18_w16": ("resnet18", {"channels": [16, 32, 64, 128], **_NARROW}),
     "resnet18d": ("resnet18", {"stem_type": "deep", "stem_width": 64, "output_stride": 8}),
     "vit_small": ("vit_small_patch16_224", {"num_heads": 12}),

@@ -109,11 +109,20 @@ class ViewGroup(Table):
     saturation: float = Field(0.0, ge=0)
     hue: float = Field(0.0, ge=0, le=0.5)
     grayscale: Share = 0.0
+    downscale: Share = 0.0
+    downscale_to: Pair = (0.25, 1.0)
     blur: Share = 0.0
     blur_sigma: Pair = (0.1, 2.0)
     solarize: Share = 0.0
     rand_augment: str | None = None
     erase: Share = 0.0
+
+    @field_validator("crop_scale", "downscale_to")
+    @classmethod
+    def _shares_in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError(f"found {list(value)}, expected two shares in order: 0 < low <= high <= 1")
+        return value
 
     @property
     def policy(self) -> ViewPolicy:

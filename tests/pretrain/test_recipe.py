@@ -307,3 +307,13 @@ def test_a_backbone_made_for_one_size_is_used_at_that_size_and_refuses_other_vie
     other = load_recipe(RECIPES / "simclr_cifar10.yaml", (*vit, *plain, "views.0.size=24"))
     with pytest.raises(ClzooError, match="does not take images of 3 x 24 x 24"):
         build_method(other, classes=None)
+
+
+@pytest.mark.parametrize("key", ["crop_scale", "downscale_to"])
+@pytest.mark.parametrize("value", ["[0.5, 0.2]", "[0.0, 1.0]", "[0.2, 1.5]"])
+def test_shares_of_a_view_that_are_out_of_order_are_refused_with_what_was_expected(key, value):
+    views = f"views=[{{count: 2, size: 32, crop_scale: [0.2, 1.0], {key}: {value}}}]".replace(
+        "crop_scale: [0.2, 1.0], crop_scale", "crop_scale"
+    )
+    with pytest.raises(ClzooError, match=rf"{key}.*two shares in order: 0 < low <= high <= 1"):
+        load_recipe(find_recipe("simclr_cifar10"), [views])
