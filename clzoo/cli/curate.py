@@ -185,7 +185,7 @@ def select(
 @click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
 @click.option("--labels", metavar="CSV", help="path,label of the images that have one.")
 @click.option("--by-folder", is_flag=True, help="The labels that STORE was embedded with.")
-@click.option("--with", "saved", metavar="FILE", help="Name all images by a classifier that --save wrote.")
+@click.option("--with", "saved", metavar="FILE", help="Name all images by what --save or --onnx wrote.")
 @click.option("--save", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write the classifier, .npz.")
 @click.option("--onnx", metavar="FILE", type=click.Path(path_type=Path), help="Write encoder and classifier as one.")
 @click.option("--model", metavar="NAME", help="The model of the store, for --onnx, where it has moved.")
@@ -209,7 +209,8 @@ def classify(
 ) -> None:
     """Name the images of STORE that have no label, from those that have one.
 
-    What --onnx writes takes images and gives probabilities, without clzoo.
+    What --onnx writes takes images and gives probabilities, without clzoo. python -m clzoo.lite classify IMAGES names
+    the images of a folder by it, without a store.
     """
     if sum((labels is not None, by_folder, saved is not None)) != 1:
         raise click.UsageError("expected one of --labels CSV, --by-folder and --with FILE.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,22 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path) -> Classifier:
-        """What `save` wrote.
+        """What `save` wrote, or (a file that ends in .onnx) `clzoo.curation.onnx_head.export_classifier`.
 
         Raises:
             ClzooError: no such file, or another one.
         """
+        if str(path).lower().endswith(".onnx"):
+            from clzoo.curation.onnx_head import read_classifier
+
+            return read_classifier(path)
         try:
             with np.load(Path(path), allow_pickle=False) as found:
                 arrays = {name: found[name] for name in _ARRAYS}
             classes = tuple(arrays.pop("classes").tolist())
             texts = {name: str(arrays.pop(name)) for name in ("weights_sha256", "preprocessing")}
+            parts = texts["preprocessing"].split(", ")  # how images are decoded stood in it at first
+            texts["preprocessing"] = ", ".join(part for part in parts if not part.startswith("decoding="))
             temperature = float(arrays.pop("temperature"))
             if arrays["weight"].shape != (len(classes), len(arrays["mean"])) or len(arrays["bias"]) != len(classes):
                 raise ValueError(f"weights {arrays['weight'].shape}, {len(classes)} classes")
@@ -207,7 +213,7 @@ def classify(
     accuracy: dict[str, float] = {}
     if isinstance(labels, Classifier):
         classifier, rows, count = labels, np.arange(len(store)), 0
-        ours = store.manifest.weights_sha256, _text_of(store)
+        ours = store.manifest.weights_sha256, text_of(store.manifest.preprocessing)
         if ours != (classifier.weights_sha256, classifier.preprocessing):
             raise ClzooError(
                 f"the classifier was fitted to features of the weights {classifier.weights_sha256[:12]}, {store.path} "
@@ -239,7 +245,9 @@ def _fit(vectors: np.ndarray, known: Labelled, store: Store) -> tuple[Classifier
     arrays = (fitted.weight, fitted.bias, standard.mean, standard.scale)
     weight, bias, mean, scale = (each.float().numpy() for each in arrays)
     sha256 = store.manifest.weights_sha256
-    return Classifier(weight, bias, mean, scale, temperature, known.classes, sha256, _text_of(store)), accuracy
+    return Classifier(
+        weight, bias, mean, scale, temperature, known.classes, sha256, text_of(store.manifest.preprocessing)
+    ), accuracy
 
 
 def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -255,5 +263,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def _text_of(store: Store) -> str:
-    return ", ".join(f"{key}={value}" for key, value in sorted(store.manifest.preprocessing.items()))
+def text_of(preprocessing: Mapping[str, Any]) -> str:
+    """A preprocessing as one text, by which a classifier knows its encoder's; how images are decoded is not in it."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocessing.items()}
+    return ", ".join(f"{key}={value}" for key, value in sorted(values.items()) if key != "decoding")

@@ -156,6 +156,7 @@ def _provenance(encoder: Encoder, preprocess: bool, dtype: str, calibration: str
         opset=OPSET,
         version=clzoo.__version__,
         calibration=calibration,
+        tensors_sha256=encoder.weights_sha256,
     )
 
 

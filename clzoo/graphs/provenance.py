@@ -25,9 +25,9 @@ IMAGES, PIXELS = "images", "pixels"
 EMBEDDING, FEATURE = "embedding", "feature"
 """The outputs, float32 (B, dim): divided by the L2 norm, and as the network gives it."""
 
-PROBABILITIES = "probabilities"
-"""The output of a classifier behind the embedding (`clzoo curate classify --onnx`), float32 (B, C); the names of the
-classes are the JSON of the metadata's `clzoo.classes`."""
+PROBABILITIES, CLASSES = "probabilities", "clzoo.classes"
+"""The output of a classifier behind the embedding (`clzoo curate classify --onnx`), float32 (B, C); and the entry of
+the metadata with the names of the classes, a JSON list."""
 
 _PREFIX = "clzoo."
 _NORMALIZATION = f"{EMBEDDING}: L2; {FEATURE}: none"
@@ -40,7 +40,7 @@ class Provenance:
     model: str
     architecture: str
     dim: int
-    weights_sha256: str  # clzoo.proof: of the weights that were exported
+    weights_sha256: str  # clzoo.proof: as the model's entry records it, whose file may hold them in fp16
     license: str
     preprocessing: Preprocessing
     preprocess: bool  # whether the preprocessing is inside
@@ -48,6 +48,12 @@ class Provenance:
     opset: int
     version: str  # of the clzoo that exported it
     calibration: str = ""  # int8: what the ranges were measured on
+    tensors_sha256: str = ""  # of the weights as they were loaded, which stores record; "" in files of before
+
+    @property
+    def store_sha256(self) -> str:
+        """The hash that a store of this encoder's vectors records."""
+        return self.tensors_sha256 or self.weights_sha256
 
     def to_metadata(self) -> dict[str, str]:
         """Entries for `metadata_props`: all values are text, `clzoo.preprocessing` is JSON."""
@@ -92,7 +98,10 @@ class Provenance:
                 "dim": int(values["dim"]),
                 "opset": int(values["opset"]),
             }
-            return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+            given = {
+                field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "tensors_sha256"
+            }
+            return cls(**given, tensors_sha256=values.get("tensors_sha256", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise ClzooError(
                 f"{where}: its clzoo metadata is damaged ({type(error).__name__}: {error}). Export it anew."

@@ -1,10 +1,13 @@
-"""`python -m clzoo.lite`: embed a folder and search it, with onnxruntime, numpy and Pillow alone."""
+"""`python -m clzoo.lite`: embed a folder and search it, or classify it, with onnxruntime, numpy and Pillow alone."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError
 from clzoo.graphs.session import DEVICES
 from clzoo.lite.loading import load
-from clzoo.lite.vectors import Vectors, open_vectors
+from clzoo.lite.vectors import Vectors, open_vectors, write_whole
 from clzoo.wording import plain
 
 
@@ -68,27 +71,68 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--json", action="store_true", help="Print JSON.")
     search.add_argument("--device", **device)  # type: ignore[arg-type]
     search.set_defaults(run=_search)
+
+    classify = commands.add_parser(
+        "classify", help="Name the images of a folder by what clzoo curate classify --onnx wrote."
+    )
+    classify.add_argument("source", metavar="SRC", help="A folder, a text file of paths, or a .tar shard.")
+    classify.add_argument("--model", required=True, metavar="FILE", help="The .onnx file of encoder and classifier.")
+    classify.add_argument("--out", type=Path, metavar="FILE.csv", help="Write path,label,confidence,sure.")
+    classify.add_argument("--sure", type=float, default=0.5, help="Less confidence is unsure; 0.5 if not said.")
+    classify.add_argument("--device", **device)  # type: ignore[arg-type]
+    classify.set_defaults(run=_classify)
     return parser
 
 
 def _embed(given: argparse.Namespace) -> None:
     encoder = load(given.model, given.device)
-    listing = list_images(given.source)
+    items, vectors, failed = _of_source(given.source, encoder.embed)
+    paths = [item.path for item in items]
+    labels = [label_of(path) if given.labels else None for path in paths]
+    said = encoder.provenance.model, encoder.provenance.store_sha256
+    Vectors(paths, labels, item_ids(paths), vectors, *said).save(given.out)
+    _say(f"{given.out}: {len(paths)} vectors of {said[0]}, {failed} failed")
+
+
+def _classify(given: argparse.Namespace) -> None:
+    if not 0 <= given.sure <= 1:
+        raise ClzooError(f"--sure is a confidence from 0 to 1, found {given.sure}.")
+    encoder = load(given.model, given.device)
+    items, found, failed = _of_source(given.source, encoder.probabilities)
+    confidence = found.max(axis=1).tolist()
+    named = [encoder.classes[place] for place in found.argmax(axis=1).tolist()]
+    rows = list(zip((item.path for item in items), named, confidence, strict=True))
+    if given.out is None:
+        for path, label, value in rows:
+            _say(f"{value:.4f}  {label}  {path}")
+    else:
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("path", "label", "confidence", "sure"))
+        writer.writerows((path, name, f"{p:.5f}", "yes" if p >= given.sure else "no") for path, name, p in rows)
+        write_whole(given.out, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
+    unsure = sum(value < given.sure for value in confidence)
+    _say(
+        f"{len(rows)} images named, in {len(encoder.classes)} classes; {unsure} with a confidence below "
+        f"{given.sure:g}; {failed} failed"
+    )
+
+
+def _of_source(source: str, run: Callable[..., Any]) -> tuple[list[Item], np.ndarray, int]:
+    """The images of a source that can be read, what `run` gives of them, and how many cannot, which are named."""
+    listing = list_images(source)
     failures = [(failure.path, failure.reason) for failure in listing.failures]
     items = listing.items
     contents: list[Any] = [_Content(item) for item in items]
-    vectors, skipped = encoder.embed(contents, on_error="skip") if items else (np.empty(0), [])
+    found, skipped = run(contents, on_error="skip") if items else (np.empty(0), [])
     out = {each.position for each in skipped}
     failures += [(items[each.position].path, each.reason) for each in skipped]
     for path, reason in failures:
         sys.stderr.write(plain(f"warning: {path}: {reason}") + "\n")
-    paths = [item.path for position, item in enumerate(items) if position not in out]
-    if not paths:
-        raise ClzooError(f"none of the {len(failures)} images of {given.source} could be embedded.")
-    labels = [label_of(path) if given.labels else None for path in paths]
-    said = encoder.provenance.model, encoder.provenance.weights_sha256
-    Vectors(paths, labels, item_ids(paths), vectors, *said).save(given.out)
-    _say(f"{given.out}: {len(paths)} vectors of {said[0]}, {len(failures)} failed")
+    left = [item for position, item in enumerate(items) if position not in out]
+    if not left:
+        raise ClzooError(f"none of the {len(failures)} images of {source} could be read.")
+    return left, found, len(failures)
 
 
 def _search(given: argparse.Namespace) -> None:
@@ -100,10 +144,11 @@ def _search(given: argparse.Namespace) -> None:
         if given.model is None:
             raise ClzooError(f"{unknown[0]} is not in {given.vectors}, so it must be embedded: add --model FILE.onnx")
         encoder = load(given.model, given.device)
-        if vectors.weights_sha256 not in ("", encoder.provenance.weights_sha256):
+        told = encoder.provenance
+        if vectors.weights_sha256 not in ("", told.store_sha256, told.weights_sha256):
             raise ClzooError(
                 f"{given.vectors} was made by {vectors.model}, weights {vectors.weights_sha256[:24]}; {given.model} is "
-                f"of {encoder.provenance.model}, weights {encoder.provenance.weights_sha256[:24]}. Use the model that "
+                f"of {told.model}, weights {told.store_sha256[:24]}. Use the model that "
                 "made it."
             )
         found |= dict(zip(unknown, encoder.embed([Path(query) for query in unknown]), strict=True))

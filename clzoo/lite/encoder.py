@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
-from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
+from clzoo.errors import ClzooError
+from clzoo.files import parse_json
+from clzoo.graphs.provenance import CLASSES, EMBEDDING, FEATURE, IMAGES, PIXELS, PROBABILITIES
 from clzoo.graphs.session import open_session
 from clzoo.images import as_rgb
 from clzoo.transform import resize_and_crop, resize_and_keep_margin, scale_and_shift
@@ -26,11 +28,13 @@ class LiteEncoder:
         provenance: what the graph says of itself.
         device: "cpu", "cuda", "tensorrt", "openvino" or "coreml": where it really runs.
         session: the `onnxruntime.InferenceSession`.
+        classes: of a graph with a classifier (`clzoo curate classify --onnx`) its C names; of others none.
     """
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         self.session, self.provenance = open_session(path, device)
         self.device = device
+        self.classes = _classes_of(self.session, path)
 
     def __repr__(self) -> str:
         return f"LiteEncoder({self.provenance.model!r}, dim={self.dim}, device={self.device!r})"
@@ -64,13 +68,16 @@ class LiteEncoder:
         Returns:
             float32 (B, dim).
         """
+        return self._run(EMBEDDING if normalize else FEATURE, pixels)
+
+    def _run(self, output: str, pixels: np.ndarray) -> np.ndarray:
         if self.provenance.preprocess:
             feed = {IMAGES: np.ascontiguousarray(pixels)}
         else:
             scale, shift = (np.array(values, np.float32) for values in scale_and_shift(self.provenance.preprocessing))
             feed = {PIXELS: np.ascontiguousarray((pixels * scale + shift).transpose(0, 3, 1, 2))}
-        (vectors,) = self.session.run([EMBEDDING if normalize else FEATURE], feed)
-        return vectors
+        (found,) = self.session.run([output], feed)
+        return found
 
     def embed(
         self,
@@ -96,13 +103,60 @@ class LiteEncoder:
         Raises:
             ClzooError: an image that cannot be read, named.
         """
+        output = EMBEDDING if normalize else FEATURE
+        return self._of_all(output, self.dim, images, batch_size, on_error, progress)
+
+    def probabilities(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        batch_size: int = 64,
+        on_error: str = "raise",
+        progress: bool = False,
+    ) -> Any:
+        """How probably one image or many are of each of `classes`; the arguments are those of `embed`.
+
+        Returns:
+            float32 (C,) for one image, (N, C) for N, with sums of 1; with on_error="skip" a pair, as of `embed`.
+
+        Raises:
+            ClzooError: a graph without a classifier; an image that cannot be read, named.
+        """
+        if not self.classes:
+            raise ClzooError(
+                f"{self.provenance.model} is an encoder without a classifier. Fit one and write both as one file: "
+                "clzoo curate classify STORE --labels LABELS.csv --onnx classifier.onnx"
+            )
+        return self._of_all(PROBABILITIES, len(self.classes), images, batch_size, on_error, progress)
+
+    def _of_all(self, output: str, width: int, images: Any, batch_size: int, on_error: str, progress: bool) -> Any:
         single = is_single(images)
         check_on_error(on_error, single)
         skipped: list[Skipped] | None = [] if on_error == "skip" else None
         given: Any = [images] if single else images
         batches = pixel_batches_of(given, self.pixels, batch_size, skipped=skipped, progress=progress)
-        chunks = [self.encode(batch, normalize=normalize) for batch in batches]
-        vectors = np.concatenate(chunks) if chunks else np.zeros((0, self.dim), np.float32)
+        chunks = [self._run(output, batch) for batch in batches]
+        found = np.concatenate(chunks) if chunks else np.zeros((0, width), np.float32)
         if skipped is not None:
-            return vectors, skipped
-        return vectors[0] if single else vectors
+            return found, skipped
+        return found[0] if single else found
+
+
+def _classes_of(session: Any, path: Path) -> tuple[str, ...]:
+    """The names of a classifier behind the embedding; none where there is none.
+
+    Raises:
+        ClzooError: as many names as probabilities are not there.
+    """
+    widths = [end.shape[1] for end in session.get_outputs() if end.name == PROBABILITIES and len(end.shape) == 2]
+    if not widths:
+        return ()
+    again = "Write it anew: clzoo curate classify STORE --labels LABELS.csv --onnx FILE"
+    told = session.get_modelmeta().custom_metadata_map.get(CLASSES, "")
+    names = parse_json(told, f"{path}: its clzoo metadata is damaged: {CLASSES}", again)
+    if isinstance(names, list) and all(isinstance(name, str) for name in names) and len(names) == widths[0]:
+        return tuple(names)
+    raise ClzooError(
+        f"{path} gives {widths[0]} probabilities, and its metadata {CLASSES} does not name as many classes: it was "
+        f"changed after its export. {again}"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -74,15 +75,7 @@ class Vectors:
         Raises:
             ClzooError: it cannot be written.
         """
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")  # clzoo.temporary needs filelock, which is not here
-        try:
-            with part.open("wb") as file:  # given a name, numpy would add a suffix
-                self._write(file)
-            part.replace(path)
-        except OSError as error:
-            raise ClzooError(f"{path} cannot be written: {error.strerror or error}.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        write_whole(path, self._write)
 
     def _write(self, file: BinaryIO) -> None:
         np.savez(
@@ -166,3 +159,20 @@ def _checked(found: Vectors, place: Path) -> Vectors:
     if len(lengths) != 1 or found.embeddings.ndim != 2 or not np.isfinite(found.embeddings).all():
         raise ClzooError(f"{place} is damaged: {sorted(lengths)} rows, or vectors that are not finite. Make it anew.")
     return found
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """A file that appears whole or not at all, without the packages that `clzoo.files` needs for it.
+
+    Raises:
+        ClzooError: it cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # clzoo.temporary needs filelock, which is not here
+    try:
+        with part.open("wb") as file:  # given a name, numpy would add a suffix
+            write(file)
+        part.replace(path)
+    except OSError as error:
+        raise ClzooError(f"{path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        part.unlink(missing_ok=True)

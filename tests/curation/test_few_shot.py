@@ -14,12 +14,15 @@ from test_labels import clusters
 from test_pairs import unit
 from written_stores import write_store
 
+import clzoo
 from clzoo import ClzooError, classify, open_store
 from clzoo.cli import main
 from clzoo.curation import Classifier
 from clzoo.curation.few_shot import best_temperature
 from clzoo.curation.given_labels import read_labels
 from clzoo.curation.onnx_head import export_classifier
+from clzoo.export import export_onnx
+from clzoo.lite.__main__ import main as lite
 from clzoo.lite.encoder import LiteEncoder
 
 
@@ -151,3 +154,116 @@ def test_encoder_and_classifier_in_one_file_name_as_the_command_does(planted, en
     with pytest.raises(ClzooError, match="must be the name"):
         export_classifier(Classifier.load(npz), encoder, tmp_path / "other.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["head.npz", "head.onnx", "labels.csv"]
+
+
+@pytest.fixture(scope="module")
+def both(planted, tmp_path_factory):
+    """A classifier of the pictures of `planted` as `head.npz` and as `head.onnx`."""
+    pytest.importorskip("onnxscript")
+    place = tmp_path_factory.mktemp("both")
+    store = open_store(planted / "store")
+    names = ("odd", "even, \N{SNOWMAN}")
+    with (place / "labels.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows((path, names[row % 2]) for row, path in enumerate(store.paths[:20]))
+    written = ["--onnx", str(place / "head.onnx"), "--save", str(place / "head.npz"), "--quiet"]
+    main(["curate", "classify", str(store.path), "--labels", str(place / "labels.csv"), *written])
+    return place
+
+
+def test_the_file_of_encoder_and_classifier_names_a_store_as_the_arrays_do(both, planted, capsys):
+    found = []
+    for name in ("head.npz", "head.onnx"):
+        main(["curate", "classify", str(planted / "store"), "--with", str(both / name), "--json", "--quiet"])
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["classes"] == found[1]["classes"] == ["even, \N{SNOWMAN}", "odd"]
+    assert [one["label"] for one in found[0]["images"]] == [one["label"] for one in found[1]["images"]]
+    values = [[one["confidence"] for one in each["images"]] for each in found]
+    assert values[1] == pytest.approx(values[0], abs=1e-4)
+
+
+def test_it_names_images_without_a_store_alike(both, planted, capsys):
+    main(["curate", "classify", str(planted / "store"), "--with", str(both / "head.onnx"), "--json", "--quiet"])
+    expected = {one["path"]: one for one in json.loads(capsys.readouterr().out)["images"]}
+    arguments = ["classify", str(planted / "pictures"), "--model", str(both / "head.onnx"), "--sure", "0.6"]
+    assert lite([*arguments, "--out", str(both / "named.csv")]) == 0
+    assert f"{len(expected)} images named, in 2 classes" in capsys.readouterr().out
+    rows = list(csv.DictReader((both / "named.csv").open(encoding="utf-8")))
+    assert [row["path"] for row in rows] == list(expected)
+    for row in rows:
+        assert row["label"] == expected[row["path"]]["label"]
+        assert float(row["confidence"]) == pytest.approx(expected[row["path"]]["confidence"], abs=0.02)
+        assert (row["sure"] == "yes") == (float(row["confidence"]) >= 0.6)
+    assert lite(arguments) == 0
+    assert capsys.readouterr().out.count("\n") == len(expected) + 1
+    encoder = LiteEncoder(both / "head.onnx")
+    one = encoder.probabilities(planted / "pictures" / rows[0]["path"])
+    assert one.shape == (2,)
+    assert one.max() == pytest.approx(float(rows[0]["confidence"]), abs=1e-4)
+
+
+def test_a_graph_that_is_no_classifier_or_of_another_encoder_or_was_changed_is_refused(both, planted, tmp_path, capsys):
+    import onnx
+
+    def refused(path) -> str:
+        with pytest.raises(SystemExit):
+            main(["curate", "classify", str(planted / "store"), "--with", str(path), "--quiet"])
+        text = capsys.readouterr().err
+        assert text.startswith("error: "), text
+        return text
+
+    assert "does not exist" in refused(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no graph")
+    assert "cannot be opened by ONNX Runtime" in refused(tmp_path / "text.onnx")
+    alone = export_onnx(small_encoder(), tmp_path / "alone.onnx", preprocess=True).path
+    assert "is an encoder without a classifier" in refused(alone)
+    assert lite(["classify", str(planted / "pictures"), "--model", str(alone)]) == 1
+    assert "is an encoder without a classifier" in capsys.readouterr().err
+
+    foreign = onnx.load(both / "head.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    assert "was not exported by clzoo" in refused(tmp_path / "foreign.onnx")
+
+    for damage, words in (
+        (lambda model: _metadata(model, "clzoo.classes", '["one"]'), "does not name as many classes"),
+        (lambda model: _metadata(model, "clzoo.classes", "[" * 100_000), "metadata is damaged"),
+        (lambda model: _metadata(model, "clzoo.tensors_sha256", "1" * 64), "fitted to features of the weights 1111"),
+        (lambda model: setattr(_node(model, "Softmax"), "op_type", "Sigmoid"), "was changed after its export"),
+        (lambda model: setattr(_initial(model, "bias"), "name", "classifier/other"), "cannot be opened"),
+    ):
+        changed = onnx.load(both / "head.onnx")
+        damage(changed)
+        onnx.save(changed, tmp_path / "changed.onnx")
+        assert words in refused(tmp_path / "changed.onnx")
+
+    other = tmp_path / "other-store"
+    clzoo.embed_folder(planted / "pictures", small_encoder(), out=other)
+    with pytest.raises(ClzooError, match="the classifier was fitted to features of the weights"):
+        classify(other, Classifier.load(both / "head.onnx"))
+
+
+def _metadata(model, key, value):
+    next(entry for entry in model.metadata_props if entry.key == key).value = value
+
+
+def _node(model, kind):
+    node = next(node for node in reversed(model.graph.node) if node.op_type == kind)
+    del node.attribute[:]
+    return node
+
+
+def _initial(model, name):
+    return next(each for each in model.graph.initializer if each.name == f"classifier/{name}")
+
+
+def test_a_classifier_that_was_kept_with_the_version_of_the_decoder_is_still_taken(store, given, tmp_path):
+    found = classify(store, read_labels(given, store))
+    kept = found.classifier.save(tmp_path / "head.npz")
+    with np.load(kept) as arrays:
+        old = {**arrays, "preprocessing": np.asarray(f"crop_pct=0.875, decoding=1, {_rest(arrays['preprocessing'])}")}
+    np.savez(kept, **old)
+    assert classify(store, Classifier.load(kept)).labels[30:] == found.labels
+
+
+def _rest(text):
+    return str(text).removeprefix("crop_pct=0.875, ")

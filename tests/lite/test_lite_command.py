@@ -106,3 +106,18 @@ def test_errors_name_what_to_type(place, tmp_path, capsys):
         assert message in capsys.readouterr().err
     done = alone("search", place / "store", "x")
     assert "Type: pip install pyarrow" in done.stderr
+
+
+def test_a_model_whose_file_holds_halves_is_known_as_the_one_that_made_the_store(place, tmp_path, capsys):
+    encoder = clzoo.load("supcon-resnet10_w32-tiny", device="cpu")
+    assert encoder.weights_sha256 != encoder.config.weights_sha256  # or the test tests nothing
+    export_onnx(encoder, tmp_path / "model.onnx")
+    clzoo.embed_folder(place / "pictures", encoder, tmp_path / "store", progress=False)
+    exported = export_store(clzoo.open_store(tmp_path / "store"), tmp_path / "store.npz")
+    own = tmp_path / "own.npz"
+    assert main(["embed", str(place / "pictures"), "--model", str(tmp_path / "model.onnx"), "--out", str(own)]) == 0
+    picture = next((place / "pictures").rglob("*.png"))
+    for source in (exported, tmp_path / "store", own):
+        assert main(["search", str(source), str(picture), "--model", str(tmp_path / "model.onnx"), "-k", "1"]) == 0
+        assert picture.name in capsys.readouterr().out
+    assert clzoo.lite.open_vectors(own).weights_sha256 == clzoo.lite.open_vectors(exported).weights_sha256
