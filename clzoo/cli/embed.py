@@ -62,25 +62,14 @@ from clzoo.errors import ClzooError
 def command(
     source: str,
     model: str,
-    size: int | None,
     out: str | None,
     index: str | None,
     factory: str | None,
-    batch_size: int | None,
-    workers: int | None,
-    device: str,
-    dtype: str,
-    store_dtype: str,
-    normalize: bool,
-    labels: bool | None,
     share: str | None,
-    engine: str,
-    backend: str,
-    decode: str,
-    allow_removals: bool,
     strict: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Embed the images of SRC: a folder (with its sub-folders), a list of paths (text, CSV, Parquet), a .tar, .zip or
     .parquet file, a pack, hf-hub:ORG/NAME, or a URL such as s3://bucket/prefix. #split=NAME and #column=NAME at its
@@ -110,22 +99,8 @@ def command(
     from clzoo.embed.shares import is_first_process, parse_share
 
     warnings.filterwarnings("ignore", module="PIL")  # of odd metadata; what cannot be decoded is reported by us
-    options: dict[str, Any] = {
-        "device": device,
-        "size": size,
-        "batch_size": batch_size,
-        "workers": workers,
-        "dtype": dtype,
-        "store_dtype": store_dtype,
-        "normalize": normalize,
-        "labels": labels,
-        "engine": engine,
-        "backend": backend,
-        "decode": decode,
-        "progress": not quiet,
-        "allow_removals": allow_removals,
-    }
-    summary = embed_folder(source, model, out, share=None if share is None else parse_share(share), **options)
+    part = None if share is None else parse_share(share)
+    summary = embed_folder(source, model, out, share=part, progress=not quiet, **options)
     if not is_first_process():
         return
     counts = summary.to_json()

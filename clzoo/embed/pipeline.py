@@ -18,7 +18,8 @@ from clzoo.data.parallel import usable_cores
 from clzoo.data.storage import is_remote
 from clzoo.embed.compute import choose, ready
 from clzoo.embed.gpu import compile_pays
-from clzoo.embed.manifest import MANIFEST, STORE_DTYPES, Manifest
+from clzoo.embed.manifest import MANIFEST, Manifest
+from clzoo.embed.options import EmbedOptions
 from clzoo.embed.plan import check_removals, fresh_manifest
 from clzoo.embed.progress import progress_bar
 from clzoo.embed.run import Run
@@ -32,9 +33,6 @@ from clzoo.wording import plain
 from clzoo.zoo.entries import DEFAULT_MODEL
 
 log = logging.getLogger("clzoo")
-
-ENGINES = ("local", "ray")
-DECODERS = ("cpu", "gpu")
 
 _NAMED_FAILURES = 5  # in the log; all are in errors.parquet
 
@@ -166,20 +164,20 @@ def embed_folder(
             process is writing; more than a tenth of its rows to be dropped; no image at all that could be embedded;
             with `strict`, failed images.
     """
-    options: dict[str, Any] = {
-        "device": device,
-        "size": size,
-        "batch_size": batch_size,
-        "workers": workers,
-        "dtype": dtype,
-        "store_dtype": store_dtype,
-        "normalize": normalize,
-        "labels": labels,
-        "engine": engine,
-        "backend": backend,
-        "decode": decode,
-        "progress": progress,
-    }
+    options = EmbedOptions(
+        device=device,
+        size=size,
+        batch_size=batch_size,
+        workers=workers,
+        dtype=dtype,
+        store_dtype=store_dtype,
+        normalize=normalize,
+        labels=labels,
+        engine=engine,
+        backend=backend,
+        decode=decode,
+        progress=progress,
+    )
 
     def check(dropped: int, rows: int) -> None:
         place = local_out(out, source)
@@ -190,9 +188,9 @@ def embed_folder(
             raise ClzooError("torchrun shares out the work already; leave out --share and --engine.")
         from clzoo.embed.processes import embed_with_processes
 
-        summary = embed_with_processes(source, encoder, out, allow_removals=allow_removals, **options)
+        summary = embed_with_processes(source, encoder, out, options, allow_removals=allow_removals)
     else:
-        summary, failures = embed_share(source, encoder, out, check=check, share=share, **options)
+        summary, failures = embed_share(source, encoder, out, options, share=share, check=check)
         report(summary, failures)
     if share is None or summary.failed > 1:  # a small share may by chance hold nothing but the one broken image
         summary.require_some()
@@ -205,32 +203,16 @@ def embed_share(
     source: str | Path | Any,
     encoder: Encoder | str | Path,
     out: str | Path | None,
+    options: EmbedOptions,
     *,
-    check: Callable[[int, int], None],
-    device: str,
-    size: int | None,
-    batch_size: int | None,
-    workers: int | None,
-    dtype: str,
-    store_dtype: str,
-    normalize: bool,
-    labels: bool | None,
     share: Share | None,
-    engine: str,
-    backend: str,
-    decode: str,
-    progress: bool,
+    check: Callable[[int, int], None],
 ) -> tuple[Summary, list[Failure]]:
     """As `embed_folder`; the failures are returned and not yet reported.
 
     Args:
         check: is told how many rows would be dropped, of how many, before anything is written; raises to refuse.
     """
-    if store_dtype not in STORE_DTYPES:
-        raise ClzooError(f"store_dtype must be fp16 or fp32, found {store_dtype!r}.")
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ClzooError(f"{name} must be at least 1, found {value}.")
     folder = local_out(out, source)
     opened = open_source(source)
     listing, origin, root = opened.listing, opened.origin, opened.root
@@ -238,24 +220,19 @@ def embed_share(
     images = len(listing.items)  # of all shares: the choice of what computes is the same for each
     if share is not None:
         folder, listing = share.folder(folder), share.of(listing)
-    if engine not in ENGINES:
-        raise ClzooError(f"engine must be one of {', '.join(ENGINES)}, found {engine!r}.")
-    if engine == "ray" and not isinstance(source, str | Path):
+    on_ray = options.engine == "ray"
+    if on_ray and not isinstance(source, str | Path):
         raise ClzooError("the workers of a Ray cluster read the images themselves: name a source.")
-    if engine == "ray" and isinstance(encoder, Encoder):
+    if on_ray and isinstance(encoder, Encoder):
         raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
-    by_name = engine == "local" and not isinstance(encoder, Encoder)
-    if backend == "onnx" and not by_name:
-        raise ClzooError(f"backend {backend!r} is for a model that is given by name and embedded on this machine.")
-    if decode not in DECODERS:
-        raise ClzooError(f"decode must be one of {', '.join(DECODERS)}, found {decode!r}.")
-    if decode == "gpu" and engine == "ray":
-        raise ClzooError("decode 'gpu' is for --engine local. Leave out one of them.")
-    encoder, load = _loaded(encoder, device if engine == "local" else "cpu", size)
-    if decode == "gpu":
+    by_name = not on_ray and not isinstance(encoder, Encoder)
+    if options.backend == "onnx" and not by_name:
+        raise ClzooError("backend 'onnx' is for a model that is given by name and embedded on this machine.")
+    encoder, load = _loaded(encoder, "cpu" if on_ray else options.device, options.size)
+    if options.decode == "gpu":
         nvjpeg(encoder.device)  # what it cannot do is said before anything is written
     manifest = Manifest.load_from(folder) if (folder / MANIFEST).is_file() else None
-    compute = choose(encoder, backend if by_name else "torch", dtype, images, manifest)
+    compute = choose(encoder, options.backend if by_name else "torch", options.dtype, images, manifest)
     if manifest is None and images:
         encoder = ready(encoder, compute)  # before a store says so
     log.info("model: %s (%d values, on %s, %s)", encoder.config.name, encoder.dim, encoder.device, compute)
@@ -265,38 +242,39 @@ def embed_share(
         load,
         origin,
         root,
-        store_dtype=store_dtype,
-        normalize=normalize,
-        compute=str(compute) if decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
+        store_dtype=options.store_dtype,
+        normalize=options.normalize,
+        compute=str(compute) if options.decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
         share=share,
     )
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = Settings(
-        batch_size or default_batch_size(encoder),
-        workers or usable_cores(),
+        options.batch_size or default_batch_size(encoder),
+        options.workers or usable_cores(),
         compute.dtype,
-        store_dtype,
-        normalize,
-        decode,
+        options.store_dtype,
+        options.normalize,
+        options.decode,
     )
     clock = Clock()
     try:
         with store_lock(folder):
-            run = Run(folder, listing, fresh, encoder, labels, check)
+            run = Run(folder, listing, fresh, encoder, options.labels, check)
             is_long = compile_pays(encoder.device, len(run.plan.todo))
-            settings = replace(settings, compile=by_name and backend == "auto" and is_long)
+            settings = replace(settings, compile=by_name and options.backend == "auto" and is_long)
             started = time.perf_counter()
-            if engine == "ray":
+            if on_ray:
                 from clzoo.embed.ray_engine import encode_on_ray
 
                 # In the type that the manifest names: a GPU worker's "auto" would be another one.
-                stream = encode_on_ray(listing.items, run.plan.todo, encoder, load, settings, device, batch_size)
+                todo, device, batch_size = run.plan.todo, options.device, options.batch_size
+                stream = encode_on_ray(listing.items, todo, encoder, load, settings, device, batch_size)
             else:
                 encoder = ready(encoder, compute) if len(run.plan.todo) else encoder  # nothing new, nothing exported
                 stream = encode_items(listing.items, run.plan.todo, encoder, settings, clock)
             # Closing the stream cancels what is still to be decoded, if the run is cut short.
-            with closing(stream), progress_bar(len(run.plan.todo), clock, enabled=progress) as advance:
+            with closing(stream), progress_bar(len(run.plan.todo), clock, enabled=options.progress) as advance:
                 run.embed(stream, advance)
             run.finish()
             seconds = time.perf_counter() - started

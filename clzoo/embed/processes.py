@@ -26,6 +26,7 @@ import torch.distributed as dist
 from clzoo.embed.compact import known_errors
 from clzoo.embed.manifest import MANIFEST, Segment
 from clzoo.embed.merging import write_merged
+from clzoo.embed.options import EmbedOptions
 from clzoo.embed.pipeline import Summary, embed_share, local_out, report
 from clzoo.embed.plan import check_removals
 from clzoo.embed.shares import Share
@@ -44,9 +45,9 @@ def embed_with_processes(
     source: str | Path,
     encoder: Encoder | str | Path,
     out: str | Path | None,
+    options: EmbedOptions,
     *,
     allow_removals: bool = False,
-    **options: Any,
 ) -> Summary:
     """`embed_folder` in every process that torchrun started; they share a file system.
 
@@ -54,7 +55,6 @@ def embed_with_processes(
 
     Args:
         allow_removals: as of `embed_folder`; counted over all shares.
-        options: all others of `embed_share`, but the share.
 
     Returns:
         The summary of the whole, in every process.
@@ -64,13 +64,13 @@ def embed_with_processes(
     """
     folder = local_out(out, source)
     check_folder(folder)
-    options["device"] = _own_device(options["device"])
+    options = replace(options, device=_own_device(options.device))
     with _process_group() as group, ExitStack() as stack:
         rank, total = dist.get_rank(), dist.get_world_size()
         first = rank == 0
         if not first:
             stack.enter_context(_quiet())  # the first process says it for all
-            options["progress"] = False
+            options = replace(options, progress=False)
         else:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(store_lock(folder))
@@ -84,7 +84,7 @@ def embed_with_processes(
             dist.all_reduce(counts, group=group)
             check_removals(folder, *counts.tolist(), allowed=allow_removals)
 
-        part, _ = embed_share(source, encoder, folder, share=share, check=check, **options)
+        part, _ = embed_share(source, encoder, folder, options, share=share, check=check)
         parts: list[Any] | None = [None] * total if first else None
         dist.gather_object(part, parts, group=group)  # also: waits until all are done
         whole: list[Summary | None] = [None]
