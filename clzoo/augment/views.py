@@ -72,6 +72,12 @@ class ViewPolicy:
     rand_augment: str | None = None  # timm's string, such as "rand-m9-mstd0.5-inc1"
     erase: float = 0.0  # probability
 
+    @property
+    def only_crops(self) -> bool:
+        """Whether nothing follows crop and flip."""
+        later = (self.jitter, self.grayscale, self.blur, self.solarize, self.erase)
+        return self.rand_augment is None and not any(later)
+
     def __post_init__(self) -> None:
         if self.rand_augment is not None:
             parse_rand_augment(self.rand_augment)  # a wrong string is refused before anything starts

@@ -1,19 +1,21 @@
-"""Random crops decoded ahead of the training step, in bounded memory, in the order that the loop asks for."""
+"""The views of step after step, in the order that the loop asks for; crops are decoded ahead, in bounded memory."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, tee
 from typing import NamedTuple
 
 import torch
 
-from clzoo.augment.views import ViewPolicy, crop_on_host
+from clzoo.augment.views import ViewPolicy, crop_on_host, finish_view, make_view
 from clzoo.data.parallel import usable_cores
 from clzoo.data.training import TrainingSet
+from clzoo.device import to_device
 
 AHEAD = 3
 """Batches that are being decoded while the loop works on one."""
@@ -28,6 +30,67 @@ def crops_on_host(images: TrainingSet, policies: Sequence[ViewPolicy], device: t
     """Whether crops are made image by image by `stream_crops`, not for whole batches on the device."""
     largest = max(policy.size for policy in policies)
     return images.pixels is None or (device.type == "cpu" and largest > LARGEST_BATCHED_ON_CPU)
+
+
+def stream_views(
+    images: TrainingSet,
+    batches: Iterable[tuple[int, torch.Tensor]],
+    policies: Sequence[ViewPolicy],
+    finish: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    seed: int,
+    device: torch.device,
+    road_of: torch.device | None = None,
+) -> Generator[tuple[torch.Tensor, list[torch.Tensor]], None, None]:
+    """Samples and views of batch after batch, by the road that `crops_on_host` chooses; close it to cancel what runs.
+
+    Args:
+        batches: (epoch, samples int64 (B,)) of the coming steps; read a few batches ahead where crops are decoded.
+        policies: one per view.
+        finish: makes of a view's pixels, (B, size, size, 3) in [0, 255], what is yielded: `normalize`, for example. It
+            gets one view at a time, so that no two lie unfinished in memory. They are float32, and uint8 where the
+            host made all of it, crop and flip alone.
+        road_of: the device whose road is taken, where that is not `device`.
+
+    Yields:
+        The samples as given, and V finished views on `device`.
+
+    Raises:
+        ClzooError: as `stream_crops`.
+    """
+    if not crops_on_host(images, policies, road_of or device):
+        held = torch.from_numpy(images.pixels).to(device)  # (N, S, S, 3) uint8
+        for epoch, samples in batches:
+            pixels = views_of(held[to_device(samples, device)], samples, policies, seed=seed, epoch=epoch)
+            yield samples, [finish(view) for view in pixels]
+        return
+    batches, ahead = tee(batches)
+    with closing(stream_crops(images, ahead, policies, seed=seed, device=device)) as crops:
+        for (epoch, samples), batch in zip(batches, crops, strict=True):
+            yield (
+                samples,
+                [
+                    finish(
+                        crop
+                        if policy.only_crops
+                        else _pixels(finish_view(crop, policy, seed=seed, epoch=epoch, samples=samples, view=view))
+                    )
+                    for view, (crop, policy) in enumerate(zip(batch, policies, strict=True))
+                ],
+            )
+
+
+def views_of(
+    pixels: torch.Tensor, samples: torch.Tensor, policies: Sequence[ViewPolicy], *, seed: int, epoch: int
+) -> Iterator[torch.Tensor]:
+    """One view after the other of stored images (B, H, W, 3) uint8: float32 (B, size, size, 3) in [0, 255]."""
+    for view, policy in enumerate(policies):
+        yield _pixels(make_view(pixels, policy, seed=seed, epoch=epoch, samples=samples, view=view))
+
+
+def _pixels(view: torch.Tensor) -> torch.Tensor:
+    """(B, 3, S, S) in [0, 1] -> (B, S, S, 3) in [0, 255]."""
+    return 255 * view.permute(0, 2, 3, 1)
 
 
 def stream_crops(

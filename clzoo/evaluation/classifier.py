@@ -12,15 +12,15 @@ import logging
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from itertools import tee
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clzoo.augment import ViewPolicy, make_view
+from clzoo.augment import ViewPolicy
 from clzoo.data.classes import with_classes_of
-from clzoo.data.stream import crops_on_host, stream_crops
+from clzoo.data.stream import stream_views
 from clzoo.data.training import TrainingSet, pixel_batches
 from clzoo.device import to_device
 from clzoo.encoder import Encoder
@@ -180,19 +180,13 @@ def _batches(
     settings: ClassifierSettings,
 ) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
     """(sample numbers (B,), inputs float32 (B, 3, size, size), normalized, on the model's device) of each step."""
-    p, device = model.config.preprocessing, model.device
+    p = model.config.preprocessing
     policy = ViewPolicy(size=p.size, crop_scale=settings.crop_scale, jitter=0.0, grayscale=0.0)  # crop and flip
-    if not crops_on_host(train, [policy], device):
-        pixels = torch.from_numpy(train.pixels).to(device)  # (N, S, S, 3) uint8
-        for epoch, samples in plan:
-            images = pixels[to_device(samples, device)]
-            view = make_view(images, policy, seed=seed, epoch=epoch, samples=samples, view=0)
-            yield samples, normalize(255 * view.permute(0, 2, 3, 1), p)
-        return
-    plan, ahead = tee(plan)  # the streamer reads a few batches ahead
-    with closing(stream_crops(train, ahead, [policy], seed=seed, device=device)) as crops:
-        for (_, samples), (crop,) in zip(plan, crops, strict=True):
-            yield samples, normalize(crop, p)
+    with closing(
+        stream_views(train, plan, [policy], partial(normalize, p=p), seed=seed, device=model.device)
+    ) as batches:
+        for samples, (inputs,) in batches:
+            yield samples, inputs
 
 
 def _features(model: Encoder, inputs: torch.Tensor, frozen: bool) -> torch.Tensor:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import tee
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from clzoo.augment import finish_view, make_view
 from clzoo.config import Preprocessing
-from clzoo.data.stream import crops_on_host, stream_crops
+from clzoo.data.stream import stream_views, views_of
 from clzoo.data.training import TrainingSet, open_training_set
 from clzoo.device import to_device
 from clzoo.distributed import rank, world_size
@@ -65,9 +64,9 @@ def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, dev
     """The batches of this process from a step on; each is a function of the recipe's seed and the step alone."""
     labels = None if images.labels is None else torch.from_numpy(images.labels)
     todo = range(first_step, steps.total)
-    for step, (samples, views) in zip(
-        todo, _views(images, recipe, _plan(recipe, steps, images, todo), device), strict=True
-    ):
+    plan = _plan(recipe, steps, images, todo)
+    each = stream_views(images, plan, recipe.view_policies(), _normalize(recipe), seed=recipe.seed, device=device)
+    for step, (samples, views) in zip(todo, each, strict=True):
         own_labels = None if labels is None else to_device(labels[samples], device)
         yield Batch(views, own_labels, recipe.seed, step, step / steps.total, samples)
 
@@ -79,30 +78,8 @@ def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, ep
         pixels: uint8 (B, H, W, 3).
         samples: (B,) indices in the data set.
     """
-    return [
-        _normalized(make_view(pixels, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view), recipe)
-        for view, policy in enumerate(recipe.view_policies())
-    ]
-
-
-def _views(
-    images: TrainingSet, recipe: Recipe, plan: Iterator[tuple[int, torch.Tensor]], device: torch.device
-) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """(samples, views) of each planned (epoch, samples)."""
-    policies = recipe.view_policies()
-    if not crops_on_host(images, policies, device):
-        pixels = torch.from_numpy(images.pixels).to(device)  # (N, S, S, 3) uint8
-        for epoch, samples in plan:
-            yield samples, render_views(pixels[to_device(samples, device)], samples, recipe, epoch)
-        return
-    plan, ahead = tee(plan)  # the streamer reads a few batches ahead
-    crops = stream_crops(images, ahead, policies, seed=recipe.seed, device=device)
-    for (epoch, samples), batch in zip(plan, crops, strict=True):
-        finished = (
-            finish_view(crop, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view)
-            for view, (crop, policy) in enumerate(zip(batch, policies, strict=True))
-        )
-        yield samples, [_normalized(view, recipe) for view in finished]
+    views = views_of(pixels, samples, recipe.view_policies(), seed=recipe.seed, epoch=epoch)
+    return list(map(_normalize(recipe), views))
 
 
 def _plan(recipe: Recipe, steps: Steps, images: TrainingSet, todo: range) -> Iterator[tuple[int, torch.Tensor]]:
@@ -127,10 +104,9 @@ def _order(seed: int, epoch: int, images: TrainingSet) -> torch.Tensor:
     return torch.searchsorted(upto, drawn, right=True).clamp(max=count - 1)
 
 
-def _normalized(view: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """(B, 3, S, S) in [0, 1] -> minus mean over standard deviation, channels_last."""
-    preprocessing = Preprocessing(mean=recipe.data.mean, std=recipe.data.std)
-    return normalize(255 * view.permute(0, 2, 3, 1), preprocessing)
+def _normalize(recipe: Recipe) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(B, S, S, 3) in [0, 255] -> (B, 3, S, S), minus the recipe's mean over its standard deviation."""
+    return partial(normalize, p=Preprocessing(mean=recipe.data.mean, std=recipe.data.std))
 
 
 def labels_of_queue(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from clzoo.augment import crop_on_host, finish_view, make_view
-from clzoo.data.stream import crops_on_host
+from clzoo.data.stream import stream_views
 from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
@@ -19,6 +18,7 @@ from clzoo.pretrain.recipe import Recipe
 
 _TILE = 192  # pixels of the sheet that the largest view takes at least
 _MARGIN, _CAPTION = 8, 18
+_CPU = torch.device("cpu")
 
 
 def draw_views(recipe: Recipe, data: str | Path, out: Path, *, sample: int, epoch: int) -> None:
@@ -46,23 +46,17 @@ def draw_views(recipe: Recipe, data: str | Path, out: Path, *, sample: int, epoc
 
 def _views_of(images: TrainingSet, recipe: Recipe, sample: int, epoch: int) -> list[Image.Image]:
     """By the road that a run on this machine's default device takes."""
-    on_host = crops_on_host(images, recipe.view_policies(), resolve_device("auto"))
-    samples = torch.tensor([sample])
-    pictures = []
-    for view, policy in enumerate(recipe.view_policies()):
-        if images.pixels is not None and not on_host:
-            held = torch.from_numpy(images.pixels[sample : sample + 1])
-            made = make_view(held, policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view)
-        else:
-            crop = crop_on_host(
-                images.image(sample), policy, seed=recipe.seed, epoch=epoch, sample=sample, view=view
-            )  # fmt: skip
-            made = finish_view(
-                torch.from_numpy(crop)[None], policy, seed=recipe.seed, epoch=epoch, samples=samples, view=view
-            )
-        levels = (made[0].permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        pictures.append(Image.fromarray(np.ascontiguousarray(levels)))
-    return pictures
+    only, policies, seed = [(epoch, torch.tensor([sample]))], recipe.view_policies(), recipe.seed
+    with closing(
+        stream_views(images, only, policies, _levels, seed=seed, device=_CPU, road_of=resolve_device("auto"))
+    ) as views:
+        _, made = next(views)
+    return [Image.fromarray(view[0].numpy()) for view in made]
+
+
+def _levels(view: torch.Tensor) -> torch.Tensor:
+    """(B, S, S, 3) in [0, 255] -> uint8."""
+    return view.round().to(torch.uint8, memory_format=torch.contiguous_format)
 
 
 def _sheet(title: str, tiles: list[tuple[str, Image.Image]]) -> Image.Image:

@@ -1,3 +1,4 @@
+import dataclasses
 import threading
 
 import numpy as np
@@ -6,10 +7,12 @@ import torch
 from picture_folders import make_folder, noise
 from PIL import Image
 
-from clzoo.augment.views import ViewPolicy, crop_on_host
-from clzoo.data.stream import stream_crops
+from clzoo.augment.views import ViewPolicy, crop_on_host, finish_view, make_view
+from clzoo.config import Preprocessing
+from clzoo.data.stream import stream_crops, stream_views
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
+from clzoo.transform import normalize
 
 CPU = torch.device("cpu")
 POLICIES = (ViewPolicy(size=16), ViewPolicy(size=16, crop_scale=(0.5, 1.0)), ViewPolicy(size=8))
@@ -133,3 +136,82 @@ def test_on_a_gpu_the_crops_are_those_of_the_cpu(images):
         found.append([view.clone() for view in views])
     assert all(view.is_cuda for views in found for view in views)
     assert same(expected, [[view.cpu() for view in views] for views in found])
+
+
+PLAIN = {"jitter": 0.0, "grayscale": 0.0}
+DATA = Preprocessing(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+
+
+def seen(images, policies, finish, **options):
+    """(samples, views) of four steps."""
+    return list(stream_views(images, steps(4, 6), policies, finish, seed=5, device=CPU, **options))
+
+
+def test_views_of_decoded_crops_are_finished_by_their_numbers_and_normalized(images):
+    found = seen(images, POLICIES, lambda pixels: normalize(pixels, DATA))
+    crops = collect(images, steps(4, 6))
+    for (epoch, expected), (samples, views), batch in zip(steps(4, 6), found, crops, strict=True):
+        assert torch.equal(samples, expected)
+        for number, (view, crop, policy) in enumerate(zip(views, batch, POLICIES, strict=True)):
+            made = finish_view(crop, policy, seed=5, epoch=epoch, samples=samples, view=number)
+            assert torch.equal(view, normalize(255 * made.permute(0, 2, 3, 1), DATA))
+
+
+def test_views_of_held_images_are_made_for_the_whole_batch(images):
+    held = open_training_set("mine", images.origin, 16)
+    assert held.pixels is not None
+    for (epoch, samples), (_, views) in zip(
+        steps(4, 6), seen(held, POLICIES, lambda pixels: normalize(pixels, DATA)), strict=True
+    ):
+        stored = torch.from_numpy(held.pixels)[samples]
+        for number, (view, policy) in enumerate(zip(views, POLICIES, strict=True)):
+            made = make_view(stored, policy, seed=5, epoch=epoch, samples=samples, view=number)
+            assert torch.equal(view, normalize(255 * made.permute(0, 2, 3, 1), DATA))
+
+
+def test_a_crop_that_nothing_follows_is_handed_on_as_decoded_and_is_the_same_view(images):
+    plain = [ViewPolicy(size=16, **PLAIN)]
+    found = seen(images, plain, lambda pixels: pixels)
+    for (epoch, _), (samples, (view,)) in zip(steps(4, 6), found, strict=True):
+        assert view.dtype == torch.uint8
+        made = finish_view(view, plain[0], seed=5, epoch=epoch, samples=samples, view=0)
+        assert torch.equal(normalize(view, DATA), normalize(255 * made.permute(0, 2, 3, 1), DATA))
+
+
+@pytest.mark.parametrize(
+    "later", [{"jitter": 0.1}, {"grayscale": 0.1}, {"blur": 0.1}, {"solarize": 0.1}, {"erase": 0.1},
+              {"rand_augment": "rand-m9-mstd0.5-inc1"}]
+)  # fmt: skip
+def test_only_crops_means_that_no_operation_follows(later):
+    assert ViewPolicy(**PLAIN).only_crops
+    assert not ViewPolicy(**{**PLAIN, **later}).only_crops
+    switches = {field.name for field in dataclasses.fields(ViewPolicy)} - {
+        *("size", "crop_scale", "crop_ratio", "flip"),  # of the crop itself
+        *("brightness", "contrast", "saturation", "hue", "blur_sigma"),  # strengths, of what has a switch
+    }
+    assert switches == {"jitter", "grayscale", "blur", "solarize", "erase", "rand_augment"}
+
+
+def test_views_take_the_road_of_another_device_where_it_is_named(images):
+    held = open_training_set("mine", images.origin, 16)
+    large = [ViewPolicy(size=112, **PLAIN)]  # a CPU crops such ones image by image, a GPU in batches
+    (_, (on_host,)), *_ = seen(held, large, lambda pixels: pixels)
+    (_, (in_batches,)), *_ = seen(held, large, lambda pixels: pixels, road_of=torch.device("cuda"))
+    assert (on_host.dtype, in_batches.dtype) == (torch.uint8, torch.float32)
+    assert (on_host.float() - in_batches).abs().max() < 2  # levels: Pillow rounds between its two passes
+
+
+def test_one_view_is_finished_before_the_next_is_made(images, monkeypatch):
+    from clzoo.data import stream
+
+    events = []
+    monkeypatch.setattr(stream, "finish_view", lambda *a, **k: events.append("make") or finish_view(*a, **k))
+    seen(images, POLICIES, lambda pixels: events.append("finish"))
+    assert events == ["make", "finish"] * 3 * 4
+
+
+def test_closing_the_views_ends_the_workers(images):
+    views = stream_views(images, steps(10, 4), POLICIES, lambda pixels: pixels, seed=0, device=CPU)
+    next(views)
+    views.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("clzoo-crop")]
