@@ -6,6 +6,7 @@ Everything that a command prints goes through here: names of others are spelt ou
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -15,6 +16,7 @@ from typing import Any
 
 import click
 
+from clzoo.deprecation import deprecated
 from clzoo.wording import plain
 
 
@@ -53,7 +55,39 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def share_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--share I/N`, also by its old name `--shard`."""
-    return click.option("--share", "--shard", "share", metavar="I/N", help=f"{help} (--shard is its old name.)")
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        return old_spelling("--shard", "--share")(click.option("--share", metavar="I/N", help=help)(function))
+
+    return add
+
+
+def old_spelling(
+    old: str, new: str, *, gone_in: str = "0.3", **attributes: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Go on taking an option by its old name, with a line on standard error that names the new one.
+
+    To be put above the option `new`, whose value it sets. `--help` does not show it. The policy: docs/compatibility.md.
+
+    Args:
+        gone_in: version in which the old name becomes an error.
+        attributes: of `click.option`, as the new name has them: `is_flag`, `type`.
+    """
+    name, old_name = (option.removeprefix("--").replace("-", "_") for option in (new, old))
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            if (value := given.pop(old_name)) not in (None, False):
+                if given[name] not in (None, False):
+                    raise click.UsageError(f"{old} is the old name of {new}: give {new} alone.")
+                say(deprecated(old, new, gone_in=gone_in), err=True)
+                given[name] = value
+            return function(**given)
+
+        return click.option(old, old_name, hidden=True, **attributes)(command)
+
+    return add
 
 
 class _TerminalHandler(logging.Handler):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, quiet_option, say
+from clzoo.cli.common import old_spelling, print_json, quiet_option, say
 
 
 @click.command()
@@ -16,13 +16,8 @@ from clzoo.cli.common import print_json, quiet_option, say
 @click.option("--revision", metavar="BRANCH", help="An existing branch. [default: main]")
 @click.option("--message", metavar="TEXT", help="The commit message.")
 @click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")
-@click.option(
-    "--accept-license",
-    "--accept-licence",
-    "accept_license",
-    is_flag=True,
-    help="Push weights whose publisher states no license. (--accept-licence is its old spelling.)",
-)
+@old_spelling("--accept-licence", "--accept-license", is_flag=True)
+@click.option("--accept-license", is_flag=True, help="Push weights whose publisher states no license.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @quiet_option
 def command(

@@ -356,15 +356,15 @@ def test_shares_are_embedded_and_merged_as_typed(
     images: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(images.parent)
-    for option, share in (("--share", "1/2"), ("--shard", "2/2")):  # the old name too
-        assert run("embed", "images/", "--model", model_folder, option, share, "--quiet") == 0
+    for share in ("1/2", "2/2"):
+        assert run("embed", "images/", "--model", model_folder, "--share", share, "--quiet") == 0
     folders = [f"images-embeddings-shard-{number}-of-2" for number in (1, 2)]
     assert run("store", "merge", "images-embeddings", folders[1]) == 1
     assert "share 1/2 is missing" in capsys.readouterr().err
     assert run("store", "merge", "images-embeddings", *folders) == 0
     assert "images-embeddings: 24 vectors" in capsys.readouterr().out
     assert run("store", "merge", "images-embeddings") == 2
-    assert run("embed", "images/", "--model", model_folder, "--shard", "3/2") == 1
-    assert run("embed", "images/", "--model", model_folder, "--shard", "1/2", "--index", "faiss") == 2
+    assert run("embed", "images/", "--model", model_folder, "--share", "3/2") == 1
+    assert run("embed", "images/", "--model", model_folder, "--share", "1/2", "--index", "faiss") == 2
     assert run("embed", "images/", "--model", model_folder, "--json") == 0  # continues the merged store
     assert json.loads(capsys.readouterr().out)["unchanged"] == 24

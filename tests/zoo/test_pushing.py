@@ -257,10 +257,3 @@ def test_a_graph_of_other_weights_is_refused_and_goes_when_the_entry_is_saved_an
         clzoo.push(entry, REPO)
     save_entry(small_encoder(seed=2), entry)
     assert not (entry / "model.onnx").exists()
-
-
-@pytest.mark.parametrize("option", ["--accept-license", "--accept-licence"])
-def test_the_consent_is_accepted_in_its_old_spelling_too(tmp_path, clzoo_says, option):
-    code, _, err = clzoo_says("push", str(tmp_path), REPO, option)
-    assert code == 1
-    assert "config.json" in err
