@@ -52,6 +52,32 @@ def test_what_is_missing_or_too_old_is_a_problem_with_the_command() -> None:
         ("problem", 'pip install "timm>=1.0.20"'),
     ]
     assert "python 3.11.7, torch 2.5.1+cu124" in findings[0].found
+    assert findings[1].found == "torch 2.5.1+cu124 is not >=2.6"
+
+
+@pytest.mark.parametrize(
+    ("installed", "wanted", "fits"),
+    [
+        ("2.10.0", ">=2.6", True),  # ten is more than six
+        ("2.6.0+cu124", ">=2.6", True),
+        ("2.6", ">=2.6.0", True),
+        ("2.15.0.dev20261120+cu130", ">=2.6", True),  # a nightly build
+        ("2.6.0rc1", ">=2.6", False),  # before 2.6
+        ("1.0.post1", ">=1.0", True),
+        ("24.1", ">=23.2,<24", False),
+        ("made-by-hand", ">=1.0", True),
+    ],
+)
+def test_versions_are_compared_as_pip_compares_them(installed: str, wanted: str, fits: bool) -> None:
+    _, *problems = packages.version_findings({"some-thing": installed}, [f"some.thing{wanted}"], (3, 11, 7))
+    assert [problem.advice for problem in problems] == ([] if fits else [f'pip install --upgrade "some.thing{wanted}"'])
+
+
+def test_a_requirement_of_another_platform_or_python_is_not_missing() -> None:
+    requirements = ["colorama; sys_platform == 'of-no-machine'", "tomli>=2; python_version < '3'"]
+    assert levels(packages.version_findings({}, requirements, (3, 11, 7))) == {"ok"}
+    here = ["needed>=2; python_version >= '3'"]
+    assert worst(packages.version_findings({}, here, (3, 11, 7))).advice == 'pip install "needed>=2"'
 
 
 @pytest.mark.parametrize(

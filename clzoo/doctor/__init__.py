@@ -11,6 +11,8 @@ import importlib.metadata
 import os
 import sys
 
+from packaging.utils import canonicalize_name
+
 from clzoo.doctor.finding import Finding
 from clzoo.doctor.libraries import index_findings, onnxruntime_findings, openmp_findings
 from clzoo.doctor.machine import (
@@ -62,7 +64,7 @@ def _installed() -> dict[str, str]:
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
         if name:  # a half-removed package has none
-            found.setdefault(name.lower().replace("_", "-"), distribution.version)
+            found.setdefault(canonicalize_name(name), distribution.version)
     return found
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
 from clzoo.doctor.finding import Finding, ok, problem
 
 SHOWN = (
@@ -45,18 +50,16 @@ def version_findings(
     """
     shown = ", ".join(f"{name} {installed[name]}" for name in SHOWN if name in installed)
     findings = [ok("versions", f"python {'.'.join(map(str, python))}, {shown}")]
-    for requirement in requirements:
-        if ";" in requirement:  # of an extra
-            continue
-        match = re.match(r"([\w.-]+)\s*(?:>=\s*([\d.]+))?", requirement)
-        if match is None:
-            continue
-        name, least = match[1].lower().replace("_", "-"), match[2]
+    for line in requirements:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue  # of an extra, or of another platform
+        name, wanted = canonicalize_name(requirement.name), line.partition(";")[0].strip()
         if name not in installed:
-            findings.append(problem("versions", f"{name} is not installed", f'pip install "{requirement}"'))
-        elif least and _numbers(installed[name]) < _numbers(least):
-            found = f"{name} {installed[name]} is older than {least}"
-            findings.append(problem("versions", found, f'pip install --upgrade "{requirement}"'))
+            findings.append(problem("versions", f"{name} is not installed", f'pip install "{wanted}"'))
+        elif not _fits(installed[name], requirement.specifier):
+            found = f"{name} {installed[name]} is not {requirement.specifier}"
+            findings.append(problem("versions", found, f'pip install --upgrade "{wanted}"'))
     return findings
 
 
@@ -77,7 +80,9 @@ def clashes(installed: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """(2, 6, 0) of "2.6.0+cu124": what counts for a lower bound; always three numbers."""
-    numbers = [int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3]]
-    return tuple(numbers + [0] * (3 - len(numbers)))
+def _fits(version: str, wanted: SpecifierSet) -> bool:
+    """By PEP 440: a nightly build counts, what follows "+" does not; what is no version cannot be too old."""
+    try:
+        return wanted.contains(Version(version), prereleases=True)
+    except InvalidVersion:  # of a build by hand
+        return True
