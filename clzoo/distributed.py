@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.nn.functional import all_gather as all_gather_with_gradient
+from torch.autograd.function import once_differentiable
 
 from clzoo.device import to_device
 
@@ -50,7 +51,23 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     The backward pass sums the gradients of all processes for the local rows; every process evaluates the loss of the
     whole batch, and DistributedDataParallel's mean over processes makes that the gradient of the one loss.
     """
-    return torch.cat(all_gather_with_gradient(x)) if world_size() > 1 else x
+    return _Gather.apply(x) if world_size() > 1 else x  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Gather(torch.autograd.Function):
+    """By the collectives that every torch has: those with a gradient of their own were renamed twice by 2.14."""
+
+    @staticmethod
+    def forward(_: Any, x: torch.Tensor) -> torch.Tensor:
+        return gather_constant(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, gradient: torch.Tensor) -> torch.Tensor:  # (world * B, ...) -> (B, ...)
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        own = len(total) // world_size()
+        return total[rank() * own :][:own]
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import replace
 from typing import Any
@@ -150,7 +151,16 @@ def for_processes(method: nn.Module, device: torch.device, *, sharded: bool = Fa
         method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
     if sharded:
         return method
-    # Buffers stay each process's own: queues are equal by construction, shuffled BatchNorm is local on purpose.
-    return nn.parallel.DistributedDataParallel(
-        method, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    return data_parallel(method, device)
+
+
+def data_parallel(method: nn.Module, device: torch.device) -> nn.Module:
+    """Gradients are averaged over processes; buffers stay each process's own.
+
+    Queues are equal by construction, shuffled BatchNorm is local on purpose. At the start all are equal, so that what
+    torch does with them there, and since 2.13 does in any case, changes nothing.
+    """
+    wrapper = nn.parallel.DistributedDataParallel
+    is_renamed = "forward_sync_buffers" in inspect.signature(wrapper).parameters  # in torch 2.13
+    own_buffers: Any = {"forward_sync_buffers" if is_renamed else "broadcast_buffers": False}
+    return wrapper(method, device_ids=[device] if device.type == "cuda" else None, **own_buffers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ from tiny import OPTIONS, VIEWS, tiny_batch, tiny_method
 from torch import nn
 
 from clzoo.methods import Batch
+from clzoo.pretrain.build import data_parallel
 
 
 def without_batchnorm(module: nn.Module) -> nn.Module:
@@ -41,14 +43,25 @@ def half(kind: str, rank: int) -> Batch:
     return Batch([view[rows] for view in whole.views], whole.labels[rows], progress=whole.progress)
 
 
+def running_mean(rank: int) -> torch.Tensor:
+    """(1,) of a BatchNorm that saw 1 + rank twice; one that took over the first process's would differ."""
+    model = data_parallel(nn.BatchNorm1d(1), torch.device("cpu"))
+    for _ in range(2):
+        model(torch.full((4, 1), 1.0 + rank)).sum().backward()
+    return model.module.running_mean
+
+
 def main(out: str) -> None:
+    for category in (DeprecationWarning, FutureWarning):
+        warnings.simplefilter("error", category)  # torch renames its collectives and options from time to time
     dist.init_process_group("gloo")
     rank = dist.get_rank()
     results = {}
     for kind in OPTIONS:
         method = without_batchnorm(tiny_method(kind))
-        model = nn.parallel.DistributedDataParallel(method, broadcast_buffers=False)
+        model = data_parallel(method, torch.device("cpu"))
         results[kind] = loss_and_gradients(kind, model, half(kind, rank))
+    results["buffers"] = running_mean(rank)
     torch.save(results, f"{out}/rank{rank}.pt")
     dist.destroy_process_group()
 
