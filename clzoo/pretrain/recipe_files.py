@@ -98,11 +98,13 @@ def _let_the_backbone_follow(values: dict[str, Any], overrides: tuple[str, ...])
 
 def _explain(values: dict[str, Any], problem: Any) -> str:
     location = [cut(str(part), 80) for part in problem["loc"]]
-    if location[0] == "method" and len(location) > 2:
+    if not location:  # of the recipe as a whole, whose parts do not go together: our own words
+        return f"{cut(problem['msg'].removeprefix('Value error, '), 600)}."
+    if location[0] == "method" and len(location) > 1:
         del location[1]  # pydantic puts the method's name there, which is no key of the file
     key = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        valid = list(_table_of(values, location[0]).model_fields) if len(location) > 1 else list(Recipe.model_fields)
+        valid = list(_table_of(values, location[:-1]).model_fields)
         near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.5)
         return f"unknown key {key!r}: " + (f"did you mean {near[0]!r}?" if near else f"valid are {', '.join(valid)}.")
     if problem["type"] == "missing":
@@ -112,10 +114,13 @@ def _explain(values: dict[str, Any], problem: Any) -> str:
     return f"{key} is {shown(problem['input'])}: {cut(problem['msg'], 200).lower()}."
 
 
-def _table_of(values: dict[str, Any], section: str) -> type[BaseModel]:
-    """The table whose keys are valid in a section."""
-    if section == "method":
-        return METHODS[values["method"]["name"]].options
-    annotation: Any = Recipe.model_fields[section].annotation
-    table: type[BaseModel] = (get_args(annotation) or (annotation,))[0]  # list[ViewGroup] or the table itself
+def _table_of(values: dict[str, Any], place: list[str]) -> type[BaseModel]:
+    """The table whose keys are valid at a place, such as [], ["method"], ["views", "0"], ["data", "preprocessing"]."""
+    table: type[BaseModel] = Recipe
+    for key in place:
+        if key == "method":
+            table = METHODS[values["method"]["name"]].options
+        elif key in table.model_fields:  # else a number in a list
+            annotation: Any = table.model_fields[key].annotation
+            table = (get_args(annotation) or (annotation,))[0]  # list[ViewGroup], Start | None, or the table itself
     return table

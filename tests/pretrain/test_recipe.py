@@ -3,15 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import model_validator
 from small_recipes import small_recipe
 from torch import nn
 
 from clzoo.assets import HUB, RECIPES
 from clzoo.errors import ClzooError
 from clzoo.methods import METHODS, Batch
+from clzoo.pretrain import recipe_files
 from clzoo.pretrain.build import build_backbone, build_method, model_config
 from clzoo.pretrain.feed import render_views
 from clzoo.pretrain.optim import create_optimizer
+from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
 from clzoo.pretrain.trained import encoder_of
 
@@ -317,3 +320,40 @@ def test_shares_of_a_view_that_are_out_of_order_are_refused_with_what_was_expect
     )
     with pytest.raises(ClzooError, match=rf"{key}.*two shares in order: 0 < low <= high <= 1"):
         load_recipe(find_recipe("simclr_cifar10"), [views])
+
+
+def test_parts_that_do_not_go_together_are_told_in_the_validators_own_words(monkeypatch):
+    class Whole(Recipe):
+        @model_validator(mode="after")
+        def _goes_together(self):
+            if self.seed == 7:
+                raise ValueError("seed=7 does not go with these views. Type: --set seed=0")
+            return self
+
+    monkeypatch.setattr(recipe_files, "Recipe", Whole)
+    assert load_recipe(find_recipe("simclr_cifar10")).seed == 0
+    with pytest.raises(ClzooError) as refused:
+        load_recipe(find_recipe("simclr_cifar10"), ("seed=7",))
+    first, said = str(refused.value).splitlines()
+    assert first.endswith("simclr_cifar10.yaml is not a valid recipe:")
+    assert said.strip() == "seed=7 does not go with these views. Type: --set seed=0."
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.preprocessing={size: 9, crop_pct: 1.0, siz: 3}", "unknown key 'data.preprocessing.siz': did you mean 'size'?"),
+        ("views.0.sise=3", "unknown key 'views.0.sise': did you mean 'size'?"),
+        ("method.temprature=3", "unknown key 'method.temprature': did you mean 'temperature'?"),
+        ("start={name: a, weights_sha256: b, licence: mit}", "unknown key 'start.licence': did you mean 'license'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_key_is_compared_with_those_of_its_own_table(override, said):
+    with pytest.raises(ClzooError) as refused:
+        load_recipe(find_recipe("simclr_cifar10"), (override,))
+    assert str(refused.value).splitlines()[1].strip() == said
+
+
+def test_a_methods_options_that_do_not_go_together_are_named_as_in_the_file(monkeypatch):
+    problem = {"type": "value_error", "loc": ("method", "simclr"), "msg": "Value error, no", "input": {}}
+    assert recipe_files._explain({"method": {"name": "simclr"}}, problem) == "method: no."
