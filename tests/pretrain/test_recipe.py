@@ -342,7 +342,7 @@ def test_parts_that_do_not_go_together_are_told_in_the_validators_own_words(monk
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("data.preprocessing={size: 9, crop_pct: 1.0, siz: 3}", "unknown key 'data.preprocessing.siz': did you mean 'size'?"),
+        ("data.preprocessing={size: 9, siz: 3}", "unknown key 'data.preprocessing.siz': did you mean 'size'?"),
         ("views.0.sise=3", "unknown key 'views.0.sise': did you mean 'size'?"),
         ("method.temprature=3", "unknown key 'method.temprature': did you mean 'temperature'?"),
         ("start={name: a, weights_sha256: b, licence: mit}", "unknown key 'start.licence': did you mean 'license'?"),
@@ -351,7 +351,7 @@ def test_parts_that_do_not_go_together_are_told_in_the_validators_own_words(monk
 def test_an_unknown_key_is_compared_with_those_of_its_own_table(override, said):
     with pytest.raises(ClzooError) as refused:
         load_recipe(find_recipe("simclr_cifar10"), (override,))
-    assert str(refused.value).splitlines()[1].strip() == said
+    assert said in [line.strip() for line in str(refused.value).splitlines()]
 
 
 def test_a_methods_options_that_do_not_go_together_are_named_as_in_the_file(monkeypatch):
