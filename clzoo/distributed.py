@@ -51,7 +51,7 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     The backward pass sums the gradients of all processes for the local rows; every process evaluates the loss of the
     whole batch, and DistributedDataParallel's mean over processes makes that the gradient of the one loss.
     """
-    return _Gather.apply(x) if world_size() > 1 else x  # type: ignore[no-any-return, no-untyped-call]
+    return _Gather.apply(x) if world_size() > 1 else x
 
 
 class _Gather(torch.autograd.Function):
