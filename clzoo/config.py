@@ -84,6 +84,7 @@ class ModelConfig:
     preprocessing: Preprocessing = Preprocessing()
     license: str = "not stated"
     license_note: str = ""
+    derived_from: str = ""  # the encoder that these weights began with or learnt from, whose license they keep
     recipe: str | None = None
     source: Source | None = None
     weights_sha256: str | None = None  # clzoo.proof: over the converted tensors; None: never downloaded
@@ -104,6 +105,8 @@ class ModelConfig:
         """The content of `config.json`."""
         ours = dataclasses.asdict(self)
         del ours["fixed_input_size"]
+        if not self.derived_from:  # of nearly all
+            del ours["derived_from"]
         if not self.timm_builds_it:
             return {"model_type": "clzoo", "architecture": self._name_unknown_to_timm(), "clzoo": _block(ours)}
         for key in (*_NETWORK, "preprocessing"):
@@ -235,7 +238,7 @@ def _problems(config: ModelConfig) -> Iterator[str]:
     """What in a config from elsewhere is no value of its kind."""
     p = config.preprocessing
     texts = ("name", "architecture", "method", "backbone", "data", "global_pool", "license", "license_note")
-    for key in (*texts, "published_source"):
+    for key in (*texts, "derived_from", "published_source"):
         if not isinstance(value := getattr(config, key), str) or len(value) > _LONGEST_TEXT:
             yield f"{key} is {shown(value)}, expected a text of at most {_LONGEST_TEXT} characters"
     for key, count, most in (

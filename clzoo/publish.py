@@ -29,7 +29,7 @@ from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
-from clzoo.pretrain.trained import encoder_of, load_method
+from clzoo.pretrain.trained import encoder_of, load_method, started_from
 from clzoo.zoo.pushing import push
 from clzoo.zoo.saving import round_weights, save_entry
 from clzoo.zoo.swapping import settle
@@ -116,7 +116,7 @@ def publish(
     def add_state(folder: Path) -> None:
         save_pretraining_state(method, folder, classes)
 
-    return save_entry(encoder, out, metrics=metrics, recipe=recipe.to_yaml(), dtype=dtype, add=add_state)
+    return save_entry(encoder, out, metrics=metrics, recipe=recipe.for_others().to_yaml(), dtype=dtype, add=add_state)
 
 
 def publish_and_push(run: Path, data: str | Path | None, repo_id: str, *, device: str = "auto") -> str:
@@ -246,7 +246,7 @@ def _training(recipe: Recipe, state: dict[str, Any], images: TrainedOn) -> dict[
     return {
         "recipe": "recipe.yaml",
         **images.training_facts(),
-        **({} if recipe.start is None else {"continued from": recipe.start.name}),
+        **started_from(recipe),
         "seed": recipe.seed,
         "epochs": recipe.schedule.epochs,
         **{key: state[key] for key in ("images_seen", "encoder_forwards", "minutes", "hardware", "versions")},

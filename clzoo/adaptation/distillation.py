@@ -177,6 +177,9 @@ def _student_config(student: str, store: Store) -> ModelConfig:
         model_args=network.get("model_args") or {},
         stem_stride=2 if is_narrow else None,
         preprocessing=Preprocessing(size, 1.0, mean=tuple(teacher["mean"]), std=tuple(teacher["std"])),
+        license=store.manifest.license,  # the student is made of what the teacher gave
+        license_note=store.manifest.license_note,
+        derived_from=store.manifest.model,
     )
     with torch.device("meta"):
         width = feature_width(network_of(config), size)

@@ -21,6 +21,7 @@ from clzoo.pretrain.backbone_names import backbone_name
 from clzoo.pretrain.data_names import as_id
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+from clzoo.pretrain.start import start_of
 from clzoo.wording import plain
 
 SMALL = 96
@@ -110,12 +111,7 @@ def recipe_values(
         "schedule": {"epochs": EPOCHS, "batch_size": batch, "warmup_epochs": 0, "decay": "cosine", "towards_start": 0},
         "monitor": {"every_steps": 0},
         "seed": 0,
-        "start": {
-            "name": start,
-            "weights_sha256": encoder.weights_sha256,
-            "license": config.license,
-            "license_note": config.license_note,
-        },
+        "start": start_of(encoder, start).model_dump(mode="json"),
     }
     statistics = (
         "BatchNorm counts each batch, also in frozen parts, and its running averages follow the new images"

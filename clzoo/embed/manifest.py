@@ -55,6 +55,8 @@ class Manifest:
     segments: tuple[Segment, ...]
     source: str = ""  # absolute path of what was embedded: a folder, a text file or a shard
     shard: tuple[int, int] | None = None  # (number from 1, count): the share of the source that this store holds
+    license: str = "not stated"  # of the model, whose terms concern what learns from the vectors
+    license_note: str = ""
 
     def save(self, folder: Path) -> None:
         """Swap `folder/manifest.json` for this one: synced, then renamed into place."""

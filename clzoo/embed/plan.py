@@ -169,6 +169,8 @@ def fresh_manifest(
         segments=(),
         source=source,
         shard=share,
+        license=encoder.config.license,
+        license_note=encoder.config.license_note,
     )
 
 

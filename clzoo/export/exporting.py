@@ -150,6 +150,8 @@ def _provenance(encoder: Encoder, preprocess: bool, dtype: str, calibration: str
         dim=encoder.dim,
         weights_sha256=_hash_of_entry(encoder),
         license=config.license,
+        license_note=config.license_note,
+        derived_from=config.derived_from,
         preprocessing=config.preprocessing,
         preprocess=preprocess,
         dtype=dtype,

@@ -30,6 +30,7 @@ PROBABILITIES, CLASSES = "probabilities", "clzoo.classes"
 the metadata with the names of the classes, a JSON list."""
 
 _PREFIX = "clzoo."
+_NEWER = ("tensors_sha256", "license_note", "derived_from")  # than the first graphs, which lack them
 _NORMALIZATION = f"{EMBEDDING}: L2; {FEATURE}: none"
 
 
@@ -49,6 +50,8 @@ class Provenance:
     version: str  # of the clzoo that exported it
     calibration: str = ""  # int8: what the ranges were measured on
     tensors_sha256: str = ""  # of the weights as they were loaded, which stores record; "" in files of before
+    license_note: str = ""
+    derived_from: str = ""  # as in the model's config
 
     @property
     def store_sha256(self) -> str:
@@ -98,10 +101,8 @@ class Provenance:
                 "dim": int(values["dim"]),
                 "opset": int(values["opset"]),
             }
-            given = {
-                field.name: values[field.name] for field in dataclasses.fields(cls) if field.name != "tensors_sha256"
-            }
-            return cls(**given, tensors_sha256=values.get("tensors_sha256", ""))
+            fields = [f for f in dataclasses.fields(cls) if f.name in values or f.name not in _NEWER]
+            return cls(**{field.name: values[field.name] for field in fields})
         except (KeyError, TypeError, ValueError) as error:
             raise ClzooError(
                 f"{where}: its clzoo metadata is damaged ({type(error).__name__}: {error}). Export it anew."

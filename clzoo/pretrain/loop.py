@@ -31,7 +31,7 @@ from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_opt
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, release, train_alone, write_state
 from clzoo.pretrain.sharding import shard, whole
-from clzoo.pretrain.start import start_from
+from clzoo.pretrain.start import start_from, with_start
 from clzoo.pretrain.stopping import any_process, asked_to_stop
 from clzoo.pretrain.trained import encoder_of, write_encoder
 
@@ -63,7 +63,8 @@ def pretrain(
             that fails before its first step leaves none.
         max_minutes: stop with a checkpoint after this time, counted from the call: opening the images and compiling are
             part of it. At least one step is made.
-        init: a zoo name or folder whose weights a new run starts from; None: what the recipe starts from.
+        init: a zoo name or folder whose weights a new run starts from; None: what the recipe starts from. The recipe in
+            the run folder records it, with the license, which stays with the run's encoder.
         on_checkpoint: called by the first process after each checkpoint, with the method, the step and the plan.
         images: of `data`, where the caller has opened them for this recipe already.
 
@@ -77,21 +78,25 @@ def pretrain(
     began = time.monotonic()
     target = resolve_device(device)
     precision = autocast(target, recipe.precision)
-    init = _start_of(recipe, init)
+    recipe, begun = with_start(recipe, init, out)
+    _require_start(recipe)
     images = images_of(recipe, data) if images is None else images
     steps = Steps.of(recipe, images)
     classes = None if images.labels is None else len(images.classes)
     method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
     if method.needs.labels:
         images.require_labels(recipe.method.name)
+    if begun is not None and recipe.start is not None:
+        start_from(method, begun, None if classes is None else images.classes, recipe.start.weights_sha256)
+        del begun  # the encoder's own memory
     queries = knn_queries(data, recipe, images)
     deadline = None if max_minutes is None else began + 60 * max_minutes
     # Once everything fits: a recipe that cannot run leaves no folder behind.
     with train_alone(out) if rank() == 0 else contextlib.nullcontext():
         if rank() == 0:
-            claim(out, recipe, images, data)
+            claim(out, recipe, images, data, init=init)
         try:
-            return _train(method, images, queries, steps, recipe, out, target, precision, deadline, init, on_checkpoint)
+            return _train(method, images, queries, steps, recipe, out, target, precision, deadline, on_checkpoint)
         except BaseException as error:
             if rank() == 0:
                 release(out)
@@ -113,7 +118,6 @@ def _train(
     target: torch.device,
     precision: Any,
     deadline: float | None,
-    init: str | None,
     on_checkpoint: Callable[[Any, int, Steps], object] | None,
 ) -> bool:
     """`pretrain` from the moment that the folder is its own."""
@@ -123,9 +127,7 @@ def _train(
     if saved is not None:
         method.load_state_dict(saved["method"])
         kept = {key: saved[key] for key in _OF_THE_START if key in saved}
-    elif init is not None:
-        expected = recipe.start.weights_sha256 if recipe.start else None
-        start_from(method, init, None if images.labels is None else images.classes, expected)
+    elif recipe.start is not None:
         kept = _begun(method, images, recipe, target)
     start: dict[str, torch.Tensor] | None = kept.get("start")
     images = drawn_by(images, kept)
@@ -232,15 +234,12 @@ def _train(
     return True
 
 
-def _start_of(recipe: Recipe, init: str | None) -> str | None:
-    """What a new run starts from: what the recipe says, or the command."""
-    if recipe.start is not None and init not in (None, recipe.start.name):
-        raise ClzooError(f"the recipe starts from {recipe.start.name}, found --init {init}. Leave out one of them.")
+def _require_start(recipe: Recipe) -> None:
+    """Refuse a recipe that refers to a start and has none."""
     share = recipe.schedule.towards_start
-    if (share or recipe.data.flatten) and recipe.start is None and init is None:
+    if (share or recipe.data.flatten) and recipe.start is None:
         key = f"schedule.towards_start={share}" if share else "data.flatten"
         raise ClzooError(f"{key} needs an encoder to start from. Name one: --init NAME")
-    return init if recipe.start is None else recipe.start.name
 
 
 def _begun(method: Any, images: TrainingSet, recipe: Recipe, target: torch.device) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -14,6 +15,7 @@ from clzoo.data.imbalance import check_subset
 from clzoo.methods import MethodOptions
 from clzoo.pretrain.backbone_names import contradiction, with_preset
 from clzoo.schema import Table
+from clzoo.zoo.entries import is_local
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]  # YAML has lists
@@ -172,10 +174,14 @@ class Monitor(Table):
 
 
 class Start(Table):
-    """The encoder whose weights a run starts from, by name and hash; the terms of its weights stay with the result."""
+    """The encoder whose weights a run starts from, by name and hash; the terms of its weights stay with the result.
+
+    name: what `clzoo.load` takes. model: what cards call it. A run fills in what is left out (clzoo.pretrain.start).
+    """
 
     name: str
     weights_sha256: str
+    model: str = ""
     license: str = "not stated"
     license_note: str = ""
 
@@ -195,7 +201,7 @@ class Recipe(Table):
     gradient_checkpointing: bool = False  # keep each block's input alone and compute it twice: for large batches
     shard_weights: bool = False  # over the processes of torchrun (FSDP2): for ViT-B and larger
     seed: int = Field(0, ge=0)
-    start: Start | None = None  # None: random weights, or what --init names
+    start: Start | None = None  # None: random weights, or what --init names, which the run then records here
 
     @field_validator("shard_weights")
     @classmethod
@@ -256,8 +262,16 @@ class Recipe(Table):
             preprocessing=Preprocessing(**shape.model_dump(), mean=self.data.mean, std=self.data.std),
             license="apache-2.0" if self.start is None else self.start.license,
             license_note="" if self.start is None else self.start.license_note,
+            derived_from="" if self.start is None else self.start.model,
             recipe="recipe.yaml",  # it travels with the entry
         )
+
+    def for_others(self) -> Recipe:
+        """As it is published: a start that lies on this machine is called by its name, not by its place."""
+        if self.start is None or not is_local(self.start.name):
+            return self
+        start = self.start.model_copy(update={"name": self.start.model or Path(self.start.name).name})
+        return self.model_copy(update={"start": start})
 
     def to_yaml(self) -> str:
         """The resolved recipe, every key written out."""

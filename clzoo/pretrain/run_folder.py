@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,8 @@ from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.temporary import is_temporary, temporary_folder, was_left
 from clzoo.zoo.saving import delete_encoder
 
+log = logging.getLogger("clzoo")
+
 LOCK = ".lock"
 
 ADAPTATION = "adaptation"
@@ -33,7 +36,9 @@ _NAMES, _SOURCE = "class_names", "source"
 _CLAIMING = "the beginning of a run"
 
 
-def claim(out: Path, recipe: Recipe, images: TrainingSet, source: str | Path | None = None) -> None:
+def claim(
+    out: Path, recipe: Recipe, images: TrainingSet, source: str | Path | None = None, *, init: str | None = None
+) -> None:
     """Make `out` the folder of this run, or check that it already is; the caller holds `train_alone`.
 
     A folder whose run has no checkpoint yet holds nothing to lose: a start that failed, or was killed, is taken over,
@@ -41,15 +46,21 @@ def claim(out: Path, recipe: Recipe, images: TrainingSet, source: str | Path | N
 
     Args:
         source: what the user named as the images, to find them again; see `read_source`.
+        init: what `--init` names: recorded now if the run was begun by a version that did not record its start.
 
     Raises:
         ClzooError: the folder belongs to another recipe or other data, or is no run folder.
     """
     fingerprint = images.fingerprint()
     if _is_run(out) and has_checkpoint(out):
-        if load_recipe(out / "recipe.yaml") != recipe:  # as recipes: a key that is newer than the run has its default
+        kept = load_recipe(out / "recipe.yaml")  # as recipes: a key that is newer than the run has its default
+        unsaid = init is not None and kept == recipe.model_copy(update={"start": None}) != recipe
+        if kept != recipe and not unsaid:
             raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
         require_same_data(out, fingerprint, "Choose another --out.")
+        if unsaid:
+            log.warning("%s did not record what it started from; its recipe now names %s", out, init)
+            write_text(out / "recipe.yaml", recipe.to_yaml())
         _note_source(out, source)
         delete_uncounted(out)
         return

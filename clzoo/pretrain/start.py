@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,101 @@ from clzoo.data.classes import places_by_name, some
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, parse_json
+from clzoo.pretrain.checkpoint import has_checkpoint
+from clzoo.pretrain.recipe import Recipe, Start
+from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data
-from clzoo.zoo.entries import PRETRAINING_STATE, is_run
+from clzoo.wording import cut
+from clzoo.zoo.entries import PRETRAINING_STATE, is_local, is_run
 from clzoo.zoo.locating import locate, pretraining_state, read_encoder
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
+_NOT_STATED = Start.model_fields["license"].default
 _TABLE = "filter.label_embedding.weight"  # (C, width): a row of each class
 
 log = logging.getLogger("clzoo")
 
 
+@dataclass(frozen=True)
+class Begun:
+    """An encoder to start from, all other state that its entry or run kept, and the names of its classes."""
+
+    place: str  # as it was named
+    encoder: Encoder
+    state: dict[str, torch.Tensor]
+    names: tuple[str, ...] | None
+
+
+def open_start(name_or_path: str) -> Begun:
+    """Load an encoder to start from: a zoo name, a folder, a run, or another name that `clzoo.load` takes."""
+    found = _run(name_or_path) if is_run(name_or_path) else _entry(name_or_path)
+    return Begun(name_or_path, *found)
+
+
+def with_start(recipe: Recipe, init: str | None, out: Path) -> tuple[Recipe, Begun | None]:
+    """The recipe that says what its run starts from, and that encoder; None where nothing is to be loaded.
+
+    What `--init` names is recorded in the recipe, with its hash and its license, so that it stays with the run and with
+    whatever is made of it. A run that goes on in `out` does so by its own record, and its start may be gone by then.
+
+    Raises:
+        ClzooError: a start that cannot be loaded; two starts; another license in the recipe than the encoder has.
+    """
+    if recipe.start is not None and init not in (None, recipe.start.name):
+        raise ClzooError(f"the recipe starts from {recipe.start.name}, found --init {init}. Leave out one of them.")
+    place = init if recipe.start is None else recipe.start.name
+    goes_on = has_checkpoint(out) and (out / "recipe.yaml").is_file()
+    kept = load_recipe(out / "recipe.yaml").start if goes_on else None
+    if kept is not None and place in (None, kept.name) and (recipe.start is None or _agree(recipe.start, kept)):
+        return recipe.model_copy(update={"start": kept}), None
+    if place is None:
+        return recipe, None
+    begun = open_start(place)
+    start = start_of(begun.encoder, place) if recipe.start is None else _completed(recipe.start, begun.encoder)
+    return recipe.model_copy(update={"start": start}), None if goes_on else begun
+
+
+def start_of(encoder: Encoder, place: str) -> Start:
+    """What a recipe records of an encoder that `place` names; also where it was published and what it derives from."""
+    config = encoder.config
+    model = config.name if is_local(place) else place
+    model += f" ({config.source.repo})" if config.source and config.source.repo not in model else ""
+    model += f", itself derived from {config.derived_from}" if config.derived_from else ""
+    return Start(
+        name=place,
+        weights_sha256=encoder.weights_sha256,
+        model=cut(model, 900),
+        license=config.license,
+        license_note=config.license_note,
+    )
+
+
+def _agree(given: Start, kept: Start) -> bool:
+    """Whether a run that recorded `kept` was begun by a recipe that says `given`, the rest of it left out."""
+    said = {key: value for key, value in given if value != Start.model_fields[key].default}
+    return said == {key: getattr(kept, key) for key in said}
+
+
+def _completed(given: Start, encoder: Encoder) -> Start:
+    """With what the recipe does not say of its start taken from the encoder.
+
+    Raises:
+        ClzooError: the recipe states terms that are not the encoder's. Those of Apache 2.0 allow others.
+    """
+    found = start_of(encoder, given.name)
+    if given.license not in (found.license, _NOT_STATED) and found.license.lower() != "apache-2.0":
+        raise ClzooError(
+            f"the recipe says start.license={given.license}, but the license of {given.name} is "
+            f"{'not stated' if found.license == _NOT_STATED else found.license}, and stays with what is made of it. "
+            f"Type: --set start.license={json.dumps(found.license)}"
+        )
+    said = {key: value for key, value in given if value != Start.model_fields[key].default}
+    rest = {key: value for key, value in found if key not in said and key != "weights_sha256"}
+    return given.model_copy(update=rest)
+
+
 def start_from(
-    method: Any, name_or_path: str, classes: Sequence[str] | None, weights_sha256: str | None = None
+    method: Any, name_or_path: str | Begun, classes: Sequence[str] | None, weights_sha256: str | None = None
 ) -> None:
     """Load an encoder into `method.backbone`, strictly, and what its entry or run kept into the rest.
 
@@ -43,7 +127,8 @@ def start_from(
         ClzooError: other weights; the encoder's architecture is not the recipe's; or the entry's pretrain.safetensors
             is not the one that its config records.
     """
-    encoder, state, names = _run(name_or_path) if is_run(name_or_path) else _entry(name_or_path)
+    begun = name_or_path if isinstance(name_or_path, Begun) else open_start(name_or_path)
+    name_or_path, encoder, state, names = begun.place, begun.encoder, begun.state, begun.names
     if weights_sha256 not in (None, encoder.weights_sha256):
         raise ClzooError(
             f"{name_or_path} has weights {encoder.weights_sha256}, the recipe starts from {weights_sha256}. Give the "

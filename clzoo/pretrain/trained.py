@@ -124,8 +124,15 @@ def encoder_of_state(run: Path, recipe: Recipe, state: dict[str, torch.Tensor], 
 
 def save_checkpoint_entry(encoder: Encoder, recipe: Recipe, step: int, out: Path) -> Path:
     """The model folder of an encoder after `step` steps; nothing is measured, and the card says which step."""
-    training = {"recipe": "recipe.yaml", "seed": recipe.seed, "checkpoint of step": step}
-    return save_entry(encoder, out, metrics={"results": [], "training": training}, recipe=recipe.to_yaml())
+    training = {"recipe": "recipe.yaml", **started_from(recipe), "seed": recipe.seed, "checkpoint of step": step}
+    metrics = {"results": [], "training": training}
+    return save_entry(encoder, out, metrics=metrics, recipe=recipe.for_others().to_yaml())
+
+
+def started_from(recipe: Recipe) -> dict[str, str]:
+    """What cards say of the encoder that a run started from; nothing of random weights."""
+    start = recipe.for_others().start
+    return {} if start is None else {"continued from": start.model or start.name}
 
 
 def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:

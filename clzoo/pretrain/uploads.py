@@ -11,6 +11,7 @@ from typing import Any
 
 from clzoo.pretrain.feed import Steps
 from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.trained import BACKBONE, encoder_of_state, save_checkpoint_entry
 from clzoo.zoo.pushing import push
 
@@ -51,8 +52,9 @@ class CheckpointUploads:
     def _push(self, state: dict[str, Any], step: int, epoch: int) -> None:
         try:
             with tempfile.TemporaryDirectory(prefix="clzoo-push-") as folder:
-                encoder = encoder_of_state(self._run, self._recipe, state, f"the checkpoint of step {step}")
-                entry = save_checkpoint_entry(encoder, self._recipe, step, Path(folder) / "entry")
+                recipe = load_recipe(self._run / "recipe.yaml")  # which names what the run started from
+                encoder = encoder_of_state(self._run, recipe, state, f"the checkpoint of step {step}")
+                entry = save_checkpoint_entry(encoder, recipe, step, Path(folder) / "entry")
                 push(entry, self._repo_id, revision=BRANCH, commit_message=f"Epoch {epoch}, step {step}")
         except Exception as error:  # whatever it was: the training is worth more
             out = f"{self._run}-step-{step}"

@@ -283,6 +283,7 @@ def convert_to_folder(
         next_step="Is it another architecture, or of another image size (--model-arg img_size=N)? "
         f"A head may be left behind by its name: {again}",
     )
+    config = replace(config, **_terms_beside(path, weights_sha256(converted.tensors)))
     if taken:
         there = ModelConfig.load(out / "config.json")
         wanted = replace(
@@ -305,6 +306,18 @@ def convert_to_folder(
 
     save_entry(encoder, out, add=add_aside)
     return converted.report, ModelConfig.load(out / "config.json")
+
+
+def _terms_beside(path: Path, sha256: str) -> dict[str, Any]:
+    """License and origin of a file that is the weights of a clzoo model, whose config.json lies beside it."""
+    beside = path.parent / "config.json"
+    try:
+        config = ModelConfig.load(beside) if beside.is_file() else None
+    except ClzooError:  # of another library
+        return {}
+    if config is None or config.weights_sha256 != sha256:
+        return {}
+    return {key: getattr(config, key) for key in ("license", "license_note", "derived_from")}
 
 
 def assumptions(config: ModelConfig) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clzoo import assets
-from clzoo.config import ModelConfig
+from clzoo.config import HUB_PREFIX, TIMM_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.metrics import measured
@@ -61,6 +61,11 @@ def is_path(text: str) -> bool:
         or Path(text).suffix != ""
         or text in (".", "..")
     )
+
+
+def is_local(text: str) -> bool:
+    """Whether a model's name is a place on this machine: not of the zoo, the Hub or timm."""
+    return is_path(text) and not text.startswith((HUB_PREFIX, TIMM_PREFIX))
 
 
 def is_run(name_or_path: str | Path) -> bool:
@@ -166,6 +171,7 @@ def facts(config: ModelConfig, found: str, folder: Path | None) -> list[tuple[st
         ("feature", "class token" if config.global_pool == "token" else "global average pool"),
         ("input", f"shorter side {p.resize} px, {p.interpolation}, centre {p.size} px, mean {p.mean}, std {p.std}"),
         ("license", f"{config.license}. {config.license_note}" if config.license_note else config.license),
+        ("derived from", config.derived_from or None),
         ("recipe", config.recipe),
         (
             "measured by clzoo",

@@ -25,7 +25,8 @@ def store(tmp_path_factory):
     """72 pictures of six classes, with labels, and vectors that tell those with much red from those with little."""
     root = tmp_path_factory.mktemp("distil")
     folder = make_splits(root, train=12, test=1) / "train"
-    embed_folder(folder, small_encoder(), out=root / "store", labels=True)
+    teacher = small_encoder(license="cc-by-nc-4.0", license_note="Ask first.")
+    embed_folder(folder, teacher, out=root / "store", labels=True)
     (file,) = (root / "store").glob("embeddings-*.npy")
     vectors = np.zeros_like(np.load(file))
     vectors[np.arange(72), np.arange(72) // 12 % 2] = 1  # 12 of each class, in the order of their names
@@ -59,6 +60,17 @@ def test_the_student_is_a_model_that_sees_what_the_teacher_saw(store, distilled)
     teacher = opened.embeddings()
     assert likeness(student.embed(images), teacher) > likeness(alone.embed(images), teacher)
     assert "distilled from" in (distilled.folder / "README.md").read_text()
+
+
+def test_the_student_has_the_license_of_its_teacher(distilled):
+    config = load(distilled.folder, "cpu").config
+    assert (config.license, config.license_note) == ("cc-by-nc-4.0", "Ask first.")
+    card = (distilled.folder / "README.md").read_text()
+    assert "license: cc-by-nc-4.0" in card
+    assert "Derived from cacr-test_resnet-cifar10, whose license stays with these weights." in card
+    graph = load_lite(distilled.folder / "model.onnx")
+    assert (graph.provenance.license, graph.provenance.license_note) == ("cc-by-nc-4.0", "Ask first.")
+    assert load(distilled.folder / "without_teacher", "cpu").config.license == "apache-2.0"
 
 
 def test_the_report_has_teacher_student_and_the_student_without_one(distilled):
