@@ -75,7 +75,7 @@ class ViewPolicy:
     @property
     def only_crops(self) -> bool:
         """Whether nothing follows crop and flip."""
-        later = (self.jitter, self.grayscale, self.blur, self.solarize, self.erase)
+        later = (self.jitter, self.grayscale, self.downscale, self.blur, self.solarize, self.erase)
         return self.rand_augment is None and not any(later)
 
     def __post_init__(self) -> None:

@@ -179,7 +179,7 @@ def test_a_crop_that_nothing_follows_is_handed_on_as_decoded_and_is_the_same_vie
 
 
 @pytest.mark.parametrize(
-    "later", [{"jitter": 0.1}, {"grayscale": 0.1}, {"blur": 0.1}, {"solarize": 0.1}, {"erase": 0.1},
+    "later", [{"jitter": 0.1}, {"grayscale": 0.1}, {"downscale": 0.1}, {"blur": 0.1}, {"solarize": 0.1}, {"erase": 0.1},
               {"rand_augment": "rand-m9-mstd0.5-inc1"}]
 )  # fmt: skip
 def test_only_crops_means_that_no_operation_follows(later):
@@ -187,9 +187,16 @@ def test_only_crops_means_that_no_operation_follows(later):
     assert not ViewPolicy(**{**PLAIN, **later}).only_crops
     switches = {field.name for field in dataclasses.fields(ViewPolicy)} - {
         *("size", "crop_scale", "crop_ratio", "flip"),  # of the crop itself
-        *("brightness", "contrast", "saturation", "hue", "blur_sigma"),  # strengths, of what has a switch
+        *(
+            "brightness",
+            "contrast",
+            "saturation",
+            "hue",
+            "blur_sigma",
+            "downscale_to",
+        ),  # strengths, of what has a switch
     }
-    assert switches == {"jitter", "grayscale", "blur", "solarize", "erase", "rand_augment"}
+    assert switches == {"jitter", "grayscale", "downscale", "blur", "solarize", "erase", "rand_augment"}
 
 
 def test_views_take_the_road_of_another_device_where_it_is_named(images):
