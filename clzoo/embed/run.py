@@ -118,8 +118,9 @@ class Run:
         if len(self.plan.todo) and fresh.compute[0] not in compute:
             compute = (*compute, *fresh.compute)
             log.warning("the store's rows were computed in %s; this run adds rows in %s", old.compute[0], compute[-1])
-        terms = {"license": fresh.license, "license_note": fresh.license_note}  # which older stores do not have
-        return replace(old, root=fresh.root, source=fresh.source, compute=compute, **terms)
+        # The terms are those of the same weights; older stores do not have them.
+        old = replace(old, license=fresh.license, license_note=fresh.license_note)
+        return replace(old, root=fresh.root, source=fresh.source, compute=compute)
 
     def _drop_rows(self, store: Store, labels: bool) -> None:
         """Take away the rows of deleted and changed files; renew labels and metadata where they are others now."""
