@@ -38,9 +38,16 @@ def uniformity(x: torch.Tensor, t: float = 2.0) -> torch.Tensor:
     itself = torch.arange(n, device=x.device)
 
     def block(rows: torch.Tensor, itself: torch.Tensor) -> torch.Tensor:
-        exponent = -t * (2 - 2 * rows @ x.T)  # (b, N)
+        cosine = rows @ x.T  # (b, N)
+        exponent = -t * (2 - 2 * cosine)
         exponent = exponent.scatter(1, itself[:, None], float("-inf"))
-        note("repulsion", lambda: exponent.softmax(dim=1), ("images",), "exp(-t D), as a share of the query's")
+        note(
+            "repulsion",
+            lambda: exponent.softmax(dim=1),
+            ("images",),
+            "exp(-t D), as a share of the query's",
+            cosine=cosine,
+        )
         return exponent.logsumexp(dim=1)
 
     # Every pair is met twice, once from each side: the mean over i != j is that over i < j.

@@ -107,7 +107,7 @@ def cacr_queue(
             logits = (-t_neg * distance).scatter(1, itself[:, None], float("-inf"))
             weights = logits.softmax(dim=1)
             weights = weights.detach() if detach_weights else weights
-            note("repulsion", weights, ("images", "queue"), PUSH)
+            note("repulsion", weights, ("images", "queue"), PUSH, cosine=1 - distance / 2)
             return -(weights * distance).sum(dim=1)
 
         return in_row_blocks(block, others, itself, columns=len(others) + len(queue)).mean()
@@ -140,7 +140,7 @@ def cacr_momentum(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temper
 
     def block(rows: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         logits = rows @ k.T / temperature  # (b, M)
-        note_cross_entropy(logits, target, ("images",), scale=weight)
+        note_cross_entropy(logits, target, ("images",), scale=weight, temperature=temperature)
         return F.cross_entropy(logits, target, reduction="none")
 
     terms = []
@@ -177,7 +177,7 @@ def _repulsion(
         distance = 2 - 2 * rows @ others.T  # (b, N)
         weights = (-t_neg * distance).scatter(1, itself[:, None], float("-inf")).softmax(dim=1)
         weights = weights.detach() if detach_weights else weights
-        note("repulsion", weights, ("images",), PUSH)
+        note("repulsion", weights, ("images",), PUSH, cosine=1 - distance / 2)
         return (weights * (torch.exp(-t * distance) if cost == "rbf" else -distance)).sum(dim=1)
 
     itself = torch.arange(len(queries), device=queries.device)

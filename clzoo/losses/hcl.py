@@ -56,6 +56,7 @@ def hcl(z: torch.Tensor, *, temperature: float, tau_plus: float, beta: float) ->
             ("images",),
             "the hard negatives' part, weighted up by softmax(beta s) and corrected for hidden positives",
             beside=("softmax(beta s)", weights),
+            cosine=logits * temperature,
         )
         return torch.log(total) + top - positive
 

@@ -75,6 +75,7 @@ def hydra_pair(
             lambda: negative * (logits - repulsion[:, None]).exp() * pull().sum(dim=1, keepdim=True),
             ("images",),
             "its part of the softmax over third classes, times all attraction of the query",
+            cosine=logits * temperature,
         )
         return (F.softplus(apart) * positive).sum(dim=1)
 

@@ -29,7 +29,7 @@ def info_nce(z: torch.Tensor, temperature: float) -> torch.Tensor:
 
     def block(rows: torch.Tensor, itself: torch.Tensor, other_view: torch.Tensor) -> torch.Tensor:
         logits = (rows @ both.T / temperature).scatter(1, itself[:, None], float("-inf"))  # (b, 2N)
-        note_cross_entropy(logits, other_view, ("images",))
+        note_cross_entropy(logits, other_view, ("images",), temperature=temperature)
         return F.cross_entropy(logits, other_view, reduction="none")
 
     with between((0, 1), (0, 1)):
@@ -49,7 +49,7 @@ def info_nce_queue(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temper
     def block(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         positive = (q * k).sum(dim=1, keepdim=True)  # (b, 1)
         logits = torch.cat([positive, q @ queue.T], dim=1) / temperature  # (b, 1 + K)
-        note_cross_entropy(logits, None, ("own", "queue"))
+        note_cross_entropy(logits, None, ("own", "queue"), temperature=temperature)
         return logits.logsumexp(dim=1) - logits[:, 0]
 
     return in_row_blocks(block, q, k, columns=1 + len(queue)).mean()
@@ -70,7 +70,7 @@ def info_nce_keys(q: torch.Tensor, k: torch.Tensor, target: torch.Tensor, temper
 
     def block(q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = q @ k.T / temperature  # (b, M)
-        note_cross_entropy(logits, target, ("images",))
+        note_cross_entropy(logits, target, ("images",), temperature=temperature)
         return F.cross_entropy(logits, target, reduction="none")
 
     return in_row_blocks(block, q, target, columns=len(k)).mean()

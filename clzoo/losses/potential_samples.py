@@ -104,6 +104,7 @@ def potential_samples(
                 ("queue",),
                 "its part of the negatives under v, times all attraction of the query",
                 beside=("v", log_v.exp()),
+                cosine=s_queue,
             )
         return (omega * (total - attraction)).sum(dim=1)
 

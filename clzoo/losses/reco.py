@@ -83,7 +83,7 @@ def info_nce_without(
         own = (q * positive).sum(dim=1, keepdim=True) / temperature  # (b, 1)
         negatives = (q @ k.T / temperature).scatter(1, without, float("-inf"))  # (b, M)
         logits = torch.cat([own, negatives, q @ further.T / temperature], dim=1)  # (b, 1 + M + K)
-        note_cross_entropy(logits, None, columns)
+        note_cross_entropy(logits, None, columns, temperature=temperature)
         return logits.logsumexp(dim=1) - own.squeeze(1)
 
     return in_row_blocks(block, q, positive, without, columns=len(k) + len(further)).mean()

@@ -40,6 +40,7 @@ class Term:
         weights: float (R, C); R = len(queries) * N rows, one view after the other. Of role "gate" (N, D).
         queries, keys: views of the rows and of the columns.
         beside: a second number of each pair with its name: what a method gives before its softmax, say.
+        cosine: (R, C) similarity of each pair, of a repulsion whose loss says it; of no meaning where the weight is 0.
     """
 
     loss: str
@@ -51,6 +52,7 @@ class Term:
     queries: tuple[View, ...]
     keys: tuple[View, ...]
     beside: tuple[str, torch.Tensor] | None
+    cosine: torch.Tensor | None = None
 
 
 @dataclass
@@ -119,8 +121,13 @@ def note(
     meaning: str,
     *,
     beside: tuple[str, torch.Tensor] | None = None,
+    cosine: torch.Tensor | None = None,
 ) -> None:
-    """Keep the weights (b, C) of a block of rows, if somebody watches; a function is called only then."""
+    """Keep the weights (b, C) of a block of rows, if somebody watches; a function is called only then.
+
+    Args:
+        beside, cosine: as of `Term`, (b, C).
+    """
     seen = _SEEN.get()
     if seen is None:
         return
@@ -128,13 +135,19 @@ def note(
         values = weights if isinstance(weights, torch.Tensor) else weights()
     queries, keys = _BETWEEN.get()
     named = None if beside is None else (beside[0], beside[1].detach())
-    term = Term(seen.loss, seen.call, role, meaning, values.detach(), columns, queries, keys, named)
+    near = None if cosine is None else cosine.detach()
+    term = Term(seen.loss, seen.call, role, meaning, values.detach(), columns, queries, keys, named, near)
     place = (seen.call, role, columns, *(view if isinstance(view, int) else id(view) for view in (*queries, *keys)))
     seen.blocks.setdefault(place, []).append(term)
 
 
 def note_cross_entropy(
-    logits: torch.Tensor, own: torch.Tensor | None, columns: Columns, *, scale: torch.Tensor | None = None
+    logits: torch.Tensor,
+    own: torch.Tensor | None,
+    columns: Columns,
+    *,
+    scale: torch.Tensor | None = None,
+    temperature: float | None = None,
 ) -> None:
     """What `-log softmax` does to logits (b, C), if somebody watches: the positive attracts by 1 - p, the others repel
     by p.
@@ -142,19 +155,21 @@ def note_cross_entropy(
     Args:
         own: (b,) column of each row's positive; None: the first, and it is the one of "own".
         scale: (b,) what each row's loss is multiplied with.
+        temperature: of logits that are cosines over it.
     """
     if not is_watched():
         return
     likely = logits.detach().softmax(dim=1) * (1 if scale is None else scale[:, None])
     one = torch.ones_like(likely[:, :1]) if scale is None else scale[:, None]
     softmax = "p, its part of the softmax" + ("" if scale is None else ", times the weight of the query")
+    cosine = None if temperature is None else logits * temperature
     if own is None:
         note("attraction", one - likely[:, :1], ("own",), f"1 - p; {softmax}")
-        note("repulsion", likely[:, 1:], columns[1:], softmax)
+        note("repulsion", likely[:, 1:], columns[1:], softmax, cosine=None if cosine is None else cosine[:, 1:])
         return
     is_own = torch.zeros_like(likely).scatter(1, own[:, None], 1.0)
     note("attraction", is_own * (one - likely), columns, f"1 - p; {softmax}")
-    note("repulsion", (1 - is_own) * likely, columns, softmax)
+    note("repulsion", (1 - is_own) * likely, columns, softmax, cosine=cosine)
 
 
 def _joined(blocks: list[Term]) -> Term:
@@ -162,6 +177,7 @@ def _joined(blocks: list[Term]) -> Term:
     beside = first.beside
     if beside is not None:
         beside = beside[0], torch.cat([block.beside[1] for block in blocks if block.beside is not None])
+    near = [block.cosine for block in blocks if block.cosine is not None]
     return Term(
         first.loss,
         first.call,
@@ -172,4 +188,5 @@ def _joined(blocks: list[Term]) -> Term:
         first.queries,
         first.keys,
         beside,
+        torch.cat(near) if near else None,
     )

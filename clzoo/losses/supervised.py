@@ -43,7 +43,13 @@ def sup_con(z: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.
             ("images",),
             "1 / |P| - p: one of the class, less its part of the softmax; below zero it is pushed off",
         )
-        note("repulsion", lambda: ~positive * likely(), ("images",), "p, its part of the softmax")
+        note(
+            "repulsion",
+            lambda: ~positive * likely(),
+            ("images",),
+            "p, its part of the softmax",
+            cosine=logits * temperature,
+        )
         return denominator - (logits * positive).sum(dim=1) / count
 
     with between((0, 1), (0, 1)):

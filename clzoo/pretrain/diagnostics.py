@@ -1,24 +1,21 @@
 """What attracts and repels in a run, and whether it goes the way of a collapse: looked at early, and with the monitors.
 
-Embeddings are those of the step itself, in train mode with the batch's own BatchNorm statistics, without gradient and
-without a trace: running statistics are put back, nothing is pushed into a queue. Labels are used for reporting only.
+Embeddings are those of the step itself, in train mode with the batch's own BatchNorm statistics, without gradient. What
+repels, and how much, is what the loss itself notes (`clzoo.losses.seen`). A copy of the method is looked at, so nothing
+of it remains: no running statistics, no key in a queue. Labels are used for reporting only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
+from clzoo.distributed import gather_constant, own_rows, world_size
 from clzoo.losses.embeddings import unit
-from clzoo.losses.potential_samples import _log_negative_weights
-from clzoo.methods.align_uniform import AlignUniformOptions
+from clzoo.losses.seen import watching
 from clzoo.methods.batch import Batch
-from clzoo.methods.cacr import CACROptions
-from clzoo.methods.hcl import HCLOptions
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.methods.potential_samples import PotentialSamplesOptions
@@ -43,40 +40,40 @@ def diagnose(method: Any, batch: Batch, queue_labels: torch.Tensor | None = None
 
     Returns:
         cone_q_q, cone_k_k: mean cosine between different images' queries, and keys. cone_q_queue, cone_k_queue: mean
-        cosine to the queue, without this batch's own keys. repelled_similarity: mean cosine of what is repelled, each
-        negative weighted by its share in the repulsion. With labels: false_negatives, the share of the repulsion that
-        falls on the image's own class, and attracted_purity, the share of mined positives (Potential Samples) or of the
-        teacher's mass (ReCo) that is of the image's own class. What a method does not have is left out.
+        cosine to the queue, without this batch's own keys. repelled_similarity: mean cosine of what repels the first
+        view's queries, each negative weighted by its share in the repulsion. With labels: false_negatives, the share of
+        the repulsion that falls on the image's own class, and attracted_purity, the share of mined positives (Potential
+        Samples) or of the teacher's mass (ReCo) that is of the image's own class. What a method does not have is left
+        out.
     """
-    with _without_a_trace(method):
-        q, k = _embeddings(method, batch)  # (B, D), unit
-        found = {"cone_q_q": _others(q), "cone_k_k": _others(k)}
-        queue: Queue | None = getattr(method, "queue", None)
-        if queue is None:
-            negatives, classes = k, batch.labels
-            itself = torch.eye(len(k), dtype=torch.bool, device=k.device)
-        else:
-            old = _older_rows(queue, len(q))
-            negatives = queue.entries[old]  # (K - B, D)
-            classes = None if queue_labels is None else queue_labels.to(q.device)[old]
-            itself = None
-            if len(negatives) == 0:
-                return found
-            found |= {"cone_q_queue": (q @ negatives.T).mean().item(), "cone_k_queue": (k @ negatives.T).mean().item()}
-        same = None if batch.labels is None or classes is None else batch.labels[:, None] == classes
-        known = None if classes is None else classes >= 0
-        excluded = same if method.needs.labels else itself  # methods with labels do not repel their own class
-        search = _searching(method, batch, k)
-        share = _repulsion(method.options, q, k, search, negatives, excluded)
-        found["repelled_similarity"] = (share * (q @ negatives.T)).sum(dim=1).mean().item()
-        if same is None or known is None or not known.any() or method.needs.labels:
+    seen = copy.deepcopy(method).train()  # which is not compiled, whatever the method is
+    q, k = _embeddings(seen, batch)  # (B, D), unit
+    found = {"cone_q_q": _others(q), "cone_k_k": _others(k)}
+    queue: Queue | None = getattr(seen, "queue", None)
+    old: torch.Tensor | None = None
+    if queue is not None:
+        old = _older_rows(queue, len(q) * world_size())
+        negatives = queue.entries[old]  # (K - B, D)
+        if len(negatives) == 0:
             return found
-        found["false_negatives"] = ((share * same).sum() / (share * known).sum().clamp_min(1e-12)).item()
-        attraction = _attraction(method, search, negatives, old if queue is not None else None)
-        if attraction is not None:
-            of_known = (attraction * known).sum()
-            found["attracted_purity"] = ((attraction * same).sum() / of_known.clamp_min(1e-12)).item()
-        return found
+        found |= {"cone_q_queue": (q @ negatives.T).mean().item(), "cone_k_queue": (k @ negatives.T).mean().item()}
+        if len(negatives) <= getattr(method.options, "k", 0):  # too few to mine from
+            return found
+        queue_labels = None if queue_labels is None else queue_labels.to(q.device)[old]
+    search = _searching(seen, batch, k)
+    if old is not None:
+        _keep_older(seen, old)
+    attraction = None if old is None else _attraction(seen, search, queue_labels)  # before the queue gets new keys
+    repelled = _repelled(seen, batch, queue_labels)
+    if repelled.similarity is not None:
+        found["repelled_similarity"] = repelled.similarity
+    if repelled.false is not None and not method.needs.labels:
+        found["false_negatives"] = repelled.false
+    if attraction is not None and batch.labels is not None and queue_labels is not None and (queue_labels >= 0).any():
+        same = batch.labels[:, None] == queue_labels
+        of_known = (attraction * (queue_labels >= 0)).sum()
+        found["attracted_purity"] = ((attraction * same).sum() / of_known.clamp_min(1e-12)).item()
+    return found
 
 
 def warning_of(found: dict[str, float], step: int) -> str | None:
@@ -93,33 +90,17 @@ def warning_of(found: dict[str, float], step: int) -> str | None:
     )
 
 
-@contextmanager
-def _without_a_trace(method: nn.Module) -> Iterator[None]:
-    """Train mode, with the running statistics of all BatchNorms put back afterwards."""
-    norms = [m for m in method.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    was_training = method.training
-    method.train()
-    try:
-        yield
-    finally:
-        for buffer, value in kept:
-            buffer.copy_(value)
-        method.train(was_training)
-
-
 def _embeddings(method: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries of the first view and keys of the second, unit vectors; of methods without keys two projections."""
     first, second = batch.views[0], batch.views[min(1, len(batch.views) - 1)]
 
     def project(view: torch.Tensor) -> torch.Tensor:
-        # Not the networks' compiled form, which would be compiled once more, without gradient.
-        projected: torch.Tensor = method.projector.forward(method.backbone.forward(view))
+        projected: torch.Tensor = method.projector(method.backbone(view))
         return projected
 
     if not isinstance(method, MomentumHost):
         return unit(project(first)), unit(project(second))
-    return unit(method.predictor.forward(project(first))), unit(_key(method, second, batch))
+    return unit(method.predictor(project(first))), unit(_key(method, second, batch))
 
 
 def _key(method: MomentumHost, view: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -146,53 +127,67 @@ def _searching(method: Any, batch: Batch, k: torch.Tensor) -> torch.Tensor:
     return unit(_key(method, batch.views[2], batch)) if has_weak else k
 
 
-def _repulsion(
-    options: Any,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    search: torch.Tensor,
-    negatives: torch.Tensor,
-    excluded: torch.Tensor | None,
-) -> torch.Tensor:
-    """(B, M) share of each negative in the repulsion of a query; rows sum to 1."""
-    similarity = q @ negatives.T
-    logits = _sharpness(options) * similarity
-    if isinstance(options, PotentialSamplesOptions):
-        o = options
-        mined = 0 if o.positives == "aug_only" else min(o.k, len(negatives) - 1)
-        neighbors = (search @ negatives.T).topk(mined, dim=1).indices
-        band = (o.band_hard, o.band_easy)
-        s_key = (q * k).sum(dim=1, keepdim=True)
-        logits = logits + _log_negative_weights(
-            similarity, s_key, neighbors, o.negatives, a=o.a, b=o.b, beta=o.beta / o.temperature, band=band
+def _keep_older(seen: Any, old: torch.Tensor) -> None:
+    """Take the batch's own keys out of the queues of a copy: the loss that follows is to see it as a new batch."""
+    for queue in (getattr(seen, "queue", None), getattr(seen, "weak_queue", None)):
+        if queue is not None:
+            queue.entries = queue.entries[old]
+            queue.pointer.zero_()
+
+
+class _Repelled(NamedTuple):
+    similarity: float | None
+    false: float | None
+
+
+def _repelled(seen: Any, batch: Batch, queue_labels: torch.Tensor | None) -> _Repelled:
+    """By the weights that the losses of one more step note of the first view's queries."""
+    device = batch.views[0].device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), watching() as watched:
+        seen(batch)
+    mine = own_rows(len(batch), device)
+    labels = None if batch.labels is None else gather_constant(batch.labels)
+    weights, cosines, classes = [], [], []
+    for term in watched.terms():
+        if term.role != "repulsion" or 0 not in [view for view in term.queries if isinstance(view, int)]:
+            continue
+        place = [view if isinstance(view, int) else None for view in term.queries].index(0)
+        rows = place * (len(term.weights) // len(term.queries)) + mine
+        weights.append(term.weights[rows].float())
+        cosines.append(None if term.cosine is None else term.cosine[rows].float())
+        columns = {"images": labels, "queue": queue_labels}
+        counts = [len(term.keys) if kind == "images" else 1 for kind in term.columns]
+        known = [columns.get(kind) for kind in term.columns]
+        classes.append(
+            None
+            if any(each is None for each in known)
+            else torch.cat([each.repeat(n) for each, n in zip(known, counts, strict=True) if each is not None])
         )
-    if excluded is not None:
-        logits = logits.masked_fill(excluded, -1e4)  # finite: a row without negatives stays a number
-    return logits.softmax(dim=1)
+    if not weights:
+        return _Repelled(None, None)
+    share = torch.cat(weights, dim=1)
+    share = share / share.sum(dim=1, keepdim=True).clamp_min(1e-12)  # (B, C); rows sum to 1
+    similarity = false = None
+    if all(each is not None for each in cosines):
+        cosine = torch.cat([each for each in cosines if each is not None], dim=1)
+        similarity = torch.where(share > 0, share * cosine, 0.0).sum(dim=1).mean().item()
+    if batch.labels is not None and all(each is not None for each in classes):
+        of = torch.cat([each for each in classes if each is not None])  # (C,)
+        if (of >= 0).any():
+            same = batch.labels[:, None] == of
+            false = ((share * same).sum() / (share * (of >= 0)).sum().clamp_min(1e-12)).item()
+    return _Repelled(similarity, false)
 
 
-def _sharpness(options: Any) -> float:
-    """t in exp(t s), the weight of a negative with cosine s in the method's repulsion."""
-    match options:
-        case CACROptions(form="batch" | "queue"):
-            return 2 * options.t_neg
-        case AlignUniformOptions():
-            return 2 * options.t
-        case HCLOptions():
-            return (1 + options.beta) / options.temperature
-        case _:
-            return 1 / float(options.temperature)
-
-
-def _attraction(
-    method: Any, search: torch.Tensor, negatives: torch.Tensor, old: torch.Tensor | None
-) -> torch.Tensor | None:
+def _attraction(seen: Any, search: torch.Tensor, queue_labels: torch.Tensor | None) -> torch.Tensor | None:
     """(B, M) share of each queue entry in what attracts beside the image's own view; None where nothing does."""
-    o = method.options
+    o = seen.options
+    if queue_labels is None:
+        return None
     if isinstance(o, PotentialSamplesOptions) and o.positives != "aug_only":
-        similarity = search @ negatives.T
-        nearest = similarity.topk(min(o.k, len(negatives)), dim=1).indices
+        similarity = search @ seen.queue.entries.T
+        nearest = similarity.topk(min(o.k, similarity.shape[1]), dim=1).indices
         return torch.zeros_like(similarity).scatter(1, nearest, 1 / nearest.shape[1])
-    if isinstance(o, ReCoOptions) and o.lambda1 > 0 and old is not None:
-        return (search @ method.weak_queue.entries[old].T / o.teacher_temperature).softmax(dim=1)
+    if isinstance(o, ReCoOptions) and o.lambda1 > 0:
+        return (search @ seen.weak_queue.entries.T / o.teacher_temperature).softmax(dim=1)
     return None

@@ -13,6 +13,7 @@ from small_recipes import small_recipe
 
 from clzoo.data.collection import ArrayImages
 from clzoo.data.training import TrainingSet
+from clzoo.losses.seen import watching
 from clzoo.methods import Batch
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.diagnostics import EARLY, FROM, diagnose, warning_of
@@ -97,6 +98,48 @@ def test_values_are_those_of_the_formulas():
     same, known = batch.labels[:, None] == classes, classes >= 0
     expected = (share * same).sum() / (share * known).sum()
     assert found["false_negatives"] == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_of_a_loss_within_the_batch_both_views_of_all_others_repel():
+    method, batch, _ = trained("simclr_cifar10")
+    found = diagnose(method, batch)
+    with torch.no_grad():
+        z = F.normalize(copy.deepcopy(method).projector(method.backbone(torch.cat(batch.views))), dim=1)
+    q, same = z[:8], batch.labels[:, None] == batch.labels.repeat(2)
+    other = ~torch.eye(8, dtype=torch.bool).repeat(1, 2)  # neither itself nor its other view
+    share = (q @ z.T / method.options.temperature).masked_fill(~other, float("-inf")).softmax(dim=1)
+    assert found["repelled_similarity"] == pytest.approx((share * (q @ z.T)).sum(1).mean().item(), abs=1e-5)
+    assert found["false_negatives"] == pytest.approx((share * same).sum().item() / 8, abs=1e-5)
+
+
+def test_the_repulsion_is_what_the_loss_notes_of_a_queue_without_the_batchs_own_keys():
+    method, batch, labels = trained("potential_samples_cifar10", "method.k=3")
+    rows = [(int(method.queue.pointer) + i) % 32 for i in range(24)]
+    twin = copy.deepcopy(method)
+    twin.queue.entries, twin.queue.pointer = twin.queue.entries[rows], torch.zeros((), dtype=torch.long)
+    with torch.no_grad(), watching() as seen:
+        twin(batch)
+    (term,) = [term for term in seen.terms() if term.role == "repulsion"]
+    assert term.weights.shape == (8, 24)
+    share = term.weights / term.weights.sum(dim=1, keepdim=True)
+    found = diagnose(method, batch, labels)
+    assert found["repelled_similarity"] == pytest.approx((share * term.cosine).sum(1).mean().item(), abs=1e-5)
+    same, known = batch.labels[:, None] == labels[rows], labels[rows] >= 0
+    expected = (share * same).sum() / (share * known).sum()
+    assert found["false_negatives"] == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in recipe_names() if n.endswith("_cifar10")])
+def test_every_repulsion_says_the_cosines_of_its_pairs(name):
+    method, batch, _ = trained(name, count=1)
+    with torch.no_grad(), watching() as seen:
+        method(batch)
+    repelled = [term for term in seen.terms() if term.role == "repulsion"]
+    assert repelled
+    for term in repelled:
+        met = term.cosine[term.weights > 0]
+        assert term.cosine.shape == term.weights.shape
+        assert met.abs().max() <= 1.001
 
 
 def test_purity_is_that_of_the_mined_neighbors():
