@@ -17,7 +17,7 @@ from PIL import Image
 
 from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
-from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
+from clzoo.data.given import given_to_embed
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.images import as_levels, as_rgb
@@ -201,12 +201,8 @@ class Encoder:
         Raises:
             ClzooError: an image that cannot be read, named.
         """
-        single = is_single(images)
-        check_on_error(on_error, single)
-        skipped: list[Skipped] | None = [] if on_error == "skip" else None
-        given: Any = [images] if single else images
+        batches, single, skipped = given_to_embed(images, self.pixels, batch_size, on_error=on_error, progress=progress)
         wanted = [features] if isinstance(features, str) else list(features)
-        batches = pixel_batches_of(given, self.pixels, batch_size, skipped=skipped, progress=progress)
         with self._evaluating():
             chunks = [self._encode(torch.from_numpy(batch), wanted, dtype) for batch in batches]
         if not chunks:

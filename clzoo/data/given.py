@@ -28,6 +28,29 @@ class Skipped(NamedTuple):
     reason: str
 
 
+class Given(NamedTuple):
+    """What `embed` was given: batches uint8 (B, side, side, 3), read as they are taken."""
+
+    batches: Iterator[np.ndarray]
+    single: bool
+    skipped: list[Skipped] | None  # filled while batches are taken; None with on_error="raise"
+
+
+def given_to_embed(
+    images: Any, pixels: Callable[[Any], np.ndarray], batch_size: int, *, on_error: str, progress: bool
+) -> Given:
+    """The images of a call of `embed`, one or many, as batches of `pixels(image)`.
+
+    Raises:
+        ClzooError: neither an image nor images, or an `on_error` that does not fit them.
+    """
+    single = is_single(images)
+    check_on_error(on_error, single)
+    skipped: list[Skipped] | None = [] if on_error == "skip" else None
+    each = [images] if single else images
+    return Given(pixel_batches_of(each, pixels, batch_size, skipped=skipped, progress=progress), single, skipped)
+
+
 def is_single(images: Any) -> bool:
     """Whether this is one image; False: some iterable of images.
 

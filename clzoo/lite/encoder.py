@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from clzoo.data.given import Skipped, check_on_error, is_single, pixel_batches_of
+from clzoo.data.given import given_to_embed
 from clzoo.errors import ClzooError
 from clzoo.files import parse_json
 from clzoo.graphs.provenance import CLASSES, EMBEDDING, FEATURE, IMAGES, PIXELS, PROBABILITIES
@@ -130,11 +130,7 @@ class LiteEncoder:
         return self._of_all(PROBABILITIES, len(self.classes), images, batch_size, on_error, progress)
 
     def _of_all(self, output: str, width: int, images: Any, batch_size: int, on_error: str, progress: bool) -> Any:
-        single = is_single(images)
-        check_on_error(on_error, single)
-        skipped: list[Skipped] | None = [] if on_error == "skip" else None
-        given: Any = [images] if single else images
-        batches = pixel_batches_of(given, self.pixels, batch_size, skipped=skipped, progress=progress)
+        batches, single, skipped = given_to_embed(images, self.pixels, batch_size, on_error=on_error, progress=progress)
         chunks = [self._run(output, batch) for batch in batches]
         found = np.concatenate(chunks) if chunks else np.zeros((0, width), np.float32)
         if skipped is not None:
