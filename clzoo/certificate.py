@@ -37,7 +37,35 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
             f"{path} was changed after it was written: its content has another hash than it says. Make it again: "
             f"clzoo curate leaks TRAIN TEST --out {path}"
         )
+    if not _is_whole(content):
+        raise ClzooError(
+            f"{path} lacks what a certificate of leaks says of its stores and images. Make it again: clzoo curate "
+            f"leaks TRAIN TEST --out {path}"
+        )
     return content
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    """Whether everything is there that readers look at, in its type; its hash says nothing of that."""
+    stores = [content.get(name) for name in ("train", "test")]
+    leaks = content.get("leaks")
+    return (
+        all(isinstance(content.get(name), str) for name in ("model", "weights_sha256"))
+        and isinstance(content.get("threshold"), int | float)
+        and all(
+            isinstance(store, dict)
+            and all(isinstance(store.get(key), str) for key in ("store", "source", "sha256", "files_sha256"))
+            and isinstance(store.get("images"), int)
+            for store in stores
+        )
+        and isinstance(leaks, list)
+        and all(
+            isinstance(leak, dict)
+            and all(isinstance(leak.get(key), str) for key in ("test", "train"))
+            and isinstance(leak.get("test_sha256"), str | None)
+            for leak in leaks
+        )
+    )
 
 
 def hash_of_set(sha256: Iterable[str]) -> str:

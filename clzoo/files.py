@@ -42,6 +42,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def output_path(path: Path) -> Iterator[Path]:
+    """`atomic_path` for a file whose place the user named.
+
+    Raises:
+        ClzooError: there is a folder, or it cannot be written there.
+    """
+    if path.is_dir():
+        raise ClzooError(f"{path} is a folder; expected the name of a file, e.g. {path / 'NAME'}")
+    try:
+        with atomic_path(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise ClzooError(
+            f"{path} cannot be written: {error.strerror or error}. Free the place, or name another file."
+        ) from error
+
+
+@contextmanager
 def filled_folder(
     final: Path, *, refusal: str | None = None, renamed: Callable[[], str] | None = None
 ) -> Iterator[Path]:

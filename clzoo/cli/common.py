@@ -53,6 +53,11 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def output_file() -> click.Path:
+    """The type of an option that names a file to write; what cannot be one is refused before the work."""
+    return click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
 def share_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add `--share I/N`, also by its old name `--shard`."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option, report, say
+from clzoo.cli.common import max_pixels_option, output_file, quiet_option, report, say
 
 
 @click.group("curate")
@@ -20,7 +20,7 @@ def json_and_page(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add how a job is reported."""
     options = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-        click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page."),
+        click.option("--html", "page", metavar="FILE", type=output_file(), help="Write a page."),
         max_pixels_option,
         quiet_option,
     )
@@ -81,7 +81,7 @@ def duplicates(
 @click.argument("train", metavar="TRAIN", type=click.Path(path_type=Path))
 @click.argument("test", metavar="TEST", type=click.Path(path_type=Path))
 @copies_options
-@click.option("--out", metavar="CERT", type=click.Path(path_type=Path), help="Write the certificate, JSON.")
+@click.option("--out", metavar="CERT", type=output_file(), help="Write the certificate, JSON.")
 @click.option("--train-images", metavar="PLACE", help="Where the images of TRAIN lie now, if they have moved.")
 @click.option("--test-images", metavar="PLACE", help="The same of TEST.")
 @json_and_page
@@ -186,10 +186,10 @@ def select(
 @click.option("--labels", metavar="CSV", help="path,label of the images that have one.")
 @click.option("--by-folder", is_flag=True, help="The labels that STORE was embedded with.")
 @click.option("--with", "saved", metavar="FILE", help="Name all images by what --save or --onnx wrote.")
-@click.option("--save", "target", metavar="FILE", type=click.Path(path_type=Path), help="Write the classifier, .npz.")
-@click.option("--onnx", metavar="FILE", type=click.Path(path_type=Path), help="Write encoder and classifier as one.")
+@click.option("--save", "target", metavar="FILE", type=output_file(), help="Write the classifier, .npz.")
+@click.option("--onnx", metavar="FILE", type=output_file(), help="Write encoder and classifier as one.")
 @click.option("--model", metavar="NAME", help="The model of the store, for --onnx, where it has moved.")
-@click.option("--out", metavar="CSV", type=click.Path(path_type=Path), help="Write path,label,confidence,sure.")
+@click.option("--out", metavar="CSV", type=output_file(), help="Write path,label,confidence,sure.")
 @click.option("--sure", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Less confidence is unsure.")
 @job_options
 def classify(

@@ -45,7 +45,7 @@ def command(
     protocols' ids, go to DIR/metrics.json, the plots and all details to DIR/report.html.
     """
     from clzoo.evaluation import evaluate
-    from clzoo.files import write_json
+    from clzoo.files import as_json, output_path
     from clzoo.metrics import headlines
 
     evaluation = evaluate(
@@ -65,7 +65,8 @@ def command(
         print_json(evaluation.metrics)
         return
     if json_out is not None:
-        write_json(Path(json_out), evaluation.metrics)
+        with output_path(Path(json_out)) as temporary:
+            temporary.write_text(as_json(evaluation.metrics), encoding="utf-8")
     shown = headlines(evaluation.results)
     rows = [
         [r["of"], r["protocol"], r["split"], _count(r), r["metric"], f"{r['value']:.2f}", _spread(r)] for r in shown

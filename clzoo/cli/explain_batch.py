@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option, report
+from clzoo.cli.common import max_pixels_option, output_file, quiet_option, report
 
 
 @click.command("explain-batch")
@@ -15,7 +15,7 @@ from clzoo.cli.common import max_pixels_option, quiet_option, report
 @click.option("--queries", default=8, show_default=True, type=click.IntRange(min=1), help="Images to tell of.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write contact sheets.")
+@click.option("--html", "page", metavar="FILE", type=output_file(), help="Write contact sheets.")
 @max_pixels_option
 @quiet_option
 def command(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option, say
+from clzoo.cli.common import max_pixels_option, output_file, quiet_option, say
 
 
 @click.command("explore")
 @click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
 @click.argument("other", metavar="[OTHER]", required=False, type=click.Path(path_type=Path))
-@click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write one file, and no server.")
+@click.option("--html", "page", metavar="FILE", type=output_file(), help="Write one file, and no server.")
 @click.option("--sample", type=click.IntRange(min=1), metavar="N", help="N of the images, drawn at random.")
 @click.option("--flags", default="duplicates,labels,outliers", show_default=True, help="What is looked for; or none.")
 @click.option("--leaks", metavar="CERT", type=click.Path(path_type=Path), help="Of clzoo curate leaks: flag those.")
@@ -48,7 +48,7 @@ def command(
     view = explore(
         open_store(store, images=images),
         other,
-        flags=[] if flags == "none" else flags.split(","),
+        flags=[] if flags == "none" else [name.strip() for name in flags.split(",") if name.strip()],
         leaks=leaks,
         projection=projection,
         sample=sample,

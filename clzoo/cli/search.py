@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_option, say
+from clzoo.cli.common import max_pixels_option, output_file, print_json, print_table, quiet_option, say
 
 
 @click.command("search")
@@ -20,7 +20,7 @@ from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_o
 @click.option("--model", metavar="NAME", help="The model of DIR, where it has moved; other weights are refused.")
 @click.option("--images", metavar="PLACE", help="Where the images of the store lie now, if they have moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--html", "page", metavar="FILE", type=click.Path(path_type=Path), help="Write a page of thumbnails.")
+@click.option("--html", "page", metavar="FILE", type=output_file(), help="Write a page of thumbnails.")
 @click.option("--mmap", is_flag=True, help="Leave a large index in its file instead of reading and checking all of it.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N: where vectors are compared.")
 @max_pixels_option

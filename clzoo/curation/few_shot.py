@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +22,13 @@ from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.linear import PENALTIES, Standardization, fit_softmax, linear_scores
-from clzoo.files import atomic_path, write_text
+from clzoo.files import output_path
 
 SURE = 0.5
 """Confidence below which an image is called unsure."""
 
 _TEMPERATURES = np.geomspace(0.2, 5, 60)
+_DAMAGES = (OSError, ValueError, TypeError, KeyError, AttributeError, EOFError)  # what NumPy raises at other files
 _ARRAYS = ("weight", "bias", "mean", "scale", "temperature", "classes", "weights_sha256", "preprocessing")
 
 
@@ -59,7 +62,7 @@ class Classifier:
         """Write one .npz file, of plain arrays."""
         path = Path(path)
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
+        with output_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
         return path
 
@@ -74,24 +77,45 @@ class Classifier:
             from clzoo.curation.onnx_head import read_classifier
 
             return read_classifier(path)
+        again = f"Make one: clzoo curate classify STORE --save {path}"
+        if not Path(path).exists():
+            raise ClzooError(f"{path} does not exist. {again}")
         try:
             with np.load(Path(path), allow_pickle=False) as found:
                 arrays = {name: found[name] for name in _ARRAYS}
-            classes = tuple(arrays.pop("classes").tolist())
-            texts = {name: str(arrays.pop(name)) for name in ("weights_sha256", "preprocessing")}
-            parts = texts["preprocessing"].split(", ")  # how images are decoded stood in it at first
-            texts["preprocessing"] = ", ".join(part for part in parts if not part.startswith("decoding="))
-            temperature = float(arrays.pop("temperature"))
-            if arrays["weight"].shape != (len(classes), len(arrays["mean"])) or len(arrays["bias"]) != len(classes):
-                raise ValueError(f"weights {arrays['weight'].shape}, {len(classes)} classes")
-        except FileNotFoundError:
-            raise ClzooError(f"{path} does not exist. Make one: clzoo curate classify STORE --save {path}") from None
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise ClzooError(
-                f"{path} is no classifier ({error}). Make one: clzoo curate classify STORE --save {path}"
-            ) from error
-        values: dict[str, Any] = {**arrays, **texts, "temperature": temperature, "classes": classes}
-        return cls(**values)
+            parts = str(arrays["preprocessing"]).split(", ")  # how images are decoded stood in it at first
+            return cls(
+                weight=arrays["weight"].astype(np.float32),
+                bias=arrays["bias"].astype(np.float32),
+                mean=arrays["mean"].astype(np.float32),
+                scale=arrays["scale"].astype(np.float32),
+                temperature=float(arrays["temperature"].item()),
+                classes=tuple(arrays["classes"].astype(np.str_).tolist()),
+                weights_sha256=str(arrays["weights_sha256"]),
+                preprocessing=", ".join(part for part in parts if not part.startswith("decoding=")),
+            ).checked()
+        except (*_DAMAGES, zipfile.BadZipFile, zlib.error) as error:
+            raise ClzooError(f"{path} is no classifier ({error}). {again}") from error
+
+    def checked(self) -> Classifier:
+        """Itself.
+
+        Raises:
+            ValueError: arrays that do not fit each other or are not finite, a temperature that is none, no classes, or
+                names that are not each one's own or cannot be written as UTF-8.
+        """
+        count, dim = len(self.classes), self.mean.size
+        shapes = [each.shape for each in (self.weight, self.bias, self.mean, self.scale)]
+        if not count or shapes != [(count, dim), (count,), (dim,), (dim,)]:
+            raise ValueError(f"arrays of the shapes {shapes}, {count} classes")
+        if not all(np.isfinite(each).all() for each in (self.weight, self.bias, self.mean, self.scale)):
+            raise ValueError("arrays that are not finite")
+        if not 0 < self.temperature < np.inf:
+            raise ValueError(f"a temperature of {self.temperature}")
+        if len(set(self.classes)) != count:
+            raise ValueError("two classes of one name")
+        "".join(self.classes).encode("utf-8")  # UnicodeEncodeError is a ValueError
+        return self
 
 
 @dataclass(frozen=True)
@@ -160,7 +184,8 @@ class Classified:
         writer.writerow(("path", "label", "confidence", "sure"))
         for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
             writer.writerow((self.store.paths[row], label, f"{value:.5f}", "yes" if value >= self.sure else "no"))
-        write_text(Path(path), text.getvalue())
+        with output_path(Path(path)) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
         return Path(path)
 
     def write_page(self, path: str | Path) -> Path:
@@ -204,8 +229,11 @@ def classify(
         sure: the confidence from which a name is called sure.
 
     Raises:
-        ClzooError: fewer than two classes, a classifier of another encoder, vectors that are not finite.
+        ClzooError: fewer than two classes, a classifier of another encoder, vectors that are not finite, a confidence
+            that is none.
     """
+    if not 0 <= sure <= 1:
+        raise ClzooError(f"sure is a confidence from 0 to 1, found {sure}.")
     store = store if isinstance(store, Store) else open_store(store)
     if not len(store):
         raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
@@ -214,7 +242,7 @@ def classify(
     if isinstance(labels, Classifier):
         classifier, rows, count = labels, np.arange(len(store)), 0
         ours = store.manifest.weights_sha256, text_of(store.manifest.preprocessing)
-        if ours != (classifier.weights_sha256, classifier.preprocessing):
+        if (*ours, store.dim) != (classifier.weights_sha256, classifier.preprocessing, len(classifier.mean)):
             raise ClzooError(
                 f"the classifier was fitted to features of the weights {classifier.weights_sha256[:12]}, {store.path} "
                 f"is of {store.manifest.model} ({ours[0][:12]}), or of another preprocessing. Embed with that encoder."

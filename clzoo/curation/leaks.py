@@ -18,7 +18,7 @@ from clzoo.curation.pairs import unit_vectors
 from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
-from clzoo.files import write_json
+from clzoo.files import as_json, output_path
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
@@ -98,7 +98,8 @@ class Leaks:
 
     def save(self, path: str | Path) -> Path:
         """Write the certificate."""
-        write_json(Path(path), self.as_json())
+        with output_path(Path(path)) as temporary:
+            temporary.write_text(as_json(self.as_json()), encoding="utf-8")
         return Path(path)
 
     def write_page(self, path: str | Path) -> Path:

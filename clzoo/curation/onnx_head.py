@@ -13,7 +13,7 @@ from clzoo.curation.few_shot import Classifier, text_of
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.export import export_onnx
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 from clzoo.graphs.provenance import CLASSES, EMBEDDING, IMAGES, PROBABILITIES
 from clzoo.lite.encoder import LiteEncoder
 from clzoo.proof import probe_image
@@ -38,7 +38,7 @@ def export_classifier(classifier: Classifier, encoder: Encoder, out: str | Path)
         )
     if out.suffix != ".onnx" or out.is_dir():
         raise ClzooError(f"{out} must be the name of a file that ends in .onnx, e.g. --onnx classifier.onnx")
-    with atomic_path(out) as temporary:
+    with output_path(out) as temporary:
         export_onnx(encoder, temporary, preprocess=True)
         import onnx
 
@@ -114,7 +114,7 @@ def read_classifier(path: str | Path) -> Classifier:
         text_of(dataclasses.asdict(told.preprocessing)),
     )
     try:
-        difference = _difference(graph.session, classifier)
+        difference = _difference(graph.session, classifier.checked())
     except Exception as error:  # shapes that do not fit each other; ONNX Runtime has a class of its own for each kind
         raise ClzooError(f"{path} is no classifier of clzoo ({error}). {again}") from error
     if not difference <= _CLOSE:

@@ -13,7 +13,7 @@ from PIL import Image
 from clzoo.curation.calibration import Calibration
 from clzoo.curation.pictures import Pictures
 from clzoo.errors import UnreadableImageError
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 from clzoo.page import data_uri, stream
 
 log = logging.getLogger("clzoo")
@@ -91,7 +91,7 @@ def write_page(
         "curation.html", title=title, facts=facts, notes=notes, tables=tables, sections=shown, picture=_picture
     )
     with (
-        atomic_path(path) as temporary,
+        output_path(path) as temporary,
         # A file name that is not valid Unicode is shown with its bytes spelt out.
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
     ):

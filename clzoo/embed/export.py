@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import clzoo
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 
 FORMATS = ("csv", "parquet", "npz")
 """csv: path, label, embedding_0 ...; parquet: the items and a fixed-size list of floats; npz: arrays, at once."""
@@ -43,7 +43,7 @@ def export_store(store: Store, path: str | Path, format: str | None = None) -> P
     if format not in FORMATS:
         raise ClzooError(f"{path}: the format is {format!r}, expected one of {', '.join(FORMATS)}.")
     write = {"csv": _write_csv, "parquet": _write_parquet, "npz": _write_npz}[format]
-    with atomic_path(path) as temporary:
+    with output_path(path) as temporary:
         write(store, temporary)
     return path
 

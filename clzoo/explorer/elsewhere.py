@@ -10,15 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from clzoo.curation.pairs import unit_vectors
 from clzoo.curation.pictures import Pictures
 from clzoo.embed.export import parquet_metadata
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.graph import neighbor_graph
 from clzoo.explorer.projection import project
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 
 _SPRITE, _TILE = 8192, 64  # pixels: of a side that browsers take, and of a picture at most
+_LAST = "projector_config.pbtxt"
 _CONFIG = """embeddings {{
   tensor_path: "tensors.tsv"
   metadata_path: "metadata.tsv"
@@ -57,7 +59,7 @@ def export_atlas(store: Store, path: str | Path) -> Path:
             ),
         }
     ).replace_schema_metadata(parquet_metadata(store))
-    with atomic_path(path) as temporary:
+    with output_path(path) as temporary:
         pq.write_table(table, temporary)
     return path
 
@@ -68,15 +70,18 @@ def export_projector(store: Store, folder: str | Path) -> Path:
     A picture that cannot be read is a white tile.
 
     Raises:
-        ClzooError: an empty store, or more images than a sprite holds.
+        ClzooError: an empty store, vectors that are not finite, more images than a sprite holds; a file is there, or a
+            folder of something else.
     """
     folder = Path(folder)
     _check(store)
+    unit_vectors(store)  # raises where one is not finite
+    if folder.exists() and not (folder.is_dir() and (_is_empty(folder) or (folder / _LAST).is_file())):
+        raise ClzooError(f"{folder} is there and no folder of a projector. Name another: --out {folder}-projector")
     across = int(np.ceil(len(store) ** 0.5))
     side = min(_TILE, _SPRITE // across)
     if side < 8:
         raise ClzooError(f"{len(store):,} pictures do not fit into a sprite of {_SPRITE} pixels. Export fewer rows.")
-    folder.mkdir(parents=True, exist_ok=True)
     sprite, pictures = Image.new("RGB", (across * side, across * side), "white"), Pictures(store)
     for row in range(len(store)):
         try:
@@ -91,11 +96,15 @@ def export_projector(store: Store, folder: str | Path) -> Path:
     named = zip(store.paths, store.labels, strict=True)
     metadata = "path\tlabel\n" + "".join(f"{_plain(path)}\t{_plain(label or '')}\n" for path, label in named)
     files = {"tensors.tsv": vectors.encode(), "metadata.tsv": metadata.encode(errors="backslashreplace")}
-    files |= {"sprite.png": buffer.getvalue(), "projector_config.pbtxt": _CONFIG.format(side=side).encode()}
+    files |= {"sprite.png": buffer.getvalue(), _LAST: _CONFIG.format(side=side).encode()}
     for name, content in files.items():
-        with atomic_path(folder / name) as temporary:
+        with output_path(folder / name) as temporary:
             temporary.write_bytes(content)
     return folder
+
+
+def _is_empty(folder: Path) -> bool:
+    return next(folder.iterdir(), None) is None
 
 
 def _plain(name: str) -> str:

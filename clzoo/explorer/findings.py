@@ -137,6 +137,13 @@ def _leaks(store: Store, path: str | Path) -> Flag:
             f"neither, or has changed. Make one: clzoo curate leaks TRAIN {store.path} --out {path}"
         )
     row_of = {name: row for row, name in enumerate(store.paths)}
-    rows = sorted({row_of[leak[role]] for leak in certificate["leaks"]})
+    named = {leak[role] for leak in certificate["leaks"]}
+    if unknown := sorted(named - row_of.keys()):
+        raise ClzooError(
+            f"{path} names {len(unknown)} images that are not in {store.path}, of whose content it is: clzoo did not "
+            f"write it. Make one: clzoo curate leaks TRAIN {store.path} --out {path}",
+            unknown,
+        )
+    rows = sorted(row_of[name] for name in named)
     other = certificate["train" if role == "test" else "test"]["store"]
     return Flag("leak", f"Images that are in {Path(other).name} too.", np.array(rows, np.int64))

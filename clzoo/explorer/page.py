@@ -13,7 +13,7 @@ from clzoo.curation.pictures import Pictures
 from clzoo.errors import ClzooError
 from clzoo.explorer.payload import payload
 from clzoo.explorer.thumbnails import Sheets, make_sheets
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 from clzoo.page import stream
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def write_page(view: Exploration, path: Path) -> Path:
             f"explore {view.store.path} --sample {len(view) // 2} --html {path}"
         )
     with (
-        atomic_path(path) as temporary,
+        output_path(path) as temporary,
         # A name that is not valid Unicode is shown with its bytes spelt out.
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
     ):

@@ -16,7 +16,7 @@ from PIL import Image
 from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 from clzoo.images import decode_image
 from clzoo.index.building import Index
 from clzoo.index.choosing import own_row
@@ -93,7 +93,7 @@ def write_page(
         raise ClzooError(f"{len(queries)} queries and {len(results)} results: one list of hits per query is expected.")
     path = Path(path)
     with (
-        atomic_path(path) as temporary,
+        output_path(path) as temporary,
         # A file name that is not valid Unicode is shown with its bytes spelt out.
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
     ):

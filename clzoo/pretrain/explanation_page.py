@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 from clzoo.losses.seen import View
 from clzoo.methods import METHODS
 from clzoo.page import data_uri, stream
@@ -35,7 +35,7 @@ def write_explanation(found: Explanation, path: Path) -> Path:
         gate=_gate,
     )
     with (
-        atomic_path(path) as temporary,
+        output_path(path) as temporary,
         # A file name that is not valid Unicode is shown with its bytes spelt out.
         temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file,
     ):

@@ -12,7 +12,7 @@ from clzoo.data.stream import stream_views
 from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path
+from clzoo.files import output_path
 from clzoo.pretrain.feed import images_of
 from clzoo.pretrain.recipe import Recipe
 
@@ -40,7 +40,7 @@ def draw_views(recipe: Recipe, data: str | Path, out: Path, *, sample: int, epoc
     for view, picture in enumerate(_views_of(images, recipe, sample, epoch)):
         tiles.append((f"view {view}, {picture.width} px", picture))
     sheet = _sheet(f"{recipe.name}, seed {recipe.seed}, epoch {epoch}, sample {sample}", tiles)
-    with atomic_path(out) as path:
+    with output_path(out) as path:
         sheet.save(path, format="PNG")
 
 

@@ -158,3 +158,19 @@ def test_json_of_nothing_found_is_whole(job, tmp_path, encoder):
     code, text = job("duplicates", tmp_path / "store", "--json", "--threshold", "0.99999")
     assert code == 0
     assert json.loads(text)["groups"] == []
+
+
+@pytest.mark.parametrize("name", ["labels", "outliers", "select", "classify"])
+def test_a_page_that_cannot_be_written_there(job, tmp_path, name):
+    store = write_store(tmp_path / "store", unit(40), labels=["a", "b"] * 20)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    code, text = job(name, store.path, "--html", str(tmp_path / "folder"))
+    assert code == 2
+    assert "is a directory" in text
+    code, text = job(name, store.path, "--html", str(tmp_path / "file" / "page.html"))
+    assert code == 1
+    assert "page.html cannot be written" in text
+    with pytest.raises(ClzooError, match="is a folder; expected the name of a file"):
+        clzoo.select_images(store, 1).write_page(tmp_path / "folder")
+    assert list((tmp_path / "folder").iterdir()) == []

@@ -121,6 +121,86 @@ def test_labels_that_name_no_row_or_say_nothing_are_refused(store, tmp_path, tex
         read_labels(tmp_path / "bad.csv", store)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "000000.jpg,ä\n000001.jpg,b\n".encode("utf-8-sig"),
+        "path;label\r\n000000.jpg;ä\r\n000001.jpg;b\r\n".encode(),
+        "000000.jpg\tä\n000001.jpg\tb\n".encode("utf-16"),
+        "confidence,Label,path\n0.5,ä,000000.jpg\n,b,000001.jpg\n,,000002.jpg\n".encode(),
+    ],
+)
+def test_labels_are_read_as_spreadsheets_write_them(store, tmp_path, content):
+    (tmp_path / "given.csv").write_bytes(content)
+    assert read_labels(tmp_path / "given.csv", store) == ["ä", "b", *[None] * 148]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("000000.jpg,a\n000001.jpg,ä\n".encode("latin-1"), "line 2 is not UTF-8"),
+        (b"000000.jpg," + b"x" * 200_000, "line 1: field larger than"),
+        (b"path,label\n000000.jpg\n", "line 2"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused_by_their_line(store, tmp_path, content, message):
+    (tmp_path / "given.csv").write_bytes(content)
+    with pytest.raises(ClzooError, match=message):
+        read_labels(tmp_path / "given.csv", store)
+
+
+def test_what_was_named_can_be_corrected_and_given_back(store, given, tmp_path):
+    named = classify(store, read_labels(given, store))
+    labels = read_labels(named.write_csv(tmp_path / "named.csv"), store)
+    assert labels[:30] == [None] * 30
+    assert labels[30:] == named.labels
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": np.full((3, 2), np.nan)},
+        {"temperature": 0.0},
+        {"temperature": np.ones(2)},
+        {"scale": np.ones(3)},
+        {"mean": np.float32(1)},
+        {"classes": np.array(["a", "a", "b"])},
+        {"classes": np.array(["a", "b", "\udce9"])},
+        {"classes": np.array([], np.str_), "weight": np.ones((0, 2)), "bias": np.ones(0)},
+        {"bias": np.array(["x", "y", "z"])},
+    ],
+)
+def test_a_classifier_whose_arrays_say_nothing_is_refused(tmp_path, change):
+    whole = {"weight": np.ones((3, 2)), "bias": np.ones(3), "mean": np.ones(2), "scale": np.ones(2), "temperature": 1.0}
+    whole |= {"classes": np.array(["a", "b", "c"]), "weights_sha256": "0" * 64, "preprocessing": ""}
+    np.savez(tmp_path / "whole.npz", **whole)
+    assert Classifier.load(tmp_path / "whole.npz").classes == ("a", "b", "c")
+    np.savez(tmp_path / "changed.npz", **(whole | change))
+    with pytest.raises(ClzooError, match="is no classifier"):
+        Classifier.load(tmp_path / "changed.npz")
+
+
+def test_a_classifier_that_is_not_whole_is_refused(store, given, tmp_path):
+    kept = classify(store, read_labels(given, store)).classifier.save(tmp_path / "head.npz").read_bytes()
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    for name, content in (
+        ("half", kept[: len(kept) // 2]),
+        ("flipped", kept[:300] + bytes([kept[300] ^ 255]) + kept[301:]),
+        ("empty", b""),
+        ("array", (tmp_path / "array.npz").read_bytes()),
+    ):
+        (tmp_path / f"{name}.npz").write_bytes(content)
+        with pytest.raises(ClzooError, match="is no classifier"):
+            Classifier.load(tmp_path / f"{name}.npz")
+
+
+def test_a_confidence_that_is_none_is_refused(store, given):
+    for sure in (float("nan"), -0.1, 1.1):
+        with pytest.raises(ClzooError, match="sure is a confidence from 0 to 1"):
+            classify(store, read_labels(given, store), sure=sure)
+
+
 def test_nothing_to_name_and_nothing_to_learn_from(store, tmp_path):
     assert classify(store, store.labels).rows == []
     with pytest.raises(ClzooError, match="no labels"):

@@ -11,6 +11,9 @@ from looking import places_of, random_vectors
 from written_stores import write_store
 
 from clzoo import ClzooError, explore, find_label_errors, find_leaks, find_outliers, open_store
+from clzoo.certificate import sealed
+from clzoo.curation.leaks import content_sha256
+from clzoo.files import write_json
 
 
 def flag_of(view, name):
@@ -74,3 +77,30 @@ def test_a_sample_is_always_the_same_one_and_says_so(place):
     assert len(views[0]) == 10
     assert "A sample: 10 of 36 images" in views[0].notes[0]
     assert set(flag_of(views[0], "outlier").rows) <= set(views[0].seen[0].rows)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"leaks": [{"test": "none.png", "train": "x", "test_sha256": None}]}, "names 1 images that are not in"),
+        ({"leaks": ["x"]}, "lacks what a certificate"),
+        ({"leaks": [{"test": ["x"], "train": "x"}]}, "lacks what a certificate"),
+        ({"train": None}, "lacks what a certificate"),
+    ],
+)
+def test_a_certificate_that_somebody_else_sealed_is_refused(tmp_path, change, message):
+    store = write_store(tmp_path / "store", np.eye(8, dtype=np.float32))
+    told = {
+        "store": "s",
+        "source": "",
+        "generation": 1,
+        "images": 8,
+        "files_sha256": "",
+        "sha256": content_sha256(store),
+    }
+    content = {"model": "m", "weights_sha256": "", "threshold": 0.9, "train": told, "test": told, "leaks": []}
+    write_json(tmp_path / "whole.json", sealed(content))
+    assert explore(store, flags=[], leaks=tmp_path / "whole.json", projection="pca").findings.flags[0].rows.size == 0
+    write_json(tmp_path / "changed.json", sealed(content | change))
+    with pytest.raises(ClzooError, match=message):
+        explore(store, flags=[], leaks=tmp_path / "changed.json", projection="pca")

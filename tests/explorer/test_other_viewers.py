@@ -9,10 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from small_models import small_encoder
+from written_stores import write_store
 
 import clzoo
 from clzoo import open_store
 from clzoo.cli import main
+from clzoo.explorer.elsewhere import export_atlas, export_projector
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,26 @@ def test_neither_format_nor_viewer_or_two_that_disagree_are_wrong_usage(store):
     for arguments in ([], ["--for", "tensorboard", "--format", "csv"], ["--for", "embedding-atlas", "--format", "npz"]):
         with pytest.raises(SystemExit, match="2"):
             main(["store", "export", str(store), *arguments])
+
+
+def test_the_projector_goes_into_no_folder_of_something_else(store, tmp_path, capsys):
+    before = sorted(path.name for path in store.iterdir())
+    (tmp_path / "file").write_text("mine")
+    for place in (store, tmp_path / "file"):
+        with pytest.raises(SystemExit, match="1"):
+            main(["store", "export", str(store), "--for", "tensorboard", "--out", str(place), "--quiet"])
+        assert "is there and no folder of a projector" in capsys.readouterr().err
+    assert sorted(path.name for path in store.iterdir()) == before
+    (tmp_path / "new").mkdir()
+    for _ in range(2):  # an empty folder, and a projector's own
+        main(["store", "export", str(store), "--for", "tensorboard", "--out", str(tmp_path / "new"), "--quiet"])
+
+
+def test_neither_viewer_gets_vectors_that_are_not_finite(tmp_path):
+    vectors = np.ones((5, 4), np.float32)
+    vectors[2, 1] = np.nan
+    broken = write_store(tmp_path / "broken", vectors)
+    for export in (export_atlas, export_projector):
+        with pytest.raises(clzoo.ClzooError, match="not finite"):
+            export(broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
