@@ -249,6 +249,7 @@ def _training(recipe: Recipe, state: dict[str, Any], images: TrainedOn) -> dict[
         **started_from(recipe),
         "seed": recipe.seed,
         "epochs": recipe.schedule.epochs,
+        **({"shortened to steps": state["steps"]} if recipe.schedule.shortened else {}),
         **{key: state[key] for key in ("images_seen", "encoder_forwards", "minutes", "hardware", "versions")},
     }
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +22,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from clzoo.adaptation.before import seconds_per_image
+from clzoo.adaptation.clock import PLANNED, TIME, Clock, IsLate, train_in_time
 from clzoo.adaptation.measures import KNN, NOT_SHOWN, knn_outcomes, part, right_by_knn
-from clzoo.adaptation.recipes import free_memory, recipe_values, with_length
+from clzoo.adaptation.planning import AFTER, FEWEST_STEPS, LOOKING, TRAINING
+from clzoo.adaptation.recipes import MOST_EPOCHS, free_memory, recipe_values, with_length
 from clzoo.adaptation.survey import FEW, FEWEST, Survey
 from clzoo.adaptation.verdict import Gain, Verdict, gain_of, judge
 from clzoo.backbones import feature_width, network_of
@@ -47,7 +52,7 @@ from clzoo.pretrain.forecast import seconds_per_step
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.run_folder import train_alone
+from clzoo.pretrain.run_folder import move_end, train_alone
 from clzoo.pretrain.stopping import asked_to_stop
 from clzoo.zoo import load
 from clzoo.zoo.saving import save_entry
@@ -61,6 +66,8 @@ _SMALL = 64  # px: input of a narrow student, if the teacher's is not smaller
 _RATE = 0.12  # SGD, per 256 images, of both students (our choice)
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _EVERY = 50  # steps between two checkpoints
+_EXPORTING = 20.0  # seconds, of the ONNX file and what comes with it
+_PLAN, _VERDICT = "plan.json", "verdict.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Distillation:
 
     Attributes:
         folder: the student as a model, with model.onnx and verdict.json; None as verdict where it was asked to stop.
+            A model it is also then, as far as it came.
         behind_teacher: the student minus the teacher, k-NN; None without labels.
     """
 
@@ -76,6 +84,7 @@ class Distillation:
     verdict: Verdict | None
     behind_teacher: Gain | None
     report: dict[str, Any]
+    took: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,41 +122,74 @@ def distil(
     Args:
         store: made by `clzoo embed`; with `--labels` there is a verdict.
         student: one of clzoo.pretrain.backbone_names.PRESETS, or an architecture of timm.
-        minutes: of training, half of it for the student without a teacher. None: 20 epochs of each.
+        minutes: for all of it; half of the training is that of the student without a teacher. None: 20 epochs of each.
         out: folder; None: runs/distil-<student>-<store>.
 
     Raises:
         ClzooError: no store, too few images in it, images that are no longer there, an unknown student, or the packages
-            of the export are missing.
+            of the export are missing; or too little time.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ClzooError(f"the student is exported at the end, and {missing[0]} is missing: pip install {missing[0]}")
+    target = resolve_device(device)
     opened = open_store(store)
+    config = _student_config(student, opened)
+    folder = Path(out) if out is not None else Path("runs") / f"distil-{config.backbone}-{as_id(Path(store).name)}"
+    clock = Clock(folder / TIME, minutes, keeps=not (folder / _VERDICT).is_file())
     whole = _collection(opened)
     parts = parts_of(whole.images)
     if parts.distinct < FEWEST:
         raise ClzooError(f"{store} holds {parts.distinct} different images; distilling takes at least {FEWEST}.")
-    target = resolve_device(device)
-    config = _student_config(student, opened)
-    folder = Path(out) if out is not None else Path("runs") / f"distil-{config.backbone}-{as_id(Path(store).name)}"
     torch.manual_seed(0)
     encoder = Encoder.untrained(config, target)
     images = training_set_of(whole, parts.train, config.preprocessing.size)
-    plan = _plan(encoder, images, opened, minutes, folder)
-    recipe = Recipe.model_validate(plan["recipe"])
-    with train_alone(folder):
-        if not _train(encoder, images, opened, recipe, folder):
-            return Distillation(folder, None, None, {})
-    encoder = Encoder(encoder.module, config, target)  # its hash is computed once: now of the trained weights
+    plan = _plan(encoder, images, whole, opened, minutes, folder, clock)
+    clock.book(LOOKING)
+
+    def keep(key: str, by: Recipe) -> None:
+        (_, end) = by.schedule.shortened[-1]
+        who = "the student" if key == "recipe" else "the student without teacher"
+        others = [each for each in plan["limits"] if not each.endswith(f": {who} ended early")]
+        plan["limits"] = [
+            *others,
+            f"slower than it was timed, and stopped at step {end} for --minutes: {who} ended early",
+        ]
+        plan[key] = by.model_dump(mode="json")
+        write_json(folder / _PLAN, plan)
+
+    def student_s(by: Recipe, late: IsLate | None) -> bool:
+        with train_alone(folder):
+            return _train(encoder, images, opened, by, folder, clock, late)
+
+    def seconds_of(runs: int) -> Callable[[], float] | None:
+        return (lambda: (clock.left() - plan["after"]) / runs) if clock.ends else None
+
+    begun = Recipe.model_validate(plan["recipe"])
+    finished, _ = train_in_time(student_s, begun, seconds_of(2), lambda by: keep("recipe", by))
+    encoder = Encoder(encoder.module.eval(), config, target)  # its hash is computed once: now of the trained weights
+    training = {"distilled from": opened.manifest.model, "images": len(images), "seed": 0}
+    if not (folder / _VERDICT).is_file():
+        save_entry(encoder, folder, metrics={"results": [], "training": {**training, "verdict": "not judged yet"}})
+    if not finished:
+        return Distillation(folder, None, None, {})
     alone = folder / "without_teacher"
-    if not pretrain(Recipe.model_validate(plan["control"]), str(store), alone, device=str(target), images=images):
+
+    def control(by: Recipe, late: IsLate | None) -> bool:
+        move_end(alone, by)
+        booked = lambda *_: clock.book(TRAINING)  # noqa: E731
+        done = pretrain(by, str(store), alone, device=str(target), images=images, on_checkpoint=booked, is_late=late)
+        clock.book(TRAINING)
+        return done
+
+    begun = Recipe.model_validate(plan["control"])
+    if not train_in_time(control, begun, seconds_of(1), lambda by: keep("control", by))[0]:
         return Distillation(folder, None, None, {})
     verdict, behind, report = _judged(encoder, load(alone, device), opened, whole, plan)
-    training = {"distilled from": opened.manifest.model, "images": len(images), "verdict": str(verdict), "seed": 0}
-    save_entry(encoder, folder, metrics={"results": [], "training": training})
-    write_json(folder / "verdict.json", {**report, "weights_sha256": [encoder.weights_sha256]})
+    save_entry(encoder, folder, metrics={"results": [], "training": {**training, "verdict": str(verdict)}})
     encoder.export(folder / "model.onnx", preprocess=True)
-    return Distillation(folder, verdict, behind, report)
+    write_json(folder / _VERDICT, {**report, "weights_sha256": [encoder.weights_sha256]})
+    clock.book(AFTER)
+    return Distillation(folder, verdict, behind, report, str(clock))
 
 
 def _collection(store: Store) -> Collection:
@@ -186,7 +228,15 @@ def _student_config(student: str, store: Store) -> ModelConfig:
     return dataclasses.replace(config, num_features=width)
 
 
-def _plan(encoder: Encoder, images: TrainingSet, store: Store, minutes: float | None, folder: Path) -> dict[str, Any]:
+def _plan(
+    encoder: Encoder,
+    images: TrainingSet,
+    whole: Collection,
+    store: Store,
+    minutes: float | None,
+    folder: Path,
+    clock: Clock,
+) -> dict[str, Any]:
     """Recipes of both students: the one that lies there, or newly made."""
     arguments = {
         "teacher": store.manifest.weights_sha256,
@@ -194,7 +244,7 @@ def _plan(encoder: Encoder, images: TrainingSet, store: Store, minutes: float | 
         "student": encoder.config.backbone,
         "minutes": minutes,
     }
-    path = folder / "plan.json"
+    path = folder / _PLAN
     if path.is_file():
         plan: dict[str, Any] = read_json(path)
         if plan["arguments"] != arguments:
@@ -206,6 +256,9 @@ def _plan(encoder: Encoder, images: TrainingSet, store: Store, minutes: float | 
     values["data"]["held_out"] = False  # the images are given, and are those that are not held out
     values["optimizer"] = {"name": "sgd", "base_lr": _RATE, "weight_decay": 1e-4, "decay_norms_and_biases": False}
     view = {"count": 1, "size": encoder.config.preprocessing.size, "crop_scale": [0.8, 1.0], "flip": 0.5}
+    measuring = 0.0 if minutes is None or whole.labels is None else 2 * seconds_per_image(encoder, whole) * len(whole)
+    after = measuring + _EXPORTING
+    training = PLANNED * (clock.left() - after) / 2  # seconds of each; infinite without a time
     each = []
     for views in ([view], values["views"]):
         table = {**values, "views": views, "schedule": dict(values["schedule"])}
@@ -214,10 +267,18 @@ def _plan(encoder: Encoder, images: TrainingSet, store: Store, minutes: float | 
             with_length(table, 100, size)
             timed = Recipe.model_validate({**table, "views": values["views"]})  # two views; one takes half as long
             seconds = seconds_per_step(timed, images, encoder.device) / (2 if views == [view] else 1)
-            steps = max(10, int(30 * minutes / seconds))
+            steps = int(max(0.0, training) / seconds)
+            if steps < FEWEST_STEPS:
+                needed = 60 * minutes - clock.left() + after + 2 * FEWEST_STEPS * seconds / PLANNED
+                raise ClzooError(
+                    f"--minutes {minutes:g} are {steps} steps of each student beside {after:.0f} s for measuring and "
+                    f"the export, and less than {FEWEST_STEPS} change nothing that could be judged. Type: --minutes "
+                    f"{math.ceil(1.5 * needed / 60)}, or choose a smaller student: --student resnet10_w16"
+                )
+            steps = min(steps, MOST_EPOCHS * (size // table["schedule"]["batch_size"]))
         with_length(table, steps, size)
         each.append(table)
-    plan = {"arguments": arguments, "recipe": each[0], "control": each[1], "limits": []}
+    plan = {"arguments": arguments, "recipe": each[0], "control": each[1], "limits": [], "after": round(after, 2)}
     if len(store) < FEW:
         plan["limits"].append(f'{len(store)} images are fewer than {FEW}: no verdict but "no evidence" can come')
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,8 +299,16 @@ class _Student(nn.Module):
         return (1 - cosine).mean()
 
 
-def _train(encoder: Encoder, images: TrainingSet, store: Store, recipe: Recipe, folder: Path) -> bool:
-    """Regress; the encoder's module ends trained. False where it was asked to stop, after a checkpoint."""
+def _train(
+    encoder: Encoder,
+    images: TrainingSet,
+    store: Store,
+    recipe: Recipe,
+    folder: Path,
+    clock: Clock,
+    is_late: IsLate | None,
+) -> bool:
+    """Regress; the encoder's module ends trained. False where it was asked to stop or is late, after a checkpoint."""
     steps = Steps.of(recipe, images)
     torch.manual_seed(recipe.seed)
     student = _Student(encoder.module, encoder.dim, store.dim).to(encoder.device).train()
@@ -264,11 +333,13 @@ def _train(encoder: Encoder, images: TrainingSet, store: Store, recipe: Recipe, 
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step + 1
-            if stop.is_set() or done % _EVERY == 0 or done == steps.total:
+            stopping = stop.is_set() or (is_late is not None and is_late(done, steps.total))
+            if stopping or done % _EVERY == 0 or done == steps.total:
                 kept = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
                 save_checkpoint(folder, done, kept)
+                clock.book(TRAINING)
                 log.info("step %d of %d: 1 - cosine is %.4f", done, steps.total, loss.item())
-            if stop.is_set() and done < steps.total:
+            if stopping and done < steps.total:
                 return False
     student.eval()
     return True

@@ -25,6 +25,8 @@ def notes_of(report: dict[str, Any]) -> list[str]:
         )
     elif not report["labels"]:
         found.append("Measured without labels, by what predicted accuracy in a study (docs/adapt.md).")
+    if report.get("no_batchnorm"):
+        found.append("The control of BatchNorm statistics alone does not apply: the network has no BatchNorm.")
     if (elsewhere := report["elsewhere"]) is not None:
         gain = elsewhere["gain"]
         found.append(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clzoo.adaptation.clock import IsLate
 from clzoo.adaptation.measures import KNN, PREDICTIVE, knn_outcomes, outcomes_without_labels, part, spread
 from clzoo.adaptation.recipes import with_length
 from clzoo.data.collection import Collection
@@ -102,14 +103,15 @@ def run_pilot(
     folder: Path,
     start: Encoder,
     measure: str,
+    is_late: IsLate,
 ) -> list[Scored] | None:
-    """Train one setting shortly and judge it, with and without going back; None where it was asked to stop."""
+    """Train one setting shortly and judge it, with and without going back; None where it had to stop before."""
     table = copy.deepcopy(values)
     setting.apply(table)
     with_length(table, steps, len(images))
     recipe = Recipe.model_validate({**table, "seed": _SEED})
     device = str(start.device)
-    if not pretrain(recipe, data, folder, device=device, images=images):
+    if not pretrain(recipe, data, folder, device=device, images=images, is_late=is_late):
         return None
     begun = {name: parameter.detach() for name, parameter in start.module.named_parameters()}
     found = []

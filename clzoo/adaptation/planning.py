@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clzoo.adaptation.clock import PLANNED, Clock
 from clzoo.adaptation.pilots import SHARE, Scored, Setting, best_of, measure_of, pilot_steps, run_pilot, settings_of
 from clzoo.adaptation.recipes import (
     EPOCHS,
@@ -33,11 +36,14 @@ from clzoo.files import read_json, write_json, write_text
 from clzoo.heartbeat import duration
 from clzoo.pretrain.forecast import seconds_per_step
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.recipe_files import load_recipe
+from clzoo.pretrain.stopping import asked_to_stop
 
 log = logging.getLogger("clzoo")
 
 PLAN, RECIPE = "plan.json", "recipe.yaml"
+
+LOOKING, BEFORE, PILOTS, TRAINING, AFTER = "looking", "measuring before", "pilots", "training", "measuring after"
+"""Parts of the time."""
 
 FEWEST_STEPS = 10
 """Of a run: below, there is nothing to judge."""
@@ -80,8 +86,13 @@ class Job:
         }
 
 
-def planned(job: Job, images: TrainingSet) -> tuple[Recipe, dict[str, Any]] | None:
+def planned(
+    job: Job, images: TrainingSet, clock: Clock, reserved: Callable[[], float]
+) -> tuple[Recipe, dict[str, Any]] | None:
     """The recipe of the runs, from the plan that lies there or newly made; None where a pilot was asked to stop.
+
+    Args:
+        reserved: measures what is measured before, and tells how many seconds the verdict will take.
 
     Raises:
         ClzooError: a plan for other arguments lies there; too little time; no memory for a batch.
@@ -97,30 +108,65 @@ def planned(job: Job, images: TrainingSet) -> tuple[Recipe, dict[str, Any]] | No
             "Choose another --out."
         )
     if plan is None:
-        plan = _begun(job, images, arguments)
+        plan = _begun(job, images, arguments, clock, reserved)
         write_json(path, plan)
-    values, reasons = plan["recipe"], plan["reasons"]
-    measure = measure_of(job.labels)
+    if not _piloted(job, plan, images, clock):
+        return None
+    if not (job.folder / RECIPE).is_file():
+        _decide(job, plan, plan["recipe"], plan["reasons"], measure_of(job.labels), len(images))
+        write_json(path, plan)
+        write_recipe(job, plan)
+        shutil.rmtree(job.folder / "pilots", ignore_errors=True)  # what they told stands in the plan
+        for line in (job.folder / RECIPE).read_text(encoding="utf-8").splitlines():
+            log.info("%s", line)
+    return Recipe.model_validate(plan["recipe"]), plan
+
+
+def _piloted(job: Job, plan: dict[str, Any], images: TrainingSet, clock: Clock) -> bool:
+    """Run the pilots that are still to be run, while their time lasts; False where one was asked to stop."""
+    path, measure = job.folder / PLAN, measure_of(job.labels)
     settings = [Setting(tuple(each["frozen"]), each["base_lr"]) for each in plan["settings"]]
     for number, setting in enumerate(settings):
-        if number < len(plan["pilots"]):
+        if number < len(plan["pilots"]) or "pilots_ended" in plan:
             continue
         assert measure is not None  # else no setting is tried
-        place = job.folder / "pilots" / str(number)
-        scored = run_pilot(
-            setting, plan["pilot_steps"], values, images, job.whole, job.parts, job.data, place, job.encoder, measure
-        )
-        if scored is None:
-            return None
-        plan["pilots"].append([each.to_json() for each in scored])
+        assert job.minutes is not None
+        over = clock.left() - (SHARE * 60 * job.minutes - clock.taken.get(PILOTS, 0.0))  # when the fifth is
+        place, scored = job.folder / "pilots" / str(number), None
+        with asked_to_stop() as stop:
+            if clock.left() > over:
+                scored = run_pilot(
+                    setting, plan["pilot_steps"], plan["recipe"], images, job.whole, job.parts, job.data, place,
+                    job.encoder, measure, lambda *_, over=over: clock.left() < over,
+                )  # fmt: skip
+        clock.book(PILOTS)
+        if scored is not None:
+            plan["pilots"].append([each.to_json() for each in scored])
+        elif stop.is_set():
+            return False
+        else:
+            plan["pilots_ended"] = f"a fifth of the time was over after {number} of {len(settings)} pilots"
         write_json(path, plan)
-    if not (job.folder / RECIPE).is_file():
-        _decide(job, plan, values, reasons, measure, len(images))
-        write_json(path, plan)
-    return load_recipe(job.folder / RECIPE), plan
+    return True
 
 
-def _begun(job: Job, images: TrainingSet, arguments: dict[str, Any]) -> dict[str, Any]:
+def nearer_end(job: Job, plan: dict[str, Any], recipe: Recipe) -> None:
+    """Note in the plan, and in the recipe that lies there, that the clock moved the end of a run nearer."""
+    plan["shortened"][str(recipe.seed)] = recipe.model_dump(mode="json")["schedule"]["shortened"]
+    write_json(job.folder / PLAN, plan)
+    write_recipe(job, plan)
+
+
+def with_nearer_end(recipe: Recipe, plan: dict[str, Any]) -> Recipe:
+    """The recipe of one seed, with what the clock decided of it."""
+    table = recipe.model_dump(mode="json")
+    table["schedule"]["shortened"] = plan["shortened"].get(str(recipe.seed), [])
+    return Recipe.model_validate(table)
+
+
+def _begun(
+    job: Job, images: TrainingSet, arguments: dict[str, Any], clock: Clock, reserved: Callable[[], float]
+) -> dict[str, Any]:
     """Everything that is measured or chosen before the first pilot."""
     encoder, device = job.encoder, job.encoder.device
     method, why = method_of(encoder, job.method)
@@ -135,11 +181,16 @@ def _begun(job: Job, images: TrainingSet, arguments: dict[str, Any]) -> dict[str
         "settings": [],
         "pilot_steps": 0,
         "pilots": [],
+        "shortened": {},
     }
     with_length(values, 100, len(images))
     recipe = Recipe.model_validate(values)
     if job.minutes is not None:
         each = seconds_per_step(recipe, images, device)
+        _require_time(job, recipe, each, clock.left(), 0.0)
+        clock.book(LOOKING)
+        verdict = reserved()
+        clock.book(BEFORE)
         plan["seconds_per_step"] = round(each, 5)
         views = len(recipe.view_policies())
         settings = settings_of(values, lower_half(encoder))
@@ -150,25 +201,37 @@ def _begun(job: Job, images: TrainingSet, arguments: dict[str, Any]) -> dict[str
             plan["no_pilots"] = f"a fifth of {job.minutes:g} minutes is too short for pilots"
         else:
             plan |= {"settings": [{"frozen": s.frozen, "base_lr": s.base_lr} for s in settings], "pilot_steps": steps}
-        share = 1 - SHARE if plan["settings"] else 1.0
-        steps = int(share * 60 * job.minutes / job.seeds / each)
+        pilots = SHARE * 60 * job.minutes if plan["settings"] else 0.0
+        _require_time(job, recipe, each, clock.left(), pilots + verdict)
+        steps = int(PLANNED * (clock.left() - pilots - verdict) / job.seeds / each)
     else:
+        clock.book(LOOKING)
+        reserved()
+        clock.book(BEFORE)
         plan["no_pilots"] = "pilots take a fifth of --minutes, which were not given"
         steps = EPOCHS * (len(images) // recipe.schedule.batch_size)
     plan["steps"] = _within_bounds(job, plan, steps, recipe, len(images))
     return {**plan, "recipe": values, "reasons": reasons}
 
 
+def _require_time(job: Job, recipe: Recipe, each: float, left: float, other: float) -> None:
+    """Refuse where what is left, beside pilots and verdict, is not enough for the fewest steps."""
+    assert job.minutes is not None
+    steps = max(0, int(PLANNED * (left - other) / job.seeds / each)) if each else FEWEST_STEPS
+    if steps >= FEWEST_STEPS:
+        return
+    spent = 60 * job.minutes - left
+    needed = (spent + other + FEWEST_STEPS * each * job.seeds / PLANNED) / 60
+    beside = f" beside {duration(spent + other)} for looking and measuring" if other else ""
+    raise ClzooError(
+        f"--minutes {job.minutes:g} are {steps} steps of {recipe.schedule.batch_size} images here{beside}, and less "
+        f"than {FEWEST_STEPS} change nothing that could be judged. Type: --minutes {math.ceil(1.5 * needed + 0.1)}, or "
+        "choose a smaller encoder: --from NAME"
+    )
+
+
 def _within_bounds(job: Job, plan: dict[str, Any], steps: int, recipe: Recipe, trained_on: int) -> int:
     per_epoch = trained_on // recipe.schedule.batch_size
-    if job.minutes is not None and steps < FEWEST_STEPS:
-        share = 1 - SHARE if plan["settings"] else 1.0
-        needed = FEWEST_STEPS * plan["seconds_per_step"] * job.seeds / share / 60
-        raise ClzooError(
-            f"--minutes {job.minutes:g} are {steps} steps of {recipe.schedule.batch_size} images here, and less than "
-            f"{FEWEST_STEPS} change nothing that could be judged. Type: --minutes {max(0.1, 1.5 * needed):.1f}, or "
-            "choose a smaller encoder: --from NAME"
-        )
     if steps < per_epoch:
         plan["limits"].append(
             f"the time is enough for {steps} steps, {steps / per_epoch:.0%} of an epoch: not every image is seen"
@@ -189,10 +252,11 @@ def _decide(
     ]
     if scored:
         chosen = best_of(scored)
-        by = f"the best of {len(scored)} pilots by {measure} on images that nothing else uses"
+        ended = f" ({plan['pilots_ended']})" if "pilots_ended" in plan else ""
+        by = f"the best of {len(scored)} settings by {measure} on images that nothing else uses{ended}"
     else:
         chosen = Setting((), values["optimizer"]["base_lr"], TOWARDS_START)
-        by = f"our choice, not measured here: {plan['no_pilots']}"
+        by = f"our choice, not measured here: {plan.get('no_pilots') or plan['pilots_ended']}"
     chosen.apply(values)
     epochs = with_length(values, plan["steps"], trained_on)
     plan["chosen"] = {"frozen": list(chosen.frozen), "base_lr": chosen.base_lr, "towards_start": chosen.towards_start}
@@ -210,7 +274,7 @@ def _decide(
         "schedule.warmup_epochs": "a tenth: heads are new, and their first gradients are of no use to the backbone",
         "schedule.towards_start": "weight averaging: this share of the start is in the end; chosen with what is frozen",
     }
-    head = [
+    plan["head"] = [
         f"{values['method']['name']} from {job.start} on {len(job.parts.train):,} of the {job.seen.images:,} images of "
         f"{job.title}: {epochs:.2f} epochs.",
         "",
@@ -218,7 +282,15 @@ def _decide(
         "",
         f"Left out for the verdict {len(job.parts.held):,} images, for pilots {len(job.parts.pilots):,}: {RULE}.",
     ]
-    write_text(job.folder / RECIPE, commented(values, reasons, head))
-    shutil.rmtree(job.folder / "pilots", ignore_errors=True)  # what they told stands in the plan
-    for line in (job.folder / RECIPE).read_text(encoding="utf-8").splitlines():
-        log.info("%s", line)
+
+
+def write_recipe(job: Job, plan: dict[str, Any]) -> None:
+    """The recipe of the first seed, with its comments."""
+    values, reasons = plan["recipe"], plan["reasons"]
+    if cut := plan["shortened"].get("0"):
+        values = {**values, "schedule": {**values["schedule"], "shortened": cut}}
+        reasons = reasons | {
+            "schedule.shortened": "slower than it was timed: after the first step of a pair it was decided to run "
+            "through the rest of the curve until the second"
+        }
+    write_text(job.folder / RECIPE, commented(values, reasons, plan["head"]))

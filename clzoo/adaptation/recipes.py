@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import textwrap
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -140,15 +141,26 @@ def with_length(values: dict[str, Any], steps: int, trained_on: int) -> float:
 
 
 def lower_half(encoder: Encoder) -> list[str]:
-    """Prefixes of the first half of a network's parts: the stem or embedding, and blocks."""
-    units: list[str] = []
-    for name, _ in skeleton_of(encoder.config).named_parameters():
+    """Prefixes of the first half of a network's parts: the stem or embedding, and blocks.
+
+    A part that holds more than half of all tensors (`features.` of some families) counts by what is in it.
+    """
+    names = [name for name, _ in skeleton_of(encoder.config).named_parameters()]
+
+    def unit_of(name: str, deeper: int) -> str:
         parts = name.split(".")
-        depth = 2 if len(parts) > 2 and parts[1].isdigit() and parts[0] != "conv1" else 1
-        unit = name if len(parts) == 1 else ".".join(parts[:depth]) + "."
-        if unit not in units:
-            units.append(unit)
-    return units[: len(units) // 2]
+        depth = deeper + (2 if len(parts) > 2 + deeper and parts[1 + deeper].isdigit() and parts[0] != "conv1" else 1)
+        return name if len(parts) <= depth else ".".join(parts[:depth]) + "."
+
+    deeper = [0] * len(names)
+    while True:
+        units = [unit_of(name, level) for name, level in zip(names, deeper, strict=True)]
+        largest, count = Counter(units).most_common(1)[0]
+        if 2 * count <= len(names) or largest in names:
+            break
+        deeper = [level + (unit == largest) for level, unit in zip(deeper, units, strict=True)]
+    found = list(dict.fromkeys(units))
+    return found[: len(found) // 2]
 
 
 def commented(values: dict[str, Any], reasons: Reasons, head: list[str]) -> str:

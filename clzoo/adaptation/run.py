@@ -10,44 +10,54 @@ from typing import Any
 
 import numpy as np
 
-from clzoo.adaptation.measures import (
-    KNN,
-    LABEL_FREE,
-    LINEAR,
-    NOT_SHOWN,
-    PREDICTIVE,
-    Outcomes,
-    knn_outcomes,
-    outcomes_with_labels,
-    outcomes_without_labels,
-    part,
+from clzoo.adaptation.before import (
+    ADAPTED,
+    BATCHNORM,
+    RANDOM,
+    START,
+    Before,
+    Elsewhere,
+    measure,
+    measure_before,
+    measure_elsewhere,
 )
+from clzoo.adaptation.clock import TIME, Clock, IsLate, train_in_time
+from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR, NOT_SHOWN, PREDICTIVE, Outcomes, part
 from clzoo.adaptation.page import write_page
-from clzoo.adaptation.planning import Job, planned
+from clzoo.adaptation.planning import (
+    AFTER,
+    LOOKING,
+    TRAINING,
+    Job,
+    nearer_end,
+    planned,
+    with_nearer_end,
+)
 from clzoo.adaptation.survey import survey
 from clzoo.adaptation.verdict import Verdict, gain_of, judge, kept_elsewhere, undecided
 from clzoo.data.collection import Collection
 from clzoo.data.opening import open_source
 from clzoo.data.parts import parts_of
-from clzoo.data.training import training_set_of
+from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.evaluation.controls import recalibrated, untrained_encoder
 from clzoo.evaluation.features import extract
-from clzoo.evaluation.opening import splits_to_judge, title_of
+from clzoo.evaluation.opening import title_of
 from clzoo.files import write_json
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.methods import METHODS
 from clzoo.pretrain.data_names import as_id
 from clzoo.pretrain.flattening import unevenness
 from clzoo.pretrain.loop import pretrain
-from clzoo.pretrain.run_folder import ADAPTATION, VERDICT
+from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, move_end
 from clzoo.zoo import load
 
 log = logging.getLogger("clzoo")
 
-START, BATCHNORM, ADAPTED, RANDOM = "start encoder", "its BatchNorm statistics alone", "adapted", "random network"
+_SLOWER = 1.2  # times what measuring took before, that it is given after
+_PAGE_SECONDS = 3.0  # for what comes on top: loading the runs, the page
 
 
 @dataclass(frozen=True)
@@ -59,12 +69,14 @@ class Adaptation:
         verdict: None where the run was asked to stop; the same call goes on.
         report: the content of verdict.json.
         has_encoder: whether the folder can be loaded: not before the first step of the run itself.
+        took: where the time went, in words.
     """
 
     folder: Path
     verdict: Verdict | None
     report: dict[str, Any]
     has_encoder: bool
+    took: str = ""
 
 
 def adapt(
@@ -88,7 +100,7 @@ def adapt(
         images: any source of docs/data.md; of one with splits `train`, whose `test` is not opened.
         start: what `clzoo.load` takes.
         method: one of clzoo.methods; None: the start encoder's own if it needs no labels, else SimCLR.
-        minutes: of training, for pilots and all seeds together; measuring comes on top. None: 20 epochs, no pilots.
+        minutes: for all of it, pilots, all seeds and the verdict together. None: 20 epochs, no pilots.
         labels: judge with the images' classes; without, only what was shown to predict accuracy gives a verdict.
         out: run folder; None: runs/adapt-<name of the images>.
         seeds: runs, with seeds 0 to N - 1, all judged; the first is the model.
@@ -99,13 +111,14 @@ def adapt(
         ClzooError: images from which nothing can be learnt, too little time, a method that needs labels without any, a
             folder of another adaptation.
     """
+    title = title_of(images)
+    folder = Path(out) if out is not None else Path("runs") / f"adapt-{as_id(title)}"
+    clock = Clock(folder / ADAPTATION / TIME, minutes, keeps=not (folder / VERDICT).is_file())
     encoder = load(start, device)
     whole = open_source(images, "pretrain")
     parts = parts_of(whole.images)
     seen = survey(whole, parts, encoder)
     _check_labels(whole, method, labels)
-    title = title_of(images)
-    folder = Path(out) if out is not None else Path("runs") / f"adapt-{as_id(title)}"
     for limit in seen.limits:
         log.warning("%s", limit)
     job = Job(
@@ -125,22 +138,72 @@ def adapt(
     )
     p = encoder.config.preprocessing
     trained_on = training_set_of(whole, parts.train, p.size if p.size < 224 else p.resize)
-    found = planned(job, trained_on)
+    elsewhere = None if also_keep is None else measure_elsewhere(encoder, also_keep)
+    train, held = part(whole, parts.train), part(whole, parts.held)
+
+    def reserved() -> float:
+        before = measure_before(encoder, train, held, job.folder, labels=labels)
+        each = before.seconds + (0.0 if elsewhere is None else elsewhere.seconds)
+        return _SLOWER * each * seeds + _PAGE_SECONDS
+
+    found = planned(job, trained_on, clock, reserved)
     if found is None:
         return Adaptation(folder, None, {}, has_encoder=False)
     recipe, plan = found
     write_json(folder / ADAPTATION / "held_out.json", parts.to_json(whole.images))
+    clock.book(LOOKING)
+    after = reserved()
     folders = [folder, *(folder / ADAPTATION / f"seed-{seed}" for seed in range(1, seeds))]
     for seed, place in enumerate(folders):
-        if not pretrain(
-            recipe.model_copy(update={"seed": seed}), images, place, device=str(encoder.device), images=trained_on
-        ):
+        seconds = (lambda runs=seeds - seed: (clock.left() - after) / runs) if clock.ends else None
+        if not _trained(job, with_nearer_end(_of_seed(recipe, seed), plan), plan, place, trained_on, clock, seconds):
             return Adaptation(folder, None, {}, has_encoder=True)
     adapted = [load(place, device) for place in folders]
-    verdict, report = _judged(job, adapted, plan, also_keep)
+    before = measure_before(encoder, train, held, job.folder, labels=labels)
+    verdict, report = _judged(job, before, adapted, plan, elsewhere)
     write_json(folder / VERDICT, report)
     write_page(folder / "verdict.html", report)
-    return Adaptation(folder, verdict, report, has_encoder=True)
+    clock.book(AFTER)
+    return Adaptation(folder, verdict, report, has_encoder=True, took=str(clock))
+
+
+def _of_seed(recipe: Recipe, seed: int) -> Recipe:
+    return recipe.model_copy(update={"seed": seed})
+
+
+def _trained(
+    job: Job,
+    recipe: Recipe,
+    plan: dict[str, Any],
+    folder: Path,
+    images: TrainingSet,
+    clock: Clock,
+    seconds: Callable[[], float] | None,
+) -> bool:
+    """One run, to its end or to the one that the time leaves; False where it was asked to stop."""
+
+    def train(by: Recipe, late: IsLate | None) -> bool:
+        move_end(folder, by)
+        finished = pretrain(
+            by,
+            job.data,
+            folder,
+            device=str(job.encoder.device),
+            images=images,
+            on_checkpoint=lambda *_: clock.book(TRAINING),
+            is_late=late,
+        )
+        clock.book(TRAINING)
+        return finished
+
+    def keep(by: Recipe) -> None:
+        (_, end), planned_steps = by.schedule.shortened[-1], plan["steps"]
+        limit = f"slower than it was timed: seed {by.seed} ended after {end} of {planned_steps} steps, for --minutes"
+        others = [each for each in plan["limits"] if f": seed {by.seed} ended" not in each]
+        plan["limits"] = [*others, limit]
+        nearer_end(job, plan, by)
+
+    return train_in_time(train, recipe, seconds, keep)[0]
 
 
 def _check_labels(whole: Collection, method: str | None, labels: bool) -> None:
@@ -152,24 +215,17 @@ def _check_labels(whole: Collection, method: str | None, labels: bool) -> None:
 
 
 def _judged(
-    job: Job, adapted: list[Encoder], plan: dict[str, Any], also_keep: str | Path | None
+    job: Job, before: Before, adapted: list[Encoder], plan: dict[str, Any], elsewhere: Elsewhere | None
 ) -> tuple[Verdict, dict[str, Any]]:
     train, held = part(job.whole, job.parts.train), part(job.whole, job.parts.held)
-    log.info("measuring on %d held-out images, before and after", len(held))
-    encoders: dict[str, list[Encoder]] = {START: [job.encoder]}
-    if (control := recalibrated(job.encoder, train)) is not None:
-        encoders[BATCHNORM] = [control]
-    encoders[ADAPTED] = adapted
-    encoders[RANDOM] = [untrained_encoder(job.encoder.config, 0, train, job.encoder.device)]
-    if job.labels:
-        found = {of: [outcomes_with_labels(each, train, held) for each in some] for of, some in encoders.items()}
-        values = {of: [_means(each) for each in some] for of, some in found.items()}
-        verdict = _with_labels(found)
-    else:
-        both = {of: [outcomes_without_labels(each, train, held) for each in some] for of, some in encoders.items()}
-        found = {of: [outcomes for outcomes, _ in some] for of, some in both.items()}
-        values = {of: [each for _, each in some] for of, some in both.items()}
-        verdict = _without_labels(found)
+    log.info("measuring after, on %d held-out images", len(held))
+    measured = [measure(each, train, held, labels=job.labels) for each in adapted]
+    found = {of: [outcomes] for of, outcomes in before.outcomes.items()}
+    found[ADAPTED] = [outcomes for outcomes, _ in measured]
+    values = {of: [each] for of, each in before.values.items()} | {ADAPTED: [each for _, each in measured]}
+    order = [of for of in (START, BATCHNORM, ADAPTED, RANDOM) if of in values]
+    values = {of: values[of] for of in order}
+    verdict = _with_labels(found) if job.labels else _without_labels(found)
     measures = list(found[START][0]) if job.labels else list(PREDICTIVE or LABEL_FREE)
     report = {
         **verdict.to_json(),
@@ -184,7 +240,8 @@ def _judged(
             for name in measures
             if name in found[START][0]
         },
-        "elsewhere": None if also_keep is None else _elsewhere(job.encoder, adapted, also_keep),
+        "elsewhere": None if elsewhere is None else _kept(elsewhere, adapted),
+        "no_batchnorm": BATCHNORM not in before.values,
         "from": job.encoder.config.name,
         "from_weights_sha256": job.encoder.weights_sha256,
         "weights_sha256": [each.weights_sha256 for each in adapted],
@@ -198,7 +255,7 @@ def _judged(
         "limits": plan["limits"],
         "flatten": job.flatten,
         "unevenness": round(_unevenness(job, train), 1),
-        "pilots": plan.get("no_pilots") or f"{sum(map(len, plan['pilots']))} settings",
+        "pilots": plan.get("no_pilots") or plan.get("pilots_ended") or f"{sum(map(len, plan['pilots']))} settings",
         "hardware": describe_hardware(str(job.encoder.device)),
         "versions": describe_versions(),
     }
@@ -229,21 +286,15 @@ def _runs(found: dict[str, list[Outcomes]], name: str) -> np.ndarray:
     return np.stack([each[name] for each in found[ADAPTED]])
 
 
-def _means(outcomes: Outcomes) -> dict[str, float]:
-    return {name: 100 * float(np.mean(each)) for name, each in outcomes.items()}
-
-
-def _elsewhere(start: Encoder, adapted: list[Encoder], data: str | Path) -> dict[str, Any]:
+def _kept(elsewhere: Elsewhere, adapted: list[Encoder]) -> dict[str, Any]:
     """k-NN on a general set, before and after."""
-    train, test = splits_to_judge(data)
-    outcomes: Callable[[Encoder], np.ndarray] = lambda encoder: knn_outcomes(encoder, train, test)  # noqa: E731
-    before, after = outcomes(start), np.stack([outcomes(each) for each in adapted])
-    gain = gain_of(before, after)
+    after = np.stack([elsewhere.after(each) for each in adapted])
+    gain = gain_of(elsewhere.outcomes, after)
     return {
-        "title": title_of(data),
+        "title": elsewhere.title,
         "verdict": kept_elsewhere(gain),
         "measure": KNN,
-        "before": round(100 * float(before.mean()), 4),
+        "before": round(100 * float(elsewhere.outcomes.mean()), 4),
         "after": [round(100 * float(each.mean()), 4) for each in after],
         "gain": gain.to_json(),
     }

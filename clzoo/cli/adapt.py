@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_table, quiet_option, say
+from clzoo.cli.common import Remembering, max_pixels_option, print_table, quiet_option, say, this_command
 
 
-@click.command("adapt")
+@click.command("adapt", cls=Remembering)
 @click.argument("images")
 @click.option("--from", "start", metavar="NAME", help="The encoder to start from, as in clzoo.load. [default: bundled]")
 @click.option("--method", help="cacr, simclr, reco, ... [default: the start's own if it needs no labels, else simclr]")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Of training, pilots and seeds included.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="For all of it, verdict included.")
 @click.option("--labels", is_flag=True, help="Judge with the classes of the folders.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/adapt-<images>].")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Runs that are judged.")
@@ -46,10 +45,6 @@ def command(
     from clzoo.embed import DEFAULT_MODEL
     from clzoo.publish import publish_command
 
-    given = {"--from": start, "--method": method, "--minutes": minutes and f"{minutes:g}", "--out": out}
-    given |= {"--seeds": seeds if seeds > 1 else None, "--also-keep": also_keep}
-    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    again = shlex.join(["clzoo", "adapt", images, *words, *["--labels"] * labels, *["--flatten"] * flatten])
     try:
         found = adapt(
             images,
@@ -64,11 +59,11 @@ def command(
             device=device,
         )
     except KeyboardInterrupt:
-        say(f"to go on, type: {again}", err=True)
+        say(f"to go on, type: {this_command()}", err=True)
         raise
     if found.verdict is None:
         usable = f"as far as it came it is a model: {found.folder}. " if found.has_encoder else ""
-        logging.getLogger("clzoo").warning("%sto go on, type: %s", usable, again)
+        logging.getLogger("clzoo").warning("%sto go on, type: %s", usable, this_command())
         return
     print_table(*table_of(found.report))
     for note in notes_of(found.report):

@@ -9,7 +9,11 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +60,32 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
 def output_file() -> click.Path:
     """The type of an option that names a file to write; what cannot be one is refused before the work."""
     return click.Path(dir_okay=False, writable=True, path_type=Path)
+
+
+class Remembering(click.Command):
+    """Keeps its arguments as they were typed, to print them again: `this_command`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["clzoo.typed"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+def this_command() -> str:
+    """What was typed to a `Remembering` command, as it can be typed again in this folder."""
+    words = [_short(sys.executable), "-m", "clzoo"]
+    if Path(sys.argv[0]).stem == "clzoo":
+        words = [_short(sys.argv[0])]
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        here = os.environ.get("LOCAL_WORLD_SIZE", processes)
+        launcher = [] if here == processes else [f"--nnodes={int(processes) // int(here)}"]  # and where they meet
+        words = ["torchrun", *launcher, f"--nproc-per-node={here}", "-m", "clzoo"]
+    context = click.get_current_context()
+    return shlex.join([*words, context.info_name or "", *context.meta["clzoo.typed"]])
+
+
+def _short(program: str) -> str:
+    """Its name alone where that finds the same program."""
+    return Path(program).name if shutil.which(Path(program).name) == program else program
 
 
 def share_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

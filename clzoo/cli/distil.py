@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_table, quiet_option, say
+from clzoo.cli.common import Remembering, max_pixels_option, print_table, quiet_option, say, this_command
 
 
-@click.command("distil")
+@click.command("distil", cls=Remembering)
 @click.argument("store", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--student", default="resnet10_w32", show_default=True, help="A preset, or an architecture of timm.")
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Of training; half of it is the control's."
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="For all of it, verdict and ONNX file included."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder [default: runs/distil-<student>-<store>].")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
@@ -29,12 +28,14 @@ def command(store: Path, student: str, minutes: float | None, out: Path | None, 
     """
     from clzoo.adaptation.distillation import distil
 
-    given = {"--student": student, "--minutes": minutes and f"{minutes:g}", "--out": out}
-    words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-    found = distil(store, student=student, minutes=minutes, out=out, device=device)
+    try:
+        found = distil(store, student=student, minutes=minutes, out=out, device=device)
+    except KeyboardInterrupt:
+        say(f"to go on, type: {this_command()}", err=True)
+        raise
     if found.verdict is None:
-        again = shlex.join(["clzoo", "distil", str(store), *words])
-        logging.getLogger("clzoo").warning("to go on, type: %s", again)
+        said = "as far as it came the student is a model: %s. To go on, type: %s"
+        logging.getLogger("clzoo").warning(said, found.folder, this_command())
         return
     for measure, sides in found.report["measures"].items():
         print_table(["held out", measure], [[of, f"{values[0]:.1f}"] for of, values in sides.items()])

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option, say
+from clzoo.cli.common import Remembering, max_pixels_option, quiet_option, say, this_command
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
     from clzoo.pretrain.uploads import CheckpointUploads
 
 
-class _Remembering(click.Command):
-    """Keeps its arguments as they were typed, to print them again."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        ctx.meta["clzoo.typed"] = list(args)
-        return super().parse_args(ctx, args)
-
-
-@click.command("pretrain", cls=_Remembering)
+@click.command("pretrain", cls=Remembering)
 @click.argument("recipe")
 @click.option(
     "--data", help="Image folder, list, shards, torchvision's files, a pack, hf-hub:ORG/NAME, or a URL (docs/data.md)."
@@ -114,7 +102,7 @@ def command(
             if repo_id is not None:
                 say(publish_and_push(out, data, repo_id, device=own_device))
         elif rank() == 0:
-            logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
+            logging.getLogger("clzoo").warning("to go on, type: %s", this_command())
 
 
 def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, **options: Any) -> None:
@@ -123,7 +111,7 @@ def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, **options
 
     _uploads(recipe, out, repo_id, None)  # access is checked before the first step
     if not pretrain_on_ray(recipe, data, out, **options):
-        logging.getLogger("clzoo").warning("to go on, type: %s", _this_command())
+        logging.getLogger("clzoo").warning("to go on, type: %s", this_command())
     elif repo_id is None:
         say(f"finished: {out}. Next: {publish_command(out, data)}")
     else:
@@ -139,23 +127,6 @@ def _uploads(recipe: Recipe, out: Path, repo_id: str | None, every: int | None) 
 
     prepare_push(repo_id, branch=None if every is None else BRANCH)
     return None if every is None else CheckpointUploads(out, recipe, repo_id, every)
-
-
-def _this_command() -> str:
-    """What was typed, as it can be typed again in this folder."""
-    words = [_short(sys.executable), "-m", "clzoo"]
-    if Path(sys.argv[0]).stem == "clzoo":
-        words = [_short(sys.argv[0])]
-    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        here = os.environ.get("LOCAL_WORLD_SIZE", processes)
-        launcher = [] if here == processes else [f"--nnodes={int(processes) // int(here)}"]  # and where they meet
-        words = ["torchrun", *launcher, f"--nproc-per-node={here}", "-m", "clzoo"]
-    return shlex.join([*words, "pretrain", *click.get_current_context().meta["clzoo.typed"]])
-
-
-def _short(program: str) -> str:
-    """Its name alone where that finds the same program."""
-    return Path(program).name if shutil.which(Path(program).name) == program else program
 
 
 def _print_plan(recipe: Recipe) -> None:

@@ -22,7 +22,7 @@ from clzoo.losses.seen import Term, View, watching
 from clzoo.methods import Batch
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
-from clzoo.pretrain.feed import Steps, drawn_by, feed, images_of, samples_of_queue, samples_of_step
+from clzoo.pretrain.feed import Steps, drawn_by, feed, images_of, progress, samples_of_queue, samples_of_step
 from clzoo.pretrain.loop import autocast
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
@@ -222,7 +222,7 @@ def explain_batch(
 def _batch_of(images: TrainingSet, recipe: Recipe, steps: Steps, step: int, target: torch.device) -> Batch:
     longer = dataclasses.replace(steps, total=max(steps.total, step + 1))
     batch = next(feed(images, recipe, longer, step, target))
-    return dataclasses.replace(batch, progress=min(step, steps.total - 1) / steps.total)
+    return dataclasses.replace(batch, progress=progress(recipe, steps, min(step, steps.total - 1)))
 
 
 def _on_cpu(term: Term) -> Term:

@@ -45,8 +45,7 @@ class Steps:
                 f"schedule.batch_size={batch_size} does not go into {count} processes with at least two images each."
             )
         per_epoch = len(images) // batch_size
-        total = max(1, round(recipe.schedule.epochs * per_epoch))
-        return cls(per_epoch, total, batch_size, batch_size // count)
+        return cls(per_epoch, recipe.schedule.total_steps(per_epoch), batch_size, batch_size // count)
 
 
 def images_of(recipe: Recipe, data: str | Path) -> TrainingSet:
@@ -60,6 +59,11 @@ def drawn_by(images: TrainingSet, kept: Mapping[str, Any]) -> TrainingSet:
     return dataclasses.replace(images, weights=kept["weights"].numpy()) if "weights" in kept else images
 
 
+def progress(recipe: Recipe, steps: Steps, step: int) -> float:
+    """Share of the planned curve that lies behind a step, from 0 to 1."""
+    return recipe.schedule.position(step, steps.per_epoch) / recipe.schedule.planned_steps(steps.per_epoch)
+
+
 def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, device: torch.device) -> Iterator[Batch]:
     """The batches of this process from a step on; each is a function of the recipe's seed and the step alone."""
     labels = None if images.labels is None else torch.from_numpy(images.labels)
@@ -68,7 +72,7 @@ def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, dev
     each = stream_views(images, plan, recipe.view_policies(), _normalize(recipe), seed=recipe.seed, device=device)
     for step, (samples, views) in zip(todo, each, strict=True):
         own_labels = None if labels is None else to_device(labels[samples], device)
-        yield Batch(views, own_labels, recipe.seed, step, step / steps.total, samples)
+        yield Batch(views, own_labels, recipe.seed, step, progress(recipe, steps, step), samples)
 
 
 def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:

@@ -50,6 +50,7 @@ def pretrain(
     init: str | None = None,
     on_checkpoint: Callable[[Any, int, Steps], object] | None = None,
     images: TrainingSet | None = None,
+    is_late: Callable[[int, int], bool] | None = None,
 ) -> bool:
     """Train `recipe` on a set of images; run again with the same arguments, it goes on where it stopped.
 
@@ -67,6 +68,7 @@ def pretrain(
             the run folder records it, with the license, which stays with the run's encoder.
         on_checkpoint: called by the first process after each checkpoint, with the method, the step and the plan.
         images: of `data`, where the caller has opened them for this recipe already.
+        is_late: asked after each step, with the steps that are made and all of them; stop with a checkpoint if so.
 
     Returns:
         Whether the run is finished.
@@ -96,7 +98,9 @@ def pretrain(
         if rank() == 0:
             claim(out, recipe, images, data, init=init)
         try:
-            return _train(method, images, queries, steps, recipe, out, target, precision, deadline, on_checkpoint)
+            return _train(
+                method, images, queries, steps, recipe, out, target, precision, deadline, on_checkpoint, is_late
+            )
         except BaseException as error:
             if rank() == 0:
                 release(out)
@@ -119,6 +123,7 @@ def _train(
     precision: Any,
     deadline: float | None,
     on_checkpoint: Callable[[Any, int, Steps], object] | None,
+    is_late: Callable[[int, int], bool] | None,
 ) -> bool:
     """`pretrain` from the moment that the folder is its own."""
     saved = load_checkpoint(out)
@@ -220,12 +225,14 @@ def _train(
                 move_towards(method.backbone, start, recipe.schedule.towards_start)
                 estimate_batchnorm(method, feed(images, recipe, steps, max(0, done - BATCHES), target))
             out_of_time = deadline is not None and time.monotonic() > deadline
-            stopping = moves and any_process(stop.is_set() or out_of_time)
+            late = moves and is_late is not None and is_late(done, steps.total)
+            stopping = moves and any_process(stop.is_set() or out_of_time or late)
             if (moves and (done % steps.per_epoch < share or stopping)) or done == steps.total:
                 losses.check_weights(step, method)
                 checkpoint(done)
             if stopping and done < steps.total:
-                log.warning("stopped after step %d of %d; run the same command again to go on", done, steps.total)
+                if not late:  # else the caller goes on at once
+                    log.warning("stopped after step %d of %d; run the same command again to go on", done, steps.total)
                 return False
     seen = complete()
     if rank() == 0:

@@ -51,10 +51,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> float:
     """Factor of the learning rate at a step: linear warm-up, then cosine to 0 or division by 10 at milestones."""
+    place = schedule.position(step, steps_per_epoch)
     warmup = schedule.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return (step + 1) / warmup
+    if place < warmup:
+        return (place + 1) / warmup
     if schedule.decay == "steps":
-        return 0.1 ** sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
-    progress = (step - warmup) / max(1, round(schedule.epochs * steps_per_epoch) - warmup)
+        return 0.1 ** sum(place >= milestone * steps_per_epoch for milestone in schedule.milestones)
+    progress = (place - warmup) / max(1, schedule.planned_steps(steps_per_epoch) - warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))

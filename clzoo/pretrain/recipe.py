@@ -19,6 +19,7 @@ from clzoo.zoo.entries import is_local
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]  # YAML has lists
+StepAndEnd = Annotated[tuple[int, int], Field(strict=False)]  # YAML has lists
 Triple = Annotated[tuple[float, float, float], Field(strict=False)]
 
 
@@ -149,7 +150,8 @@ class Schedule(Table):
     epochs: a fraction ends between two epochs, as a subset needs that shall take the steps of the whole set.
     batch_size: images of one step over all processes. accumulate: steps whose gradients are averaged before the
     optimiser moves; each of them has its own negatives. towards_start: share of the weights that the run began with in
-    those that it ends with (clzoo.pretrain.averaging); for a run that starts from an encoder.
+    those that it ends with (clzoo.pretrain.averaging); for a run that starts from an encoder. shortened: pairs of a
+    step and a nearer end; from that step on, the rest of the curve is run through until that end (`position`).
     """
 
     epochs: float = Field(gt=0)
@@ -159,11 +161,43 @@ class Schedule(Table):
     decay: Literal["cosine", "steps"] = "cosine"
     milestones: list[int] = Field(default_factory=list)
     towards_start: float = Field(0, ge=0, lt=1)
+    shortened: list[StepAndEnd] = Field(default_factory=list)
 
     @field_validator("epochs")
     @classmethod
     def _whole_numbers_stay_so(cls, value: float) -> float:
         return int(value) if value.is_integer() else value
+
+    @field_validator("shortened")
+    @classmethod
+    def _ever_nearer(cls, value: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        ends = [end for _, end in value]
+        steps = [step for step, _ in value]
+        if any(not 0 < step < end for step, end in value) or ends != sorted(ends, reverse=True):
+            raise ValueError(f"{value}: expected pairs of a step and a later end, each end nearer than the one before")
+        if steps != sorted(steps):
+            raise ValueError(f"{value}: the steps must grow")
+        return value
+
+    def planned_steps(self, per_epoch: int) -> int:
+        """Of the curve, whether or not the run was shortened."""
+        return max(1, round(self.epochs * per_epoch))
+
+    def total_steps(self, per_epoch: int) -> int:
+        """That are made."""
+        planned = self.planned_steps(per_epoch)
+        return min(planned, self.shortened[-1][1]) if self.shortened else planned
+
+    def position(self, step: int, per_epoch: int) -> float:
+        """Where on the planned curve a step is: itself, unless the run was shortened before it."""
+        planned = self.planned_steps(per_epoch)
+        at, since, speed = 0.0, 0, 1.0
+        for decided, end in self.shortened:
+            if step <= decided:
+                break
+            at += (decided - since) * speed
+            since, speed = decided, (planned - at) / (end - decided)
+        return at + (step - since) * speed
 
 
 class Monitor(Table):

@@ -15,17 +15,23 @@ from clzoo.distributed import world_size
 
 _HEARD = b"\nstopping after this step, with a checkpoint. Ctrl-C again stops at once, without one.\n"
 
+_asked: list[threading.Event] = []  # of the main thread: at most one
+
 
 @contextmanager
 def asked_to_stop() -> Iterator[threading.Event]:
     """An event that SIGTERM and the first Ctrl-C set, so that the loop can end with a checkpoint.
 
     The second Ctrl-C raises KeyboardInterrupt wherever the program is. Outside the main thread, where Python takes no
-    signals, nothing is installed and the event is never set. On leaving, the handlers of before are back.
+    signals, nothing is installed and the event is never set. On leaving, the handlers of before are back. One inside
+    another is the same event.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
+        return
+    if _asked:
+        yield _asked[-1]
         return
     interrupts = 0
 
@@ -41,9 +47,11 @@ def asked_to_stop() -> Iterator[threading.Event]:
             os.write(2, _HEARD)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    _asked.append(stop)
     try:
         yield stop
     finally:
+        _asked.pop()
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

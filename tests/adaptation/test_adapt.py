@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
-import subprocess
 import sys
 import time
 
+import click
+import numpy as np
 import pytest
 import torch
 from labelled_pictures import make_splits
 from small_models import small_encoder
 
+import clzoo.adaptation.before
+import clzoo.adaptation.clock
+import clzoo.adaptation.distillation
 import clzoo.adaptation.planning
 import clzoo.adaptation.run
+import clzoo.cli.adapt
+import clzoo.cli.distil
 import clzoo.pretrain.loop
 from clzoo.adaptation import adapt
-from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR
+from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR, knn_outcomes
 from clzoo.cli import main
 from clzoo.config import Preprocessing
 from clzoo.errors import ClzooError
@@ -26,6 +33,7 @@ from clzoo.evaluation import evaluate
 from clzoo.files import read_json
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.recipe_files import load_recipe
+from clzoo.pretrain.stopping import asked_to_stop
 from clzoo.publish import publish
 from clzoo.zoo import load
 
@@ -60,6 +68,41 @@ def shorten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(clzoo.adaptation.planning, "EPOCHS", 2)
     patch.setattr(clzoo.adaptation.measures, "_DRAWS", (0,))
     patch.setattr(clzoo.pretrain.loop, "draw_curves", lambda _: None)
+
+
+def by_knn_alone(encoder, train, held, *, labels):
+    found = knn_outcomes(encoder, train, held)
+    return {KNN: found, LINEAR: found}, {name: 100 * float(np.mean(found)) for name in (KNN, LINEAR)}
+
+
+@pytest.fixture
+def quick_verdict(monkeypatch):
+    """No probes are fitted: what they say is held by the tests of the whole report."""
+    monkeypatch.setattr(clzoo.adaptation.before, "measure", by_knn_alone)
+    monkeypatch.setattr(clzoo.adaptation.run, "measure", by_knn_alone)
+
+
+class Ticking:
+    """A clock that goes on by so many seconds each time that it is read, so that no test waits."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.at = seconds, 0.0
+
+    def __call__(self) -> float:
+        self.at += self.seconds
+        return self.at
+
+
+def stopped_by_hand(train):
+    """The same training, with Ctrl-C before its first step."""
+
+    def stopping(*arguments, **further):
+        with asked_to_stop() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop.is_set()
+            return train(*arguments, **further)
+
+    return stopping
 
 
 @pytest.fixture(autouse=True)
@@ -189,9 +232,11 @@ def test_what_helped_is_published_as_it_is(adapted, tmp_path):
 
 
 def test_pilots_choose_in_a_fifth_of_the_time_and_a_stopped_adaptation_ends_the_same(
-    pictures, start, tmp_path, monkeypatch
+    pictures, start, tmp_path, monkeypatch, quick_verdict
 ):
     each, minutes = 0.01, 0.01  # seconds a step, as if measured
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", lambda: 0.0)  # and nothing takes longer than that
+    monkeypatch.setattr(clzoo.adaptation.run, "_PAGE_SECONDS", 0)
     monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: each)
     monkeypatch.setattr(clzoo.adaptation.pilots, "FEWEST_STEPS", 2)
     monkeypatch.setattr(clzoo.adaptation.pilots, "_BANK", 20)
@@ -204,16 +249,14 @@ def test_pilots_choose_in_a_fifth_of_the_time_and_a_stopped_adaptation_ends_the_
         (frozen, rate, share) for frozen in (True, False) for rate in (0.03, 0.0075) for share in (0.0, 0.5)
     }
     assert 0 < 4 * plan["pilot_steps"] * each <= 0.2 * 60 * minutes
-    assert plan["steps"] == int(0.8 * 60 * minutes / each)
+    assert plan["steps"] == int(0.9 * 0.8 * 60 * minutes / each)
     best = max(scored, key=lambda s: s["score"])
     assert plan["chosen"] == {key: best[key] for key in ("frozen", "base_lr", "towards_start")}
     assert load_recipe(tmp_path / "whole" / "recipe.yaml").backbone.frozen == best["frozen"]
     assert not (tmp_path / "whole" / "adaptation" / "pilots").exists()
     assert whole.report["pilots"] == "8 settings"
 
-    def stopping(*arguments, **further):
-        return pretrain(*arguments, **further, max_minutes=0)
-
+    stopping = stopped_by_hand(pretrain)
     with monkeypatch.context() as patch:
         patch.setattr(clzoo.adaptation.pilots, "pretrain", stopping)
         first = adapt(pictures, out=tmp_path / "parts", **options)
@@ -265,21 +308,115 @@ def test_time_below_an_epoch_is_a_stated_limit(pictures, start, tmp_path, monkey
     monkeypatch.setattr(clzoo.adaptation.recipes, "MOST_BATCH", 8)
     monkeypatch.setattr(clzoo.adaptation.recipes, "FEWEST_BATCH", 8)
     monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: 0.05)
-    found = adapt(pictures, start=start, minutes=0.0101, out=tmp_path / "run", device="cpu")
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", lambda: 0.0)
+    monkeypatch.setattr(clzoo.adaptation.run, "_PAGE_SECONDS", 0)
+    found = adapt(pictures, start=start, minutes=0.0112, out=tmp_path / "run", device="cpu")
     assert any("12 steps, 57% of an epoch" in limit for limit in found.report["limits"])
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_leaves_a_model_and_the_command_that_goes_on(pictures, start, tmp_path):
+def test_a_machine_slower_than_it_was_timed_moves_the_end_and_the_recipe_says_so(
+    pictures, start, tmp_path, monkeypatch, quick_verdict
+):
+    monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: 0.1)  # it says
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", Ticking(0.15))  # a step reads the clock once
+    monkeypatch.setattr(clzoo.adaptation.run, "_PAGE_SECONDS", 0)
+    run, minutes = tmp_path / "run", 0.1
+    calls, in_parts = [], stopped_by_hand(pretrain)
+
+    def train(recipe, *arguments, **further):
+        calls.append(recipe.schedule.shortened)
+        return (in_parts if len(calls) == 2 else pretrain)(recipe, *arguments, **further)
+
+    monkeypatch.setattr(clzoo.adaptation.run, "pretrain", train)
+    options = {"start": start, "labels": True, "minutes": minutes, "out": run, "device": "cpu"}
+    assert adapt(pictures, **options).verdict is None  # stopped after the decision, before its end
+    decided = load_recipe(run / "adaptation" / "recipe.yaml")
+    assert calls[0] == []
+    assert calls[1] == decided.schedule.shortened
+    assert load_recipe(run / "recipe.yaml") == decided
+    found = adapt(pictures, **options)
+    ended = load_recipe(run / "adaptation" / "recipe.yaml")
+    assert ended.schedule.shortened[: len(decided.schedule.shortened)] == decided.schedule.shortened  # kept for good
+    plan, state = (read_json(run / name) for name in ("adaptation/plan.json", "state.json"))
+    end = ended.schedule.shortened[-1][1]
+    assert (state["finished"], state["step"]) == (True, end)
+    assert end < plan["steps"]
+    assert any(f"seed 0 ended after {end} of {plan['steps']} steps" in limit for limit in found.report["limits"])
+    monkeypatch.undo()
+    shorten(monkeypatch)
+    assert pretrain(ended, pictures, tmp_path / "again", device="cpu")
+    assert equal(run, tmp_path / "again")  # the recipe alone, without any clock
+
+
+def test_pilots_whose_time_is_over_end_and_what_they_told_counts(pictures, start, tmp_path, monkeypatch, quick_verdict):
+    monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: 0.01)
+    monkeypatch.setattr(clzoo.adaptation.pilots, "FEWEST_STEPS", 2)
+    monkeypatch.setattr(clzoo.adaptation.pilots, "_BANK", 20)
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", Ticking(0.012))  # each step reads it; a fifth are 0.24 s
+    monkeypatch.setattr(clzoo.adaptation.run, "_PAGE_SECONDS", 0)
     run = tmp_path / "run"
-    words = ["adapt", str(pictures), "--from", str(start), "--out", str(run), "--device", "cpu", "--method", "simclr"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "clzoo", *words], stderr=subprocess.PIPE, text=True, env=os.environ
-    )
+    found = adapt(pictures, start=start, labels=True, minutes=0.02, out=run, device="cpu")
+    plan = read_json(run / "adaptation" / "plan.json")
+    assert 0 < len(plan["pilots"]) < len(plan["settings"]) == 4
+    assert plan["chosen"]["base_lr"] in {scored["base_lr"] for pilot in plan["pilots"] for scored in pilot}
+    assert found.report["pilots"] == f"a fifth of the time was over after {len(plan['pilots'])} of 4 pilots"
+    assert found.report["pilots"] in (run / "adaptation" / "recipe.yaml").read_text().replace("\n  # ", " ")
+
+
+def test_time_goes_on_where_it_was_and_not_from_the_start(pictures, start, tmp_path, monkeypatch, quick_verdict):
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", Ticking(0.01))
+    options = {"start": start, "labels": True, "minutes": 9, "out": tmp_path / "run", "device": "cpu"}
+    monkeypatch.setattr(clzoo.adaptation.planning, "seconds_per_step", lambda *_: 20.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(clzoo.adaptation.run, "pretrain", stopped_by_hand(pretrain))
+        adapt(pictures, **options)
+    first = read_json(tmp_path / "run" / "adaptation" / "time.json")
+    found = adapt(pictures, **options)
+    whole = read_json(tmp_path / "run" / "adaptation" / "time.json")
+    assert set(first) <= set(whole)
+    assert all(whole[part] >= first[part] for part in first)
+    assert whole["training"] > first["training"] > 0
+    assert "of 9 minutes" in found.took
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_leaves_a_model_and_the_command_that_goes_on_verbatim(pictures, start, tmp_path, warm_python):
+    run = tmp_path / "a run"
+    words = ["adapt", pictures, "--from", start, "--out", run, "--device", "cpu", "--method", "simclr", "--seeds", "1"]
+    words += ["--max-pixels", "5000", "--minutes", "9.25", "--quiet"]
+    process = warm_python.start(("-m", "clzoo", *map(str, words)), os.environ, timeout=200)
     while not (run / "log.jsonl").is_file() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=100)
-    assert process.returncode == 0, told
-    assert f"clzoo adapt {pictures} --from {start}" in told.replace("'", "")
+    process.kill(signal.SIGINT)
+    done = process.finish()
+    assert done.returncode == 0, done.stderr
+    (printed,) = (line for line in done.stderr.splitlines() if "to go on, type: " in line)
+    program, typed = shlex.split(printed.partition("type: ")[2])[0], shlex.split(printed.partition("type: ")[2])[1:]
+    assert program in ("python", "clzoo", sys.executable)
+    assert typed[-len(words) :] == [str(word) for word in words]
     assert load(run, "cpu").dim == 8
+
+
+@pytest.mark.parametrize("command", ["adapt", "distil"])
+def test_what_is_printed_to_go_on_has_every_option(command, tmp_path, monkeypatch, capsys, pictures, start):
+    """Whatever options a command has or will have: each is given, and the line has it."""
+    module = {"adapt": clzoo.cli.adapt, "distil": clzoo.cli.distil}[command]
+    given = []
+    for option in module.command.params:
+        if isinstance(option, click.Argument):
+            given.append(str(pictures))
+        else:
+            values = {"out": "my run", "minutes": "0.125", "seeds": "7", "max_pixels": "123456"}
+            given += [option.opts[0]] if option.is_flag else [option.opts[0], values.get(option.name, "cpu")]
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clzoo.images.set_max_pixels", lambda _: None)
+    monkeypatch.setattr(clzoo.adaptation, "adapt", interrupted)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "distil", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main([command, *given])
+    (printed,) = (line for line in capsys.readouterr().err.splitlines() if "to go on, type: " in line)
+    typed = shlex.split(printed.partition("type: ")[2])
+    assert typed[-len(given) - 1 :] == [command, *given]

@@ -18,6 +18,26 @@ def test_cosine_with_warmup_rises_linearly_and_falls_to_zero():
     assert all(a >= b for a, b in pairwise(shares[20:]))
 
 
+def test_a_nearer_end_runs_through_the_rest_of_the_curve_and_changes_nothing_before_it():
+    planned = Schedule(epochs=10, batch_size=2, warmup_epochs=2)
+    once = planned.model_copy(update={"shortened": [(60, 70)]})
+    twice = planned.model_copy(update={"shortened": [(60, 70), (66, 68)]})
+    assert [schedule.total_steps(10) for schedule in (planned, once, twice)] == [100, 70, 68]
+    curve = [learning_rate_share(planned, step, 10) for step in range(100)]
+    for schedule, decided in ((once, 60), (twice, 60)):
+        assert [learning_rate_share(schedule, step, 10) for step in range(decided + 1)] == curve[: decided + 1]
+    assert [learning_rate_share(once, step, 10) for step in range(60, 70)] == pytest.approx(curve[60::4])
+    assert once.position(66, 10) == twice.position(66, 10) == 84
+    assert twice.position(67, 10) == 92
+    assert (once.position(70, 10), twice.position(68, 10)) == (100, 100)
+
+
+@pytest.mark.parametrize("pairs", [[[5, 5]], [[0, 4]], [[6, 9], [7, 10]], [[6, 9], [5, 8]]])
+def test_ends_that_make_no_sense_are_refused(pairs):
+    with pytest.raises(ValueError, match="end|grow"):
+        Schedule(epochs=10, batch_size=2, shortened=pairs)
+
+
 def test_steps_divide_by_ten_at_each_milestone():
     schedule = Schedule(epochs=200, batch_size=2, decay="steps", milestones=[155, 170, 185])
     shares = [learning_rate_share(schedule, epoch * 7, 7) for epoch in (0, 154, 155, 170, 185, 199)]

@@ -1,0 +1,129 @@
+"""What is measured before anything is trained: the start encoder, the controls, and the set that nothing should lose.
+
+It is kept beside the plan: a run that goes on need not measure it again, and how long it took tells how much of
+`--minutes` the verdict has to be left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clzoo.adaptation import clock
+from clzoo.adaptation.measures import (
+    Outcomes,
+    knn_outcomes,
+    outcomes_with_labels,
+    outcomes_without_labels,
+)
+from clzoo.data.collection import Collection
+from clzoo.encoder import Encoder
+from clzoo.errors import UnreadableImageError
+from clzoo.evaluation.controls import recalibrated, untrained_encoder
+from clzoo.evaluation.opening import splits_to_judge, title_of
+from clzoo.files import atomic_path, read_json, write_json
+
+log = logging.getLogger("clzoo")
+
+START, BATCHNORM, ADAPTED, RANDOM = "start encoder", "its BatchNorm statistics alone", "adapted", "random network"
+
+_FILE = "before"
+_TIMED = 64  # images
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Before:
+    """Outcomes and values by encoder (START, BATCHNORM where it has any, RANDOM); `seconds` one of them takes."""
+
+    outcomes: dict[str, Outcomes]
+    values: dict[str, Values]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A general set, and what the start encoder gets right of it."""
+
+    title: str
+    train: Collection
+    test: Collection
+    outcomes: np.ndarray
+    seconds: float
+
+    def after(self, encoder: Encoder) -> np.ndarray:
+        """(N,) outcomes of another encoder."""
+        return knn_outcomes(encoder, self.train, self.test)
+
+
+def measure(encoder: Encoder, train: Collection, held: Collection, *, labels: bool) -> tuple[Outcomes, Values]:
+    """Outcomes of the held-out images and values of every measure, in percent with labels."""
+    if not labels:
+        return outcomes_without_labels(encoder, train, held)
+    found = outcomes_with_labels(encoder, train, held)
+    return found, {name: 100 * float(np.mean(each)) for name, each in found.items()}
+
+
+def measure_before(encoder: Encoder, train: Collection, held: Collection, folder: Path, *, labels: bool) -> Before:
+    """What lies in the folder, or measured and put there."""
+    path = folder / f"{_FILE}.npz"
+    if path.is_file():
+        return _read(path)
+    log.info("measuring before: the start encoder, then the controls, on %d held-out images", len(held))
+    began = clock.now()
+    measured = {START: measure(encoder, train, held, labels=labels)}
+    # Features of the start may have been cached, those of an adapted encoder are not.
+    seconds = max(clock.now() - began, seconds_per_image(encoder, train) * (len(train) + len(held)))
+    for of, control in _controls(encoder, train):
+        measured[of] = measure(control, train, held, labels=labels)
+    outcomes = {of: found for of, (found, _) in measured.items()}
+    before = Before(outcomes, {of: values for of, (_, values) in measured.items()}, seconds)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {of: list(found) for of, found in outcomes.items()}
+    write_json(folder / f"{_FILE}.json", {"values": before.values, "outcomes": names, "seconds": round(seconds, 2)})
+    arrays = {f"{of}/{name}": each for of, found in outcomes.items() for name, each in found.items()}
+    with atomic_path(path) as temporary:  # last: it makes the rest count
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    return before
+
+
+def measure_elsewhere(encoder: Encoder, data: str | Path) -> Elsewhere:
+    """Open a general set and judge the start encoder on it, so that a set that is none is found at once."""
+    train, test = splits_to_judge(data)
+    began = clock.now()
+    outcomes = knn_outcomes(encoder, train, test)
+    seconds = max(clock.now() - began, seconds_per_image(encoder, train) * (len(train) + len(test)))
+    return Elsewhere(title_of(data), train, test, outcomes, seconds)
+
+
+def seconds_per_image(encoder: Encoder, images: Collection) -> float:
+    """To decode one and run it through, timed on some that can be read."""
+    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _TIMED)).round().astype(np.int64))
+    began = clock.now()
+    readable = []
+    for row in rows:
+        try:
+            readable.append(images.images.read(int(row)))
+        except UnreadableImageError:
+            continue
+    if readable:
+        encoder.embed(readable)
+    return (clock.now() - began) / len(rows)
+
+
+def _controls(encoder: Encoder, train: Collection) -> Iterator[tuple[str, Encoder]]:
+    if (control := recalibrated(encoder, train)) is not None:
+        yield BATCHNORM, control
+    yield RANDOM, untrained_encoder(encoder.config, 0, train, encoder.device)
+
+
+def _read(path: Path) -> Before:
+    told = read_json(path.with_suffix(".json"))
+    with np.load(path, allow_pickle=False) as arrays:
+        outcomes = {of: {name: arrays[f"{of}/{name}"] for name in names} for of, names in told["outcomes"].items()}
+    return Before(outcomes, told["values"], told["seconds"])
