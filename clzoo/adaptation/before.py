@@ -6,6 +6,7 @@ It is kept beside the plan: a run that goes on need not measure it again, and ho
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,9 +118,13 @@ def seconds_per_image(encoder: Encoder, images: Collection) -> float:
 
 
 def _controls(encoder: Encoder, train: Collection) -> Iterator[tuple[str, Encoder]]:
+    """Named by what they are: the log tells which one is run."""
     if (control := recalibrated(encoder, train)) is not None:
+        control.config = dataclasses.replace(control.config, name="the start encoder with other BatchNorm statistics")
         yield BATCHNORM, control
-    yield RANDOM, untrained_encoder(encoder.config, 0, train, encoder.device)
+    control = untrained_encoder(encoder.config, 0, train, encoder.device)
+    control.config = dataclasses.replace(control.config, name="the random network")
+    yield RANDOM, control
 
 
 def _read(path: Path) -> Before:

@@ -136,7 +136,7 @@ def with_length(values: dict[str, Any], steps: int, trained_on: int) -> float:
     """Set epochs and warm-up for so many steps; returns the epochs."""
     per_epoch = trained_on // values["schedule"]["batch_size"]
     epochs = steps / per_epoch
-    values["schedule"] |= {"epochs": epochs, "warmup_epochs": epochs / 10}
+    values["schedule"] |= {"epochs": epochs, "warmup_epochs": round(epochs / 10, 6)}
     return epochs
 
 

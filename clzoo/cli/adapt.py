@@ -68,6 +68,7 @@ def command(
     print_table(*table_of(found.report))
     for note in notes_of(found.report):
         say(note)
+    say(f"Took {found.took}.")
     say(f"{found.folder / 'verdict.html'} shows the same. To use it: clzoo embed {images} --model {found.folder}")
     accept = "" if found.verdict.word == "helped" else " --accept-verdict"
     say(f"Next: {publish_command(found.folder, images)}{accept}")

@@ -46,4 +46,5 @@ def command(store: Path, student: str, minutes: float | None, out: Path | None, 
         say(f"Student minus teacher: {found.behind_teacher} k-NN.")
     for limit in found.report["limits"]:
         say(f"Limit: {limit}.")
+    say(f"Took {found.took}.")
     say(f"{found.folder} is a model, and {found.folder / 'model.onnx'} takes images. Next: clzoo info {found.folder}")
