@@ -123,7 +123,7 @@ def test_torchs_cuda_is_compared_with_the_driver_and_the_gpus(
 ) -> None:
     findings = torch_build.cuda_findings({**TORCH, **torch}, driver)
     assert worst(findings).level == level
-    assert any(found in finding.found for finding in findings if finding.level == level)
+    assert any(found in f"{finding.found}; {finding.advice}" for finding in findings if finding.level == level)
     assert bool(worst(findings).advice) == (level != "ok")
 
 
@@ -144,13 +144,16 @@ def test_a_torch_or_torchvision_that_cannot_be_imported_is_a_problem() -> None:
         ({"options": ["OPTIMIZE", "GENERIC"]}, [], "note", "generic build"),
         ({}, [H100], "note", "on the CPU though a GPU is here"),
         ({"gpu": True, "gpus": 1}, [H100], "ok", "GPU code is in it"),
+        ({"rabitq": True}, [], "ok", "RaBitQ is, CAGRA (cuVS) is not"),
+        ({"gpu": True, "gpus": 1, "cagra": True}, [H100], "ok", "RaBitQ is not, CAGRA (cuVS) is"),
         ({"gpu": True}, [H100], "problem", "sees none, while torch sees 1"),
     ],
 )
 def test_faiss_says_how_it_was_built_and_whether_it_sees_the_gpus(
     values: dict[str, Any], gpus: list[dict[str, Any]], level: str, found: str
 ) -> None:
-    built = {"version": "1.9", "options": ["OPTIMIZE", "AVX2"], "gpu": False, "gpus": 0, **values}
+    built = {"version": "1.9", "options": ["OPTIMIZE", "AVX2"], "gpu": False, "gpus": 0}
+    built |= {"rabitq": False, "cagra": False, **values}
     findings = libraries.index_findings(Probe(built), gpus)
     assert worst(findings).level == level
     assert any(found in finding.found for finding in findings)
@@ -163,7 +166,8 @@ def test_a_faiss_that_crashes_beside_torch_is_a_problem_and_none_at_all_a_note()
     assert levels(libraries.index_findings(None, [])) == {"note"}
 
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+OPENVINO = "OpenVINOExecutionProvider"
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,8 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
         ({CUDA: CPU, CPU: CPU}, [CUDA, CPU], [H100], True, "problem", f"asked for {CUDA}, a session got {CPU}"),
         ({CUDA: CPU, CPU: CPU}, [CUDA, CPU], [], True, "note", "no GPU is visible"),
         ({CPU: CPU}, [CPU], [H100], False, "note", "on the CPU though a GPU is here"),
+        ({TENSORRT: CPU, CUDA: CUDA}, [TENSORRT, CUDA], [H100], True, "note", "pip install tensorrt"),
+        ({OPENVINO: CPU, CPU: CPU}, [OPENVINO, CPU], [], False, "problem", f"{OPENVINO}, a session got {CPU}"),
         ({CPU: CPU}, [CPU], [], True, "problem", "its CUDA provider is not in the module"),
         ({CPU: "Fail: libonnx"}, [CPU], [], False, "problem", "a session got Fail: libonnx"),
     ],
@@ -184,7 +190,7 @@ def test_a_provider_that_a_session_does_not_really_get_is_named(
     runtime = Probe({"version": "1.20", "available": available, "real": real})
     findings = libraries.onnxruntime_findings(runtime, gpus, gpu_package=gpu_package)
     assert worst(findings).level == level
-    assert any(found in finding.found for finding in findings if finding.level == level)
+    assert any(found in f"{finding.found}; {finding.advice}" for finding in findings if finding.level == level)
 
 
 def test_a_missing_onnxruntime_is_a_note_and_a_broken_one_a_problem() -> None:

@@ -14,6 +14,7 @@ _FAISS = "pip install faiss-cpu, or with an NVIDIA GPU: pip install faiss-gpu"
 _ONNX = "pip install onnx onnxscript onnxruntime, or with an NVIDIA GPU: pip install onnx onnxscript onnxruntime-gpu"
 _OPENMP = re.compile(r"(?:lib(?:gomp|i?omp5?)|vcomp\d*)[-.\w]*\.(?:so|dylib|dll)[.\d]*", re.IGNORECASE)
 _GPU_ASKED = "CUDAExecutionProvider"
+_TENSORRT = "TensorrtExecutionProvider"
 
 
 def index_findings(faiss: Probe | None, gpus: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -33,7 +34,9 @@ def index_findings(faiss: Probe | None, gpus: Sequence[Mapping[str, Any]]) -> li
         return [problem("faiss", f"cannot be imported beside torch: {faiss.error}", advice)]
     values = faiss.values
     about = f"faiss {values['version']}, built with {' '.join(values['options']).lower() or 'no special instructions'}"
-    findings = [ok("faiss", f"{about}; GPU code {'is' if values['gpu'] else 'is not'} in it")]
+    has = {key: "is" if values[key] else "is not" for key in ("gpu", "rabitq", "cagra")}
+    kinds = f"GPU code {has['gpu']} in it, RaBitQ {has['rabitq']}, CAGRA (cuVS) {has['cagra']}"
+    findings = [ok("faiss", f"{about}; {kinds}")]
     if not any(re.match("AVX|SVE|NEON", option) for option in values["options"]):
         found = f"{about}: a generic build, several times slower than one for AVX2 on x86"
         findings.append(note("faiss", found, "pip install --force-reinstall faiss-cpu"))
@@ -71,6 +74,8 @@ def onnxruntime_findings(
         found = f"asked for {asked}, a session got {got}"
         if asked == _GPU_ASKED and not gpus:
             findings.append(note(topic, f"{found}: no GPU is visible", "ask for the CPU, or see the GPU's line above"))
+        elif asked == _TENSORRT:  # every build for CUDA lists it, and few have what it needs
+            findings.append(note(topic, found, "to have it: pip install tensorrt, of the version that it wants"))
         else:
             fix = "install the CUDA and cuDNN that this release wants" if asked == _GPU_ASKED else again
             findings.append(problem(topic, found, f"{fix}; https://onnxruntime.ai/docs/execution-providers"))

@@ -50,6 +50,7 @@ loaded = sorted(set(re.findall(r"/\\S*", maps.read_text()))) if maps.exists() el
 report(
     version=faiss.__version__, options=faiss.get_compile_options().split(), gpu=hasattr(faiss, "StandardGpuResources"),
     gpus=faiss.get_num_gpus() if hasattr(faiss, "get_num_gpus") else 0, openmp=loaded,
+    rabitq=hasattr(faiss, "IndexRaBitQ"), cagra=hasattr(faiss, "GpuIndexCagra"),
 )
 """
 
@@ -66,7 +67,8 @@ onnxruntime.set_default_logger_severity(4)
 graph = bytes.fromhex({TINY_GRAPH!r})
 available = onnxruntime.get_available_providers()
 real = {{}}
-for asked in ("CPUExecutionProvider", "CUDAExecutionProvider", "CoreMLExecutionProvider"):
+asked_for = ("CPU", "CUDA", "Tensorrt", "OpenVINO", "CoreML")
+for asked in (name + "ExecutionProvider" for name in asked_for):
     if asked in available:
         try:
             real[asked] = onnxruntime.InferenceSession(graph, providers=[asked]).get_providers()[0]

@@ -85,6 +85,9 @@ def watching() -> Iterator[Seen]:
 @contextmanager
 def between(queries: Sequence[View], keys: Sequence[View]) -> Iterator[None]:
     """Say of which views the queries and the keys of the losses within are; without it view 0 and view 1."""
+    if torch.compiler.is_compiling():  # a graph has no context to change, and in one nobody watches
+        yield
+        return
     token = _BETWEEN.set((tuple(queries), tuple(keys)))
     try:
         yield
@@ -103,7 +106,7 @@ def query_view(place: int) -> Iterator[None]:
 @contextmanager
 def called(loss: str) -> Iterator[None]:
     """One call of a loss; `full_precision` does it for all of them."""
-    seen = _SEEN.get()
+    seen = None if torch.compiler.is_compiling() else _SEEN.get()
     if seen is not None:
         seen.call, seen.loss = seen.call + 1, loss
     yield
@@ -111,7 +114,7 @@ def called(loss: str) -> Iterator[None]:
 
 def is_watched() -> bool:
     """Whether a note will be kept: what is computed for it alone can be left out."""
-    return _SEEN.get() is not None
+    return not torch.compiler.is_compiling() and _SEEN.get() is not None
 
 
 def note(
@@ -128,7 +131,7 @@ def note(
     Args:
         beside, cosine: as of `Term`, (b, C).
     """
-    seen = _SEEN.get()
+    seen = _SEEN.get() if is_watched() else None
     if seen is None:
         return
     with torch.no_grad():

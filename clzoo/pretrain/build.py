@@ -125,11 +125,12 @@ def compile_networks(method: nn.Module) -> None:
     """Have each network of a method compiled at its first call, once for all the views that go through it.
 
     Not the step as one region: that gains nothing over this, and takes as many times longer to compile as the step has
-    forward passes (docs/performance.md).
+    forward passes (docs/pretraining.md). Not an identity either (methods without a predictor): nothing is to be gained,
+    and torch 2.14 sums gradients in another order in the call that compiles it, so a resumed run would end elsewhere.
     """
     for name in ("backbone", "projector", "predictor", "momentum_backbone", "momentum_projector"):
         network = getattr(method, name, None)
-        if network is not None:
+        if network is not None and any(True for _ in network.parameters()):
             network.compile()
 
 

@@ -21,7 +21,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.methods import METHODS
-from clzoo.pretrain.build import build_method, compile_networks
+from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.loop import pretrain
@@ -102,39 +102,6 @@ def test_a_run_in_pieces_equals_the_uninterrupted_one_bit_for_bit(name, pictures
         pieces += 1
     assert pieces == 8
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["simclr_cifar10"])  # one whose step compiles in a minute
-def test_a_compiled_run_in_pieces_equals_the_uninterrupted_one_bit_for_bit(name, pictures, tmp_path):
-    recipe = small_recipe(name, "compile=true", "monitor.every_steps=2")
-    torch.compiler.reset()
-    assert pretrain(recipe, pictures, tmp_path / "whole", device="cpu")
-    for _ in range(2):
-        torch.compiler.reset()  # as a new process would
-        assert not pretrain(recipe, pictures, tmp_path / "pieces", device="cpu", max_minutes=0)
-    torch.compiler.reset()
-    assert pretrain(recipe, pictures, tmp_path / "pieces", device="cpu")
-    torch.compiler.reset()
-    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
-    plain = small_recipe(name, "monitor.every_steps=2")
-    assert pretrain(plain, pictures, tmp_path / "plain", device="cpu")
-    found, expected = (
-        [line["loss"] for line in lines_of(tmp_path / run) if "loss" in line] for run in ("whole", "plain")
-    )
-    assert found == pytest.approx(expected, rel=0.02)
-
-
-def test_what_is_compiled_are_the_networks_and_each_of_them_once(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *given, **options: compiled.append(self))
-    for name, count in (("simclr_cifar10", 2), ("reco_cifar10", 5), ("mocov3_cifar10", 5)):
-        method = build_method(small_recipe(name), None)
-        compile_networks(method)
-        trained = {id(p) for network in compiled for p in network.parameters()}
-        assert trained == {id(p) for p in method.parameters()}, name
-        assert len(compiled) == len({id(network) for network in compiled}) == count
-        compiled.clear()
 
 
 def test_looking_at_a_run_does_not_change_it(pictures, tmp_path):
