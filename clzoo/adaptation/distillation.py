@@ -249,6 +249,10 @@ def _plan(
         plan: dict[str, Any] = read_json(path)
         if plan["arguments"] != arguments:
             raise ClzooError(f"{folder} was begun with {plan['arguments']}, now {arguments}. Choose another --out.")
+        if "after" not in plan:
+            raise ClzooError(
+                f"{path} is of an earlier version of clzoo, which this one cannot go on with. Choose another --out."
+            )
         return plan
     seen, size = Survey(len(images), len(images), encoder.config.preprocessing.size, False, ()), len(images)
     values, _ = recipe_values(encoder, "", seen, size, "simclr", store.path.name, free_memory(encoder.device))

@@ -110,6 +110,11 @@ def planned(
     if plan is None:
         plan = _begun(job, images, arguments, clock, reserved)
         write_json(path, plan)
+    elif "shortened" not in plan:
+        raise ClzooError(
+            f"{path} says nothing of a nearer end: an earlier version of clzoo began it, and this one cannot go on "
+            "with it. Choose another --out."
+        )
     if not _piloted(job, plan, images, clock):
         return None
     if not (job.folder / RECIPE).is_file():

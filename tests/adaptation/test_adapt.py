@@ -195,6 +195,19 @@ def test_the_same_command_says_the_same_and_another_one_is_refused(adapted, pict
         adapt(pictures, seeds=3, start=start, labels=True, out=adapted.folder, device="cpu")
 
 
+def test_what_an_earlier_version_began_is_refused_in_words(adapted, pictures, start):
+    path = adapted.folder / "adaptation" / "plan.json"
+    kept = path.read_text()
+    path.write_text(json.dumps({key: value for key, value in json.loads(kept).items() if key != "shortened"}))
+    (adapted.folder / "verdict.json").rename(adapted.folder / "verdict.away")
+    try:
+        with pytest.raises(ClzooError, match=r"earlier version of clzoo.*Choose another --out"):
+            adapt(pictures, start=start, out=adapted.folder, labels=True, seeds=2, device="cpu", also_keep=pictures)
+    finally:
+        (adapted.folder / "verdict.away").rename(adapted.folder / "verdict.json")
+        path.write_text(kept)
+
+
 def test_what_was_not_shown_to_help_is_published_with_consent_and_says_so(adapted, tmp_path):
     name = "simclr-resnet10t-train"
     report = read_json(adapted.folder / "verdict.json")
