@@ -143,7 +143,8 @@ class _Repelled(NamedTuple):
 def _repelled(seen: Any, batch: Batch, queue_labels: torch.Tensor | None) -> _Repelled:
     """By the weights that the losses of one more step note of the first view's queries."""
     device = batch.views[0].device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), watching() as watched:
+    drawn_on = [device] if device.type == "cuda" and torch.cuda.is_initialized() else []  # else nothing was drawn there
+    with torch.random.fork_rng(drawn_on), watching() as watched:
         seen(batch)
     mine = own_rows(len(batch), device)
     labels = None if batch.labels is None else gather_constant(batch.labels)

@@ -25,6 +25,7 @@ from clzoo.data.storage import is_remote, stamp_of
 from clzoo.embed import merge_stores
 from clzoo.embed.copying import copy_store
 from clzoo.embed.manifest import MANIFEST
+from clzoo.embed.options import EmbedOptions
 from clzoo.embed.pipeline import default_out
 from clzoo.embed.processes import embed_with_processes
 from clzoo.embed.shares import Share
@@ -267,7 +268,7 @@ def test_an_output_in_remote_storage_is_refused_with_what_to_type(images: Path, 
     with pytest.raises(ClzooError, match=r"clzoo store copy DIR s3://bucket/store"):
         embed_folder(images, encoder, "s3://bucket/store", progress=False)
     with pytest.raises(ClzooError, match="a store is written to a local folder"):
-        embed_with_processes(images, "no-model", "s3://bucket/store", device="cpu", progress=False)
+        embed_with_processes(images, "no-model", "s3://bucket/store", EmbedOptions(device="cpu"))
 
 
 def test_a_store_goes_there_and_back(memory: MemoryFileSystem, images: Path, encoder: Encoder, tmp_path: Path) -> None:

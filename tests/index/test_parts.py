@@ -202,14 +202,14 @@ def test_parts_are_built_and_merged_as_it_is_typed(store, capsys):
     assert capsys.readouterr().out.strip().endswith("part-1.index")
     assert run("index", store.path, "--merge") == 1
     assert "part 2 of 2 is missing" in capsys.readouterr().err
-    assert run("index", store.path, "--factory", FACTORY, "--shard", "2/2") == 0
+    assert run("index", store.path, "--factory", FACTORY, "--share", "2/2") == 0
     assert run("index", store.path, "--merge") == 0
     assert f"4000 vectors, {FACTORY}, recall@10" in capsys.readouterr().out
     assert run("index", store.path) == 0  # whole, of the default kind
     assert open_index(store).description["factory"] == "Flat"
 
 
-@pytest.mark.parametrize("options", [("--shard", "1/2"), ("--merge", "--factory", FACTORY)])
+@pytest.mark.parametrize("options", [("--share", "1/2"), ("--merge", "--factory", FACTORY)])
 def test_options_that_do_not_go_together_are_refused(store, options):
     assert run("index", store.path, *options) == 2
 
