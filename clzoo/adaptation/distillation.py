@@ -25,7 +25,7 @@ from torch import nn
 from clzoo.adaptation.before import seconds_per_image
 from clzoo.adaptation.clock import PLANNED, TIME, Clock, IsLate, train_in_time
 from clzoo.adaptation.measures import KNN, NOT_SHOWN, knn_outcomes, part, right_by_knn
-from clzoo.adaptation.planning import AFTER, FEWEST_STEPS, LOOKING, TRAINING
+from clzoo.adaptation.planning import AFTER, FEWEST_STEPS, LOOKING, TRAINING, require_current
 from clzoo.adaptation.recipes import MOST_EPOCHS, free_memory, recipe_values, with_length
 from clzoo.adaptation.survey import FEW, FEWEST, Survey
 from clzoo.adaptation.verdict import Gain, Verdict, gain_of, judge
@@ -249,10 +249,7 @@ def _plan(
         plan: dict[str, Any] = read_json(path)
         if plan["arguments"] != arguments:
             raise ClzooError(f"{folder} was begun with {plan['arguments']}, now {arguments}. Choose another --out.")
-        if "after" not in plan:
-            raise ClzooError(
-                f"{path} is of an earlier version of clzoo, which this one cannot go on with. Choose another --out."
-            )
+        require_current(plan, "after", path)
         return plan
     seen, size = Survey(len(images), len(images), encoder.config.preprocessing.size, False, ()), len(images)
     values, _ = recipe_values(encoder, "", seen, size, "simclr", store.path.name, free_memory(encoder.device))

@@ -110,11 +110,7 @@ def planned(
     if plan is None:
         plan = _begun(job, images, arguments, clock, reserved)
         write_json(path, plan)
-    elif "shortened" not in plan:
-        raise ClzooError(
-            f"{path} says nothing of a nearer end: an earlier version of clzoo began it, and this one cannot go on "
-            "with it. Choose another --out."
-        )
+    require_current(plan, "shortened", path)
     if not _piloted(job, plan, images, clock):
         return None
     if not (job.folder / RECIPE).is_file():
@@ -153,6 +149,19 @@ def _piloted(job: Job, plan: dict[str, Any], images: TrainingSet, clock: Clock) 
             plan["pilots_ended"] = f"a fifth of the time was over after {number} of {len(settings)} pilots"
         write_json(path, plan)
     return True
+
+
+def require_current(plan: dict[str, Any], key: str, path: Path) -> None:
+    """Refuse a plan that lacks what the newest plans hold.
+
+    Raises:
+        ClzooError: an earlier version of clzoo wrote it.
+    """
+    if key not in plan:
+        raise ClzooError(
+            f"{path} says nothing of {key!r}: an earlier version of clzoo began it, and this one cannot go on with it. "
+            "Choose another --out."
+        )
 
 
 def nearer_end(job: Job, plan: dict[str, Any], recipe: Recipe) -> None:

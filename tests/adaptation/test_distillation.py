@@ -111,6 +111,13 @@ def test_an_unknown_student_is_refused(store, tmp_path, student, message):
         distil(store, student=student, out=tmp_path / "out", device="cpu")
 
 
+def test_what_an_earlier_version_began_is_refused_in_words(store, distilled, tmp_path):
+    plan = read_json(distilled.folder / "plan.json")
+    (tmp_path / "plan.json").write_text(json.dumps({key: value for key, value in plan.items() if key != "after"}))
+    with pytest.raises(ClzooError, match=r"earlier version of clzoo.*Choose another --out"):
+        distil(store, student=STUDENT, out=tmp_path, device="cpu")
+
+
 def test_a_store_of_few_images_is_refused(tmp_path):
     folder = make_splits(tmp_path, train=5, test=1) / "train"
     embed_folder(folder, small_encoder(), out=tmp_path / "store")
