@@ -48,6 +48,7 @@ from clzoo.embed.shares import Share  # noqa: E402
 from clzoo.errors import ClzooError  # noqa: E402
 from clzoo.evaluation import evaluate  # noqa: E402
 from clzoo.index import open_index  # noqa: E402
+from clzoo.index.files import INDEX_FILE  # noqa: E402
 from clzoo.pretrain.checkpoint import load_checkpoint  # noqa: E402
 from clzoo.pretrain.loop import pretrain  # noqa: E402
 from clzoo.publish import publish  # noqa: E402
@@ -112,12 +113,9 @@ def rows_of(folder: Path) -> dict[str, str] | None:
 
 
 def index_of(folder: Path) -> dict[str, Any] | None:
-    try:
-        index = open_index(folder)
-    except ClzooError as error:
-        if "holds no FAISS index" in str(error):
-            return None
-        raise
+    if not (folder / INDEX_FILE).exists():
+        return None
+    index = open_index(folder)
     return {"count": len(index), "of": index.description["store_generation"]}
 
 

@@ -182,18 +182,23 @@ def select(
 
 
 @command.command("classify")
-@click.argument("store", metavar="STORE", type=click.Path(path_type=Path))
+@click.argument("store", metavar="STORE")
 @click.option("--labels", metavar="CSV", help="path,label of the images that have one.")
 @click.option("--by-folder", is_flag=True, help="The labels that STORE was embedded with.")
-@click.option("--with", "saved", metavar="FILE", help="Name all images by what --save or --onnx wrote.")
+@click.option(
+    "--with",
+    "saved",
+    metavar="FILE",
+    help="Name all images of STORE, or of any source, by what --save or --onnx wrote.",
+)
 @click.option("--save", "target", metavar="FILE", type=output_file(), help="Write the classifier, .npz.")
 @click.option("--onnx", metavar="FILE", type=output_file(), help="Write encoder and classifier as one.")
-@click.option("--model", metavar="NAME", help="The model of the store, for --onnx, where it has moved.")
+@click.option("--model", metavar="NAME", help="The model of STORE or of --with, where it has moved.")
 @click.option("--out", metavar="CSV", type=output_file(), help="Write path,label,confidence,sure.")
 @click.option("--sure", default=0.5, show_default=True, type=click.FloatRange(0, 1), help="Less confidence is unsure.")
 @job_options
 def classify(
-    store: Path,
+    store: str,
     labels: str | None,
     by_folder: bool,
     saved: str | None,
@@ -209,18 +214,24 @@ def classify(
 ) -> None:
     """Name the images of STORE that have no label, from those that have one.
 
-    What --onnx writes takes images and gives probabilities, without clzoo. python -m clzoo.lite classify IMAGES names
-    the images of a folder by it, without a store.
+    With --with STORE may be images themselves: any source that clzoo embed takes. What --onnx writes takes images and
+    gives probabilities, without clzoo; python -m clzoo.lite classify IMAGES names images by it without torch.
     """
     if sum((labels is not None, by_folder, saved is not None)) != 1:
         raise click.UsageError("expected one of --labels CSV, --by-folder and --with FILE.")
-    from clzoo.curation import Classifier, classify
+    from clzoo.curation import Classifier, classify, classify_images
     from clzoo.curation.given_labels import read_labels
     from clzoo.embed import open_store
+    from clzoo.embed.manifest import is_store
 
-    opened = open_store(store, images=images)
-    given = Classifier.load(saved) if saved else read_labels(labels, opened) if labels else opened.labels
-    found = classify(opened, given, sure=sure)
+    if saved and not is_store(store):
+        if images is not None or onnx is not None:
+            raise click.UsageError(f"{store} is no store: --images and --onnx are for one.")
+        found = classify_images(store, saved, encoder=model, sure=sure)
+    else:
+        opened = open_store(store, images=images)
+        given = Classifier.load(saved) if saved else read_labels(labels, opened) if labels else opened.labels
+        found = classify(opened, given, sure=sure)
     if onnx is not None:
         from clzoo.curation.onnx_head import export_classifier
         from clzoo.curation.pictures import encoder_of

@@ -45,7 +45,7 @@ def command(
     image that DIR holds.
 
     DIR is what `clzoo embed IMAGES --index faiss` made. The score is the cosine similarity. With --label or --where
-    the search is exact among the images that are left. Without faiss up to 100,000 images are searched exactly.
+    the search is exact among the images that are left. Up to 100,000 images need no index: all are compared.
     """
     from clzoo.embed import open_store
     from clzoo.index import open_index, query_images, search, write_page

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from clzoo.curation.few_shot import Classified, Classifier, classify
     from clzoo.curation.labels import LabelErrors, find_label_errors
     from clzoo.curation.leaks import Leaks, find_leaks
+    from clzoo.curation.naming import classify_images
     from clzoo.curation.outliers import Outliers, find_outliers
     from clzoo.curation.selection import Selection, select_images
 
@@ -28,6 +29,7 @@ _HOME = {
     "Classified": "clzoo.curation.few_shot",
     "Classifier": "clzoo.curation.few_shot",
     "classify": "clzoo.curation.few_shot",
+    "classify_images": "clzoo.curation.naming",
 }
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "Outliers",
     "Selection",
     "classify",
+    "classify_images",
     "find_duplicates",
     "find_label_errors",
     "find_leaks",

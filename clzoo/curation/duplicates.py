@@ -94,10 +94,10 @@ class Duplicates:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the groups as a page of pictures; returns its path."""
-        pictures = Pictures(self.store)
         sections = [
             Section(
-                f"{len(group)} images", [Tile(pictures, m.row, _note(m), "good" if m.is_kept else "bad") for m in group]
+                f"{len(group)} images",
+                [Tile(self.store, m.row, _note(m), "good" if m.is_kept else "bad") for m in group],
             )
             for group in self.groups
         ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +18,14 @@ import torch
 from clzoo.curation.folds import FOLDS, Labelled, out_of_fold
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
-from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.linear import PENALTIES, Standardization, fit_softmax, linear_scores
 from clzoo.files import output_path
+
+if TYPE_CHECKING:
+    from clzoo.curation.naming import SourceImages
 
 SURE = 0.5
 """Confidence below which an image is called unsure."""
@@ -42,6 +45,7 @@ class Classifier:
         temperature: what scores are divided by before the softmax, so that confidence is calibrated out of fold.
         classes: C names.
         weights_sha256, preprocessing: of the encoder, which other stores must have been made by.
+        model: what `clzoo.load` takes of it; "" in files of an earlier version.
     """
 
     weight: np.ndarray
@@ -52,6 +56,13 @@ class Classifier:
     classes: tuple[str, ...]
     weights_sha256: str
     preprocessing: str
+    model: str = ""
+
+    @property
+    def size(self) -> int | None:
+        """Side of the encoder's input in pixels."""
+        found = re.search(r"(?:^|, )size=(\d+)", self.preprocessing)
+        return int(found[1]) if found else None
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
         """Calibrated, float64 (N, C), of unit vectors (N, D)."""
@@ -61,7 +72,7 @@ class Classifier:
     def save(self, path: str | Path) -> Path:
         """Write one .npz file, of plain arrays."""
         path = Path(path)
-        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in (*_ARRAYS, "model")}
         with output_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
         return path
@@ -83,6 +94,7 @@ class Classifier:
         try:
             with np.load(Path(path), allow_pickle=False) as found:
                 arrays = {name: found[name] for name in _ARRAYS}
+                model = str(found["model"]) if "model" in found.files else ""
             parts = str(arrays["preprocessing"]).split(", ")  # how images are decoded stood in it at first
             return cls(
                 weight=arrays["weight"].astype(np.float32),
@@ -93,6 +105,7 @@ class Classifier:
                 classes=tuple(arrays["classes"].astype(np.str_).tolist()),
                 weights_sha256=str(arrays["weights_sha256"]),
                 preprocessing=", ".join(part for part in parts if not part.startswith("decoding=")),
+                model=model,
             ).checked()
         except (*_DAMAGES, zipfile.BadZipFile, zlib.error) as error:
             raise ClzooError(f"{path} is no classifier ({error}). {again}") from error
@@ -123,13 +136,14 @@ class Classified:
     """What `classify` named.
 
     Attributes:
-        rows: the images without a label (of another store all), M.
+        images: the store; or of what `clzoo.curation.naming` named, the source.
+        rows: the images without a label (of another store or a source all that can be read), M.
         labels, confidence: what each is called, and how surely, 0 to 1.
         accuracy: of the labelled images out of fold, percent, by "linear" and "knn"; empty where it cannot be measured.
         labelled: how many images were fitted to.
     """
 
-    store: Store
+    images: Store | SourceImages
     classifier: Classifier
     rows: list[int]
     labels: list[str]
@@ -137,6 +151,28 @@ class Classified:
     accuracy: dict[str, float]
     labelled: int
     sure: float
+
+    @classmethod
+    def of(
+        cls,
+        images: Store | SourceImages,
+        classifier: Classifier,
+        rows: list[int],
+        probabilities: np.ndarray,
+        *,
+        accuracy: Mapping[str, float] | None = None,
+        labelled: int = 0,
+        sure: float,
+    ) -> Classified:
+        """From the probabilities (M, C) of the rows: the best of each."""
+        names = [classifier.classes[place] for place in probabilities.argmax(axis=1).tolist()]
+        confidence = probabilities.max(axis=1).tolist()
+        return cls(images, classifier, rows, names, confidence, dict(accuracy or {}), labelled, sure)
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """Path and reason of the images of a source that could not be read; of a store none."""
+        return [] if isinstance(self.images, Store) else self.images.failed
 
     @property
     def unsure(self) -> int:
@@ -157,16 +193,26 @@ class Classified:
                 if self.labelled and not measured
                 else []
             ),
+            *(
+                [f"{len(self.failed):,} could not be read ({': '.join(self.failed[0])}); --json lists all."]
+                if self.failed
+                else []
+            ),
         ]
 
     def as_json(self) -> dict[str, Any]:
         """What `clzoo curate classify --json` prints."""
-        paths = self.store.paths
+        paths = self.images.paths
         named = zip(self.rows, self.labels, self.confidence, strict=True)
+        told: dict[str, Any]
+        if isinstance(self.images, Store):
+            told = {"store": str(self.images.path), "generation": self.images.generation}
+        else:
+            failed = [{"path": path, "reason": reason} for path, reason in self.failed]
+            told = {"source": str(self.images.path), "failed": failed}
         return {
-            "store": str(self.store.path),
-            "generation": self.store.generation,
-            "weights_sha256": self.store.manifest.weights_sha256,
+            **told,
+            "weights_sha256": self.classifier.weights_sha256,
             "classes": list(self.classifier.classes),
             "labelled": self.labelled,
             "accuracy": {name: round(value, 4) for name, value in self.accuracy.items()},
@@ -183,14 +229,13 @@ class Classified:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("path", "label", "confidence", "sure"))
         for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
-            writer.writerow((self.store.paths[row], label, f"{value:.5f}", "yes" if value >= self.sure else "no"))
+            writer.writerow((self.images.paths[row], label, f"{value:.5f}", "yes" if value >= self.sure else "no"))
         with output_path(Path(path)) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+            temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))  # names are bytes on disk
         return Path(path)
 
     def write_page(self, path: str | Path) -> Path:
         """Write the named images by class, the least sure first, as a page of pictures; returns its path."""
-        pictures = Pictures(self.store)
         by_class: dict[str, list[tuple[float, int]]] = {}
         for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
             by_class.setdefault(label, []).append((value, row))
@@ -199,7 +244,7 @@ class Classified:
             Section(
                 f"{label}: {len(found):,}",
                 [
-                    Tile(pictures, row, f"{value:.2f}", "" if value >= self.sure else "bad")
+                    Tile(self.images, row, f"{value:.2f}", "" if value >= self.sure else "bad")
                     for value, row in sorted(found)[:most]
                 ],
             )
@@ -207,8 +252,8 @@ class Classified:
         ]
         return write_page(
             path,
-            title=f"Classes of {self.store.path.name}",
-            facts=[f"{len(self.rows):,} images", self.store.manifest.model],
+            title=f"Classes of {self.images.path.name}",
+            facts=[f"{len(self.rows):,} images", self.classifier.model],
             notes=[*self.summary(), "The least sure of each class first."],
             sections=sections,
         )
@@ -252,9 +297,7 @@ def classify(
         classifier, accuracy = _fit(vectors[known.rows], known, store)
         rows, count = np.setdiff1d(np.arange(len(store)), known.rows), len(known.rows)
     found = classifier.probabilities(vectors[rows])
-    best = found.argmax(axis=1)
-    names = [classifier.classes[place] for place in best.tolist()]
-    return Classified(store, classifier, rows.tolist(), names, found.max(axis=1).tolist(), accuracy, count, sure)
+    return Classified.of(store, classifier, rows.tolist(), found, accuracy=accuracy, labelled=count, sure=sure)
 
 
 def _fit(vectors: np.ndarray, known: Labelled, store: Store) -> tuple[Classifier, dict[str, float]]:
@@ -272,10 +315,9 @@ def _fit(vectors: np.ndarray, known: Labelled, store: Store) -> tuple[Classifier
     fitted = fit_softmax(x, labels, len(known.classes), penalty=penalty, standardization=standard)
     arrays = (fitted.weight, fitted.bias, standard.mean, standard.scale)
     weight, bias, mean, scale = (each.float().numpy() for each in arrays)
-    sha256 = store.manifest.weights_sha256
-    return Classifier(
-        weight, bias, mean, scale, temperature, known.classes, sha256, text_of(store.manifest.preprocessing)
-    ), accuracy
+    told = store.manifest
+    encoder = told.weights_sha256, text_of(told.preprocessing), told.load
+    return Classifier(weight, bias, mean, scale, temperature, known.classes, *encoder), accuracy
 
 
 def best_temperature(probabilities: np.ndarray, labels: np.ndarray) -> float:

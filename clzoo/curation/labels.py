@@ -19,7 +19,6 @@ import numpy as np
 from clzoo.curation.folds import FOLDS, METHODS, Labelled, out_of_fold
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
-from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 
@@ -99,14 +98,13 @@ class LabelErrors:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the probable errors as a page of pictures, by given label; returns its path."""
-        pictures = Pictures(self.store)
         by_pair: dict[tuple[str, str], list[LabelError]] = {}
         for error in self.errors:
             by_pair.setdefault((error.label, error.suggested), []).append(error)
         sections = [
             Section(
                 f"labelled {label}, probably {suggested}: {len(errors)}",
-                [Tile(pictures, error.row, f"score {error.score:.3f}", "bad") for error in errors],
+                [Tile(self.store, error.row, f"score {error.score:.3f}", "bad") for error in errors],
             )
             for (label, suggested), errors in sorted(by_pair.items(), key=lambda item: -len(item[1]))
         ]

@@ -104,11 +104,10 @@ class Leaks:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the leaks as a page of pictures; returns its path."""
-        train, test = Pictures(self.train), Pictures(self.test)
         sections = [
             Section(
                 f"{leak.kind}, {leak.similarity:.4f}",
-                [Tile(test, leak.test, "test", "bad"), Tile(train, leak.train, "train")],
+                [Tile(self.test, leak.test, "test", "bad"), Tile(self.train, leak.train, "train")],
             )
             for leak in sorted(self.leaks, key=lambda leak: -leak.similarity)
         ]

@@ -112,6 +112,7 @@ def read_classifier(path: str | Path) -> Classifier:
         graph.classes,
         told.store_sha256,
         text_of(dataclasses.asdict(told.preprocessing)),
+        told.model,
     )
     try:
         difference = _difference(graph.session, classifier.checked())

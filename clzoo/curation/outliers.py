@@ -11,7 +11,6 @@ import torch
 
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
-from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.neighbors import nearest
@@ -69,8 +68,9 @@ class Outliers:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the first 200 as a page of pictures; returns its path."""
-        pictures = Pictures(self.store)
-        tiles = [Tile(pictures, o.row, f"{o.distance:.3f}" + (f", {o.label}" if o.label else "")) for o in self.ranked]
+        tiles = [
+            Tile(self.store, o.row, f"{o.distance:.3f}" + (f", {o.label}" if o.label else "")) for o in self.ranked
+        ]
         return write_page(
             path,
             title=f"Outliers of {self.store.path.name}",

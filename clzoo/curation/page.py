@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from clzoo.curation.calibration import Calibration
-from clzoo.curation.pictures import Pictures
+from clzoo.curation.pictures import ImagesByRow
 from clzoo.errors import UnreadableImageError
 from clzoo.files import output_path
+from clzoo.images import decode_image
 from clzoo.page import data_uri, stream
 
 log = logging.getLogger("clzoo")
@@ -28,7 +29,7 @@ _SIDE, _QUALITY = 144, 80  # pixels, JPEG
 class Tile:
     """A picture with words below it. `kind` frames it: "good", "bad" or ""."""
 
-    pictures: Pictures
+    images: ImagesByRow
     row: int
     note: str
     kind: str = ""
@@ -36,7 +37,7 @@ class Tile:
     @property
     def path(self) -> str:
         """Of the image, in its store."""
-        return self.pictures.store.paths[self.row]
+        return self.images.paths[self.row]
 
     @property
     def name(self) -> str:
@@ -113,7 +114,7 @@ def _within(sections: Sequence[Section], most: int) -> Iterator[Section]:
 def _picture(tile: Tile) -> dict[str, str]:
     """The thumbnail as a data URI, or the reason why there is none."""
     try:
-        image = tile.pictures.image(tile.row)
+        image = decode_image(tile.images.image_bytes(tile.row))
     except UnreadableImageError as error:
         log.warning("%s has no thumbnail: %s", tile.path, error)
         return {"uri": "", "reason": str(error)}

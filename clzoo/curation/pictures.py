@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from PIL import Image
 
@@ -15,6 +15,21 @@ from clzoo.images import decode_image
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
+
+
+class ImagesByRow(Protocol):
+    """What a page of pictures is made of: a store, or the images of a source."""
+
+    @property
+    def paths(self) -> list[str]: ...
+
+    def image_bytes(self, row: int) -> bytes:
+        """The encoded image of a row.
+
+        Raises:
+            UnreadableImageError: it is not there any more; the reason alone.
+        """
+        ...
 
 
 class Pictures:

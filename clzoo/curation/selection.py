@@ -12,7 +12,6 @@ import torch
 
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
-from clzoo.curation.pictures import Pictures
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.neighbors import nearest
@@ -61,8 +60,7 @@ class Selection:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the chosen images as a page of pictures; returns its path."""
-        pictures = Pictures(self.store)
-        tiles = [Tile(pictures, row, f"number {number}") for number, row in enumerate(self.rows, start=1)]
+        tiles = [Tile(self.store, row, f"number {number}") for number, row in enumerate(self.rows, start=1)]
         return write_page(
             path,
             title=f"What to label next in {self.store.path.name}",

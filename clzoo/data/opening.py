@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from clzoo.config import HUB_PREFIX
@@ -116,9 +117,21 @@ def read_stored(root: str, path: str) -> bytes:
         row = _arrays_at(root).get(path)
         if row is None:
             raise
-        content = io.BytesIO()
-        Image.fromarray(row.read()).save(content, "PNG")  # type: ignore[arg-type]
-        return content.getvalue()
+        return encoded_image(row)
+
+
+def encoded_image(item: Item) -> bytes:
+    """An item's encoded image; pixels of an array as PNG.
+
+    Raises:
+        UnreadableImageError: it is not there (any more); the reason alone.
+    """
+    content: bytes | np.ndarray = item.read()
+    if isinstance(content, bytes):
+        return content
+    png = io.BytesIO()
+    Image.fromarray(content).save(png, "PNG")
+    return png.getvalue()
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import clzoo
+from clzoo.embed.finite import require_finite
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.files import output_path
@@ -36,12 +37,13 @@ def export_store(store: Store, path: str | Path, format: str | None = None) -> P
         The file written.
 
     Raises:
-        ClzooError: an unknown format.
+        ClzooError: an unknown format; vectors that are not finite, which many readers take in silence.
     """
     path = Path(path)
     format = format or path.suffix.removeprefix(".").lower()
     if format not in FORMATS:
         raise ClzooError(f"{path}: the format is {format!r}, expected one of {', '.join(FORMATS)}.")
+    require_finite(store)
     write = {"csv": _write_csv, "parquet": _write_parquet, "npz": _write_npz}[format]
     with output_path(path) as temporary:
         write(store, temporary)

@@ -24,6 +24,18 @@ STORE_DTYPES = {"fp16": "float16", "fp32": "float32"}
 """What `--store-dtype` says, and numpy's name for it, which the manifest records."""
 
 
+def is_store(folder: str | Path) -> bool:
+    """Whether a folder is an embedding store, or a damaged one; a manifest.json of something else makes none."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        return False
+    try:
+        raw = read_json(path)
+    except ClzooError:
+        return True  # opening it says what is damaged
+    return isinstance(raw, dict) and raw.get("format") == "clzoo-store"
+
+
 @dataclass(frozen=True)
 class Segment:
     """Two immutable files: vectors, and the items that own them."""

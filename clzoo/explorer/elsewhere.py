@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clzoo.curation.pairs import unit_vectors
 from clzoo.curation.pictures import Pictures
 from clzoo.embed.export import parquet_metadata
+from clzoo.embed.finite import require_finite
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.graph import neighbor_graph
@@ -75,7 +75,6 @@ def export_projector(store: Store, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     _check(store)
-    unit_vectors(store)  # raises where one is not finite
     if folder.exists() and not (folder.is_dir() and (_is_empty(folder) or (folder / _LAST).is_file())):
         raise ClzooError(f"{folder} is there and no folder of a projector. Name another: --out {folder}-projector")
     across = int(np.ceil(len(store) ** 0.5))
@@ -115,3 +114,4 @@ def _plain(name: str) -> str:
 def _check(store: Store) -> None:
     if not len(store):
         raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+    require_finite(store)

@@ -20,7 +20,16 @@ from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
 from clzoo.index.choosing import MOST_WITHOUT_FAISS, ExactSearch, has_faiss
-from clzoo.index.files import coarse_index, import_faiss, map_pair, read_description, read_pair, write_index, write_pair
+from clzoo.index.files import (
+    coarse_index,
+    has_index,
+    import_faiss,
+    map_pair,
+    read_description,
+    read_pair,
+    write_index,
+    write_pair,
+)
 from clzoo.index.recall import GOOD, RECALL_AT, RECALL_QUERIES, tuned_recall
 from clzoo.index.vectors import normalized_batches, sample
 
@@ -138,7 +147,7 @@ def report(store: Store, description: dict[str, Any]) -> None:
 
 
 def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
-    """Read the index of a store. Without FAISS, a store of up to 100,000 rows is searched exactly in NumPy.
+    """Read the index of a store. Where there is none, or no FAISS, up to 100,000 rows are searched exactly in NumPy.
 
     Args:
         store: an open store, or its folder.
@@ -147,12 +156,13 @@ def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
             in it, not every byte.
 
     Raises:
-        ClzooError: faiss is missing and the store is larger; no index, a damaged one, or one of another generation than
-            the store is at; with `mmap`, a kind of index that cannot stay in its file.
+        ClzooError: no index or no faiss, and the store is larger; an index that is damaged, or of another generation
+            than the store is at; with `mmap`, a kind of index that cannot stay in its file.
     """
     store = store if isinstance(store, Store) else open_store(store)
-    if not has_faiss() and len(store) <= MOST_WITHOUT_FAISS:
-        log.info("search: exact, in NumPy among all %d rows (faiss is not installed)", len(store))
+    without = "faiss is not installed" if not has_faiss() else "" if has_index(store.path) else "there is no index"
+    if without and len(store) <= MOST_WITHOUT_FAISS:
+        log.info("search: exact, in NumPy among all %d rows (%s)", len(store), without)
         described = {"model": store.manifest.model, "factory": "exact", "recall_at_10": None}
         return Index(ExactSearch(store), described, store)
     index, description = (map_pair if mmap else read_pair)(store.path, _remedy(store))

@@ -19,6 +19,7 @@ from clzoo.device import resolve_device
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index
+from clzoo.index.choosing import ExactSearch
 from clzoo.index.files import import_faiss, inner_index
 from clzoo.index.vectors import BATCH
 from clzoo.neighbors import nearest
@@ -94,6 +95,8 @@ def exact_search(store: Store, device: torch.device) -> Search:
 
 def _moved_by_faiss(index: Index, device: torch.device) -> tuple[Search | None, str]:
     """FAISS's search on the GPU, or why there is none."""
+    if isinstance(index.faiss, ExactSearch):
+        return None, "there is no index"
     faiss: Any = import_faiss()
     if not hasattr(faiss, "StandardGpuResources"):
         return None, "it is built for CPUs; see clzoo doctor"

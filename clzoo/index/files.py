@@ -165,6 +165,11 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     return _read_checked(path) if path.exists() else None
 
 
+def has_index(folder: Path) -> bool:
+    """Whether either file of a pair is there."""
+    return (folder / INDEX_FILE).exists() or (folder / DESCRIPTION_FILE).exists()
+
+
 def _clear_up(folder: Path) -> None:
     """Finish or undo what a killed build left: else the next one could overwrite the only description that fits."""
     following = folder / _NEXT_DESCRIPTION

@@ -53,7 +53,7 @@ def search(
     """Find the k nearest images of each query.
 
     Args:
-        index: an index, or a store (or its folder) that has one.
+        index: an index, or a store (or its folder): its index, or without one exactly (`open_index`).
         query: one image or many, of any kind that `Encoder.embed` takes; a folder, for all images below it
             (`query_images`); the path in the store, or the id, of a stored image; or vectors of the same model, float
             (D,) or (Q, D), normalised here.
@@ -72,8 +72,8 @@ def search(
         encoder is given: their stored vectors are taken, and no model is loaded where all are.
 
     Raises:
-        ClzooError: an index that is missing, damaged or older than its store; a query of another model or dimension;
-            an image that cannot be read, named.
+        ClzooError: an index that is damaged, older than its store, or missing for more than 100,000 images; a query of
+            another model or dimension; an image that cannot be read, named.
     """
     if k < 1:
         raise ClzooError(f"k must be at least 1, found {k}.")

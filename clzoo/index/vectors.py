@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from clzoo.embed.finite import not_finite
 from clzoo.embed.store import Store
-from clzoo.errors import ClzooError
 
 BATCH = 16_384
 """Rows held at a time. Parts of an index begin at multiples of it, so that FAISS sees the batches of a whole build."""
@@ -25,7 +25,7 @@ def normalized(vectors: np.ndarray, store: Store) -> np.ndarray:
     vectors = vectors.astype(np.float32, copy=False)
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
     if not np.isfinite(norms).all():
-        raise ClzooError(f"{store.path} holds vectors that are not finite; embed again into another folder.")
+        raise not_finite(store)
     vectors /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
     return vectors
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
+import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -21,7 +25,6 @@ from clzoo.curation import Classifier
 from clzoo.curation.few_shot import best_temperature
 from clzoo.curation.given_labels import read_labels
 from clzoo.curation.onnx_head import export_classifier
-from clzoo.export import export_onnx
 from clzoo.lite.__main__ import main as lite
 from clzoo.lite.encoder import LiteEncoder
 
@@ -207,16 +210,12 @@ def test_nothing_to_name_and_nothing_to_learn_from(store, tmp_path):
         classify(write_store(tmp_path / "none", unit(5)), [None] * 5)
 
 
-def test_encoder_and_classifier_in_one_file_name_as_the_command_does(planted, encoder, tmp_path, capsys):
-    pytest.importorskip("onnxscript")
+def test_encoder_and_classifier_in_one_file_name_as_the_command_does(both, planted, encoder, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     store = open_store(planted / "store")
-    labels = tmp_path / "labels.csv"
-    labels.write_text("\n".join(f"{path},{'even' if row % 2 else 'odd'}" for row, path in enumerate(store.paths[:20])))
-    model, npz = tmp_path / "head.onnx", tmp_path / "head.npz"
-    written = ["--onnx", str(model), "--save", str(npz)]
-    main(["curate", "classify", str(store.path), "--labels", str(labels), "--json", "--quiet", *written])
-    named = {each["path"]: each for each in json.loads(capsys.readouterr().out)["images"]}
+    model, npz = both / "head.onnx", both / "head.npz"
+    named = {each["path"]: each for each in json.loads((both / "named.json").read_text())["images"]}
+    assert list(named) == store.paths[20:]
     session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     classes = json.loads(session.get_modelmeta().custom_metadata_map["clzoo.classes"])
     for path in store.paths[20:30]:
@@ -233,20 +232,23 @@ def test_encoder_and_classifier_in_one_file_name_as_the_command_does(planted, en
         export_classifier(Classifier.load(npz), other, tmp_path / "other.onnx")
     with pytest.raises(ClzooError, match="must be the name"):
         export_classifier(Classifier.load(npz), encoder, tmp_path / "other.txt")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["head.npz", "head.onnx", "labels.csv"]
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(path.name for path in both.iterdir()) == ["head.npz", "head.onnx", "labels.csv", "named.json"]
 
 
 @pytest.fixture(scope="module")
 def both(planted, tmp_path_factory):
-    """A classifier of the pictures of `planted` as `head.npz` and as `head.onnx`."""
+    """A classifier of the pictures of `planted` as `head.npz` and as `head.onnx`, and what the command said."""
     pytest.importorskip("onnxscript")
     place = tmp_path_factory.mktemp("both")
     store = open_store(planted / "store")
     names = ("odd", "even, \N{SNOWMAN}")
     with (place / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows((path, names[row % 2]) for row, path in enumerate(store.paths[:20]))
-    written = ["--onnx", str(place / "head.onnx"), "--save", str(place / "head.npz"), "--quiet"]
-    main(["curate", "classify", str(store.path), "--labels", str(place / "labels.csv"), *written])
+    written = ["--onnx", str(place / "head.onnx"), "--save", str(place / "head.npz"), "--quiet", "--json"]
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        main(["curate", "classify", str(store.path), "--labels", str(place / "labels.csv"), *written])
+    (place / "named.json").write_text(said.getvalue())
     return place
 
 
@@ -261,13 +263,13 @@ def test_the_file_of_encoder_and_classifier_names_a_store_as_the_arrays_do(both,
     assert values[1] == pytest.approx(values[0], abs=1e-4)
 
 
-def test_it_names_images_without_a_store_alike(both, planted, capsys):
+def test_clzoo_lite_names_images_without_a_store_alike(both, planted, tmp_path, capsys):
     main(["curate", "classify", str(planted / "store"), "--with", str(both / "head.onnx"), "--json", "--quiet"])
     expected = {one["path"]: one for one in json.loads(capsys.readouterr().out)["images"]}
     arguments = ["classify", str(planted / "pictures"), "--model", str(both / "head.onnx"), "--sure", "0.6"]
-    assert lite([*arguments, "--out", str(both / "named.csv")]) == 0
+    assert lite([*arguments, "--out", str(tmp_path / "named.csv")]) == 0
     assert f"{len(expected)} images named, in 2 classes" in capsys.readouterr().out
-    rows = list(csv.DictReader((both / "named.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "named.csv").open(encoding="utf-8")))
     assert [row["path"] for row in rows] == list(expected)
     for row in rows:
         assert row["label"] == expected[row["path"]]["label"]
@@ -281,7 +283,88 @@ def test_it_names_images_without_a_store_alike(both, planted, capsys):
     assert one.max() == pytest.approx(float(rows[0]["confidence"]), abs=1e-4)
 
 
-def test_a_graph_that_is_no_classifier_or_of_another_encoder_or_was_changed_is_refused(both, planted, tmp_path, capsys):
+@pytest.mark.parametrize("kind", ["folder", "list", "tar"])
+@pytest.mark.parametrize("name", ["head.npz", "head.onnx"])
+def test_the_command_names_the_images_of_any_source_as_those_of_a_store(
+    both, planted, name, kind, tmp_path, clzoo_says
+):
+    expected = json.loads(
+        clzoo_says("curate", "classify", planted / "store", "--with", both / name, "--json", "--quiet")[1]
+    )
+    pictures = tmp_path / "pictures"
+    shutil.copytree(planted / "pictures", pictures)
+    (pictures / "broken.png").write_bytes(b"no picture")
+    before = content_of(pictures)
+    source = {"folder": pictures, "list": tmp_path / "list.txt", "tar": tmp_path / "shard.tar"}[kind]
+    if kind == "list":
+        source.write_text("\n".join(f"pictures/{path.name}" for path in sorted(pictures.iterdir())))
+    elif kind == "tar":
+        with tarfile.open(source, "w") as shard:
+            for path in sorted(pictures.iterdir()):
+                shard.add(path, path.name)
+    prefix = {"folder": "", "list": "pictures/", "tar": "shard.tar/"}[kind]
+    files = ["--out", tmp_path / "out.csv", "--html", tmp_path / "page.html"]
+    code, out, err = clzoo_says("curate", "classify", source, "--with", both / name, "--json", "--quiet", *files)
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["source"] == str(source)
+    assert found["weights_sha256"] == expected["weights_sha256"]
+    assert [(each["path"].removeprefix(prefix), each["label"]) for each in found["images"]] == [
+        (each["path"], each["label"]) for each in expected["images"]
+    ]
+    values = [[each["confidence"] for each in one["images"]] for one in (found, expected)]
+    assert values[0] == pytest.approx(values[1], abs=0.02)  # the graph resizes by itself
+    assert [each["path"] for each in found["failed"]] == [f"{prefix}broken.png"]
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8")))
+    assert [(row["path"], row["label"]) for row in rows] == [(each["path"], each["label"]) for each in found["images"]]
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg") == len(rows)
+    code, out, _ = clzoo_says("curate", "classify", source, "--with", both / name, "--quiet")
+    assert f"{len(rows)} images named, in 2 classes" in out
+    assert f"1 could not be read ({prefix}broken.png: " in out
+    assert content_of(pictures) == before
+
+
+def test_images_without_a_store_that_cannot_be_named_are_refused_in_words(both, planted, tmp_path, clzoo_says):
+    def refused(*arguments: object, code: int = 1) -> str:
+        found, _, err = clzoo_says("curate", "classify", *arguments, "--quiet")
+        assert found == code, err
+        return err
+
+    npz, onnx, pictures = both / "head.npz", both / "head.onnx", planted / "pictures"
+    assert "does not exist; expected a folder of images" in refused(tmp_path / "none", "--with", onnx)
+    (tmp_path / "empty").mkdir()
+    assert "holds no images" in refused(tmp_path / "empty", "--with", npz)
+    (tmp_path / "empty" / "a.png").write_bytes(b"no picture")
+    for saved in (npz, onnx):
+        assert "none of the 1 images of" in refused(tmp_path / "empty", "--with", saved)
+    assert "leave out --model" in refused(pictures, "--with", onnx, "--model", "supcon-resnet10_w32-tiny")
+    assert "--images and --onnx are for one" in refused(pictures, "--with", npz, "--images", pictures, code=2)
+    assert "is not an embedding store" in refused(pictures, "--by-folder")
+    (tmp_path / "empty" / "manifest.json").write_text('{"format": "of a web page"}')  # makes no store of a folder
+    assert "none of the 1 images of" in refused(tmp_path / "empty", "--with", npz)
+    (tmp_path / "empty" / "manifest.json").write_text("{")
+    assert "manifest.json" in refused(tmp_path / "empty", "--with", npz)
+    other = small_encoder().save_pretrained(tmp_path / "other")
+    assert "fitted to features of the weights" in refused(pictures, "--with", npz, "--model", other)
+
+    with np.load(npz) as arrays:
+        old = {name: arrays[name] for name in arrays.files if name != "model"}
+        gone = {**old, "model": np.asarray(str(tmp_path / "gone"))}
+    np.savez(tmp_path / "old.npz", **old)
+    assert "does not say what its encoder is called" in refused(pictures, "--with", tmp_path / "old.npz")
+    code, out, _ = clzoo_says(
+        *("curate", "classify", pictures, "--with", tmp_path / "old.npz", "--quiet"),
+        *("--model", "supcon-resnet10_w32-tiny"),
+    )
+    assert (code, "63 images named" in out) == (0, True)
+    np.savez(tmp_path / "gone.npz", **gone)
+    assert "If it has moved, say where it is: --model PLACE" in refused(pictures, "--with", tmp_path / "gone.npz")
+
+
+def test_a_graph_that_is_no_classifier_or_of_another_encoder_or_was_changed_is_refused(
+    both, planted, small_graph, tmp_path, capsys
+):
     import onnx
 
     def refused(path) -> str:
@@ -294,9 +377,8 @@ def test_a_graph_that_is_no_classifier_or_of_another_encoder_or_was_changed_is_r
     assert "does not exist" in refused(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
     assert "cannot be opened by ONNX Runtime" in refused(tmp_path / "text.onnx")
-    alone = export_onnx(small_encoder(), tmp_path / "alone.onnx", preprocess=True).path
-    assert "is an encoder without a classifier" in refused(alone)
-    assert lite(["classify", str(planted / "pictures"), "--model", str(alone)]) == 1
+    assert "is an encoder without a classifier" in refused(small_graph)
+    assert lite(["classify", str(planted / "pictures"), "--model", str(small_graph)]) == 1
     assert "is an encoder without a classifier" in capsys.readouterr().err
 
     foreign = onnx.load(both / "head.onnx")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pictures import by_path
 from small_models import small_encoder
+from written_stores import write_store
 
 from clzoo import ClzooError, Encoder, embed_folder, open_store
 from clzoo.data.listing import Failure
@@ -222,3 +223,15 @@ def test_a_parquet_file_says_where_its_vectors_come_from(store: Store, tmp_path:
 def test_an_export_of_an_unknown_format_is_refused(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ClzooError, match="expected one of csv, parquet, npz"):
         export_store(store, tmp_path / "a.xlsx")
+
+
+@pytest.mark.parametrize("arguments", [["--format", "csv"], ["--format", "parquet"], ["--format", "npz"]])
+def test_vectors_that_are_not_finite_are_not_exported_and_their_rows_are_named(tmp_path: Path, arguments, clzoo_says):
+    vectors = np.ones((9, 4), np.float32)
+    vectors[2, 1], vectors[5, 0] = np.nan, np.inf
+    write_store(tmp_path / "store", vectors, normalized=False)
+    code, _, err = clzoo_says("store", "export", tmp_path / "store", *arguments, "--out", tmp_path / "out")
+    assert code == 1
+    assert "holds 2 vectors that are not finite (row 2, 000002.jpg; row 5, 000005.jpg)" in err
+    assert f"Type: clzoo embed {tmp_path / 'store'} --model test-model --out {tmp_path / 'store-again'}" in err
+    assert not (tmp_path / "out").exists()

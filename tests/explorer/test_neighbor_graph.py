@@ -11,6 +11,7 @@ from clzoo import ClzooError, build_index
 from clzoo.explorer import graph as graphs
 from clzoo.explorer.graph import neighbor_graph
 from clzoo.explorer.pair import agreement
+from clzoo.index import building
 
 
 def brute(vectors: np.ndarray, k: int) -> np.ndarray:
@@ -56,6 +57,7 @@ def test_where_all_images_are_one_each_has_others_as_neighbors(tmp_path):
 def test_more_rows_than_are_compared_go_through_the_index_and_say_its_recall(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(graphs, "MOST_EXACT", 100)
+    monkeypatch.setattr(building, "MOST_WITHOUT_FAISS", 100)
     vectors = random_vectors(200)
     store = write_store(tmp_path, vectors, dtype="float32")
     with pytest.raises(ClzooError, match=r"holds no FAISS index.*--index faiss"):
@@ -72,7 +74,9 @@ def test_vectors_that_are_not_finite_are_an_error_that_names_the_store(tmp_path)
     vectors = random_vectors(10)
     vectors[3, 2] = np.nan
     store = write_store(tmp_path / "broken", vectors, normalized=False)
-    with pytest.raises(ClzooError, match=r"broken holds vectors that are not finite"):
+    with pytest.raises(
+        ClzooError, match=r"broken holds 1 vectors that are not finite \(row 3, 000003\.jpg\)\..* --out .*broken-again"
+    ):
         neighbor_graph(store, np.arange(10))
 
 

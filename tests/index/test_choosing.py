@@ -188,6 +188,29 @@ def test_without_faiss_the_search_is_exact_and_says_so(store, without_faiss, cap
     assert "exact, in NumPy among all 12 rows (faiss is not installed)" in capsys.readouterr().err
 
 
+def test_a_store_without_an_index_is_searched_exactly_too_and_finds_what_its_index_finds(store, capsys):
+    capsys.readouterr()
+    found = []
+    for _ in range(2):
+        assert run(store.path, *store.paths[:3], "--json") == 0
+        printed = capsys.readouterr()
+        found.append((json.loads(printed.out)["results"], printed.err))
+        for name in ("faiss.index", "faiss.json"):
+            (store.path / name).unlink(missing_ok=True)
+    (indexed, said), (exact, line) = found
+    assert "exact" not in said
+    assert line == "search: exact, in NumPy among all 12 rows (there is no index)\n"
+    for one, other in zip(indexed, exact, strict=True):
+        assert [hit["path"] for hit in one["hits"]] == [hit["path"] for hit in other["hits"]]
+        assert [hit["score"] for hit in one["hits"]] == pytest.approx([hit["score"] for hit in other["hits"]], abs=1e-6)
+
+
+def test_half_of_an_index_is_refused_and_not_passed_over(store):
+    (store.path / "faiss.index").unlink()
+    with pytest.raises(ClzooError, match="holds no FAISS index"):
+        search(store, store.root / store.paths[0])
+
+
 def test_exact_search_is_that_of_float64_over_several_batches(make_store, monkeypatch):
     monkeypatch.setattr("clzoo.index.choosing.BATCH", 64)
     random = np.random.default_rng(1)

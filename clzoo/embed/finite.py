@@ -1,0 +1,37 @@
+"""Vectors that are not finite: `clzoo embed` writes none, and what takes vectors out of a store refuses them."""
+
+from __future__ import annotations
+
+import shlex
+
+import numpy as np
+
+from clzoo.embed.store import Store
+from clzoo.errors import ClzooError
+
+_SHOWN = 5  # rows that the message itself names
+
+
+def require_finite(store: Store) -> None:
+    """Look through all vectors of a store, a part at a time.
+
+    Raises:
+        ClzooError: some are not finite: which rows.
+    """
+    if any(not np.isfinite(vectors).all() for _, vectors in store.batches()):
+        raise not_finite(store)
+
+
+def not_finite(store: Store) -> ClzooError:
+    """What to raise of a store with such vectors: it names their rows, and the command that makes a whole store."""
+    lengths = [np.einsum("nd,nd->n", vectors, vectors) for _, vectors in store.batches()]  # of large values infinite
+    rows = np.flatnonzero(~np.isfinite(np.concatenate(lengths))).tolist()
+    named = [f"row {row}, {store.paths[row]}" for row in rows]
+    manifest = store.manifest
+    command = ["clzoo", "embed", manifest.source or "IMAGES", "--model", manifest.load, "--out", f"{store.path}-again"]
+    shown = "; ".join(named[:_SHOWN]) + ("; ..." if len(named) > _SHOWN else "")
+    return ClzooError(
+        f"{store.path} holds {len(rows):,} vectors that are not finite ({shown}). clzoo embed writes none: it was "
+        f"damaged, or written by something else. Type: {shlex.join(command)}",
+        named,
+    )
