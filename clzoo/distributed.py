@@ -11,8 +11,6 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-from clzoo.device import to_device
-
 
 @contextmanager
 def processes(device: str) -> Iterator[str]:
@@ -92,9 +90,9 @@ def shuffled(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, 
     process as well, where BatchNorm has statistics over groups of the batch (clzoo.methods.batchnorm).
 
     Args:
-        order: (world * B,) permutation, the same in every process.
+        order: (world * B,) permutation on the device of x, the same in every process.
     """
-    batch, order = len(x), to_device(order, x.device)
+    batch = len(x)
     own = slice(rank() * batch, (rank() + 1) * batch)
     y = gather_constant(function(gather_constant(x)[order[own]]))  # row i belongs to image order[i]
     return torch.empty_like(y).index_copy_(0, order, y)[own]

@@ -20,9 +20,9 @@ def draw_box(generator: torch.Generator, height: int, width: int) -> tuple[tuple
     return (top, left, bottom, right), 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def cutmix(images: torch.Tensor, others: torch.Tensor, box: tuple[int, int, int, int]) -> torch.Tensor:
-    """`images` (B, C, H, W) with the box taken from `others`."""
-    top, left, bottom, right = box
-    mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = others[:, :, top:bottom, left:right]
-    return mixed
+def cutmix(images: torch.Tensor, others: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """`images` (B, C, H, W) with each one's box taken from `others`; boxes (B, 4) as `draw_box` has them."""
+    top, left, bottom, right = boxes[:, :, None].unbind(1)  # each (B, 1)
+    y, x = (torch.arange(side, device=boxes.device) for side in images.shape[2:])
+    rows, columns = (top <= y) & (y < bottom), (left <= x) & (x < right)  # (B, H), (B, W)
+    return torch.where((rows[:, :, None] & columns[:, None])[:, None], others, images)

@@ -183,9 +183,7 @@ def _finish(pixels: torch.Tensor, policy: ViewPolicy, u: torch.Tensor, result: t
     if policy.downscale:
         low, high = policy.downscale_to
         sides = ((low + (high - low) * u[:, -1]) * policy.size).round().long().clamp(min=1)
-        matrices, which = downscale_matrices(policy.size, sides)
-        matrices = to_device(matrices, pixels.device)
-        on_rows(pixels, u[:, -2] < policy.downscale, lambda images, which: downscale(images, matrices[which]), which)
+        _downscale_rows(pixels, u[:, -2] < policy.downscale, sides)
     if policy.blur:
         low, high = policy.blur_sigma
         sigma = low + (high - low) * u[:, _SIGMA]
@@ -196,6 +194,16 @@ def _finish(pixels: torch.Tensor, policy: ViewPolicy, u: torch.Tensor, result: t
         boxes = draw_erasures(u[:, _ERASE_BOX], policy.size, policy.size)
         on_rows(pixels, u[:, _ERASE] < policy.erase, erase, boxes)
     torch.clamp(pixels, 0, 1, out=result)  # rounding may have left 1.0000001
+
+
+def _downscale_rows(pixels: torch.Tensor, chosen: torch.Tensor, sides: torch.Tensor) -> None:
+    """Downscale the chosen (B,) of pixels (B, 3, S, S) to their sides (B,): only their matrices are made and sent."""
+    if not chosen.any():
+        return
+    matrices, of_chosen = downscale_matrices(pixels.shape[-1], sides[chosen])
+    matrices = to_device(matrices, pixels.device)  # (N, S, S)
+    which = torch.zeros_like(sides).masked_scatter_(chosen, of_chosen)  # (B,), of no meaning where nothing is chosen
+    on_rows(pixels, chosen, lambda images, which: downscale(images, matrices[which]), which)
 
 
 def _jitter_factors(u: torch.Tensor, policy: ViewPolicy) -> torch.Tensor:

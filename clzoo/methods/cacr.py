@@ -97,10 +97,16 @@ class CACRQueue(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
+        self.update_momentum(self.options.momentum)
+        return (self.key_order(batch),)
+
+    def loss(self, batch: Batch, order: torch.Tensor) -> torch.Tensor:
         o = self.options
-        self.update_momentum(o.momentum)
         q = torch.stack([gather(self.query(view)) for view in batch.views])  # (V, N, D)
-        keys = [self.shuffled_key(view, batch) for view in batch.views]
+        keys = [self.shuffled_key(view, order) for view in batch.views]
         loss = cacr_queue(
             q,
             torch.stack([gather_constant(key) for key in keys]),
@@ -132,8 +138,13 @@ class CACRMomentum(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        o = self.options
-        self.update_momentum(cosine_to_one(o.momentum, batch.progress))
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[()]:
+        self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
+        return ()
+
+    def loss(self, batch: Batch) -> torch.Tensor:
         queries = [gather(self.query(view)) for view in batch.views]  # V times (N, D)
         own = torch.arange(len(queries[0]), device=queries[0].device)
         losses = []
@@ -142,7 +153,7 @@ class CACRMomentum(MomentumHost):
             views = [v for v in range(len(queries)) if v != target]
             others = torch.stack([queries[v] for v in views])  # (V - 1, N, D)
             with between(views, [target]):
-                losses.append(cacr_momentum(others, keys, own, o.temperature))
+                losses.append(cacr_momentum(others, keys, own, self.options.temperature))
         return torch.stack(losses).mean()
 
 

@@ -164,10 +164,17 @@ class Hydra(nn.Module):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        assert batch.labels is not None
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
+        """(copies, B) partner classes."""
         o = self.options
         copies = len(batch.views) if o.single_view else 1
-        drawn = draw_partners(batch, o.pairs, self.pair_loss.classes, o.group, copies)
+        return (draw_partners(batch, o.pairs, self.pair_loss.classes, o.group, copies),)
+
+    def loss(self, batch: Batch, drawn: torch.Tensor) -> torch.Tensor:
+        assert batch.labels is not None
+        o, copies = self.options, len(drawn)
         partners = torch.cat([gather_constant(copy) for copy in drawn])  # (copies * N,)
         labels = gather_constant(batch.labels).repeat(copies)
         if o.single_view:

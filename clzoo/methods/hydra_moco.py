@@ -55,13 +55,21 @@ class HydraMoCo(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        assert batch.labels is not None
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
+        """(B,) partner classes."""
         o = self.options
         self.update_momentum(cosine_to_one(o.momentum, batch.progress))
+        return (draw_partners(batch, o.pairs, self.pair_loss.classes, o.group)[0],)
+
+    def loss(self, batch: Batch, drawn: torch.Tensor) -> torch.Tensor:
+        assert batch.labels is not None
+        o = self.options
         q1, q2 = (gather(self.query(view)) for view in batch.views)
         k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
         labels = gather_constant(batch.labels)
-        partners = gather_constant(draw_partners(batch, o.pairs, self.pair_loss.classes, o.group)[0])
+        partners = gather_constant(drawn)
         rows = torch.arange(len(labels), device=labels.device)
         loss = info_nce_keys(q1, k2, rows, o.temperature)
         with between(queries=[1], keys=[0]):

@@ -35,8 +35,14 @@ class MoCoV2(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
         self.update_momentum(self.options.momentum)
-        q, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], batch)
+        return (self.key_order(batch),)
+
+    def loss(self, batch: Batch, order: torch.Tensor) -> torch.Tensor:
+        q, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], order)
         loss = info_nce_queue(gather(q), gather(k), self.queue.entries, self.options.temperature)
         self.queue.push(k)
         return loss

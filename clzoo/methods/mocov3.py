@@ -43,8 +43,14 @@ class MoCoV3(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        temperature = self.options.temperature
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[()]:
         self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
+        return ()
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        temperature = self.options.temperature
         q1, q2 = (gather(self.query(view)) for view in batch.views)
         k1, k2 = (gather_constant(self.key(view)) for view in batch.views)
         own = torch.arange(len(q1), device=q1.device)

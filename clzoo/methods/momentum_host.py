@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from clzoo.device import to_device
 from clzoo.distributed import shuffled, world_size
 from clzoo.methods.batch import Batch
 from clzoo.methods.momentum import momentum_copy, momentum_update
@@ -13,7 +14,10 @@ _SHUFFLE = 65_536  # a generator number that no group has
 
 
 class MomentumHost(nn.Module):
-    """Encoder with projector (and predictor), and the momentum copies of backbone and projector."""
+    """Encoder with projector (and predictor), and the momentum copies of backbone and projector.
+
+    A step has two parts: `prepare` moves the momentum encoder and draws on the host, `loss` is arithmetic on tensors.
+    """
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
         super().__init__()
@@ -34,10 +38,14 @@ class MomentumHost(nn.Module):
         projected: torch.Tensor = self.momentum_projector(self.momentum_backbone(view))
         return projected
 
-    @torch.no_grad()
-    def shuffled_key(self, view: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """`key` under shuffled BatchNorm: over processes and groups of the batch the images lie in another order."""
+    def key_order(self, batch: Batch) -> torch.Tensor:
+        """(world * B,) the order of a step's keys, drawn on the host; on the device of the views."""
         order = torch.randperm(len(batch) * world_size(), generator=batch.generator(_SHUFFLE))
+        return to_device(order, batch.views[0].device)
+
+    @torch.no_grad()
+    def shuffled_key(self, view: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+        """`key` under shuffled BatchNorm: over processes and groups of the batch the images lie in `key_order`."""
         return shuffled(self.key, view, order)
 
     def update_momentum(self, momentum: float) -> None:

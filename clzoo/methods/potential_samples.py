@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from clzoo.device import to_device
 from clzoo.distributed import gather, gather_constant
 from clzoo.losses import potential_samples
 from clzoo.losses.potential_samples import Negatives, Positives, mutual_neighbors
@@ -59,13 +60,19 @@ class PotentialSamples(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The keys' order, and the mined mass of this moment: ()."""
+        self.update_momentum(self.options.momentum)
+        return self.key_order(batch), to_device(torch.tensor(mined_mass(batch.progress)), batch.views[0].device)
+
+    def loss(self, batch: Batch, order: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
         o = self.options
-        self.update_momentum(o.momentum)
-        z, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], batch)
+        z, k = self.query(batch.views[0]), self.shuffled_key(batch.views[1], order)
         weak: torch.Tensor | None = None
-        mass: float | torch.Tensor = mined_mass(batch.progress)
         if o.mining == "weak":
-            weak = gather_constant(self.shuffled_key(batch.views[2], batch))
+            weak = gather_constant(self.shuffled_key(batch.views[2], order))
             mass = mutual_neighbors(weak, self.queue.entries)
         loss = potential_samples(
             gather(z),

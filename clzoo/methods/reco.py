@@ -67,21 +67,22 @@ def create_reco(backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> 
     return (ReCo if options.host == "mocov2" else ReCoSimCLR)(backbone, feature_dim, options)
 
 
-def mix_views(first: torch.Tensor, second: torch.Tensor, batch: Batch, group: int | None) -> tuple[torch.Tensor, ...]:
-    """CutMix within groups: image i with a box of its partner's other view.
+def draw_mix(batch: Batch, group: int | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Whom CutMix pairs within groups, drawn on the host: image i gets a box of its partner's other view.
 
     Returns:
-        (B, 3, H, W) mixed images, (B,) partners' rows, (B,) lambda: the share that image i keeps.
+        (B,) partners' rows, (B, 4) boxes, (B,) lambda: the share that image i keeps; on the device of the views.
     """
-    mixed, partners, shares = [], [], []
+    partners, boxes, shares = [], [], []
+    height, width = batch.views[0].shape[2:]
     for rows, generator in batch.groups(group):
-        order = torch.randperm(rows.stop - rows.start, generator=generator)
-        box, share = draw_box(generator, first.shape[2], first.shape[3])
-        mixed.append(cutmix(first[rows], second[rows][to_device(order, second.device)], box))
-        partners.append(order + rows.start)
-        shares.append(torch.full((len(order),), share))
-    device = first.device
-    return torch.cat(mixed), to_device(torch.cat(partners), device), to_device(torch.cat(shares), device)
+        count = rows.stop - rows.start
+        partners.append(torch.randperm(count, generator=generator) + rows.start)
+        box, share = draw_box(generator, height, width)
+        boxes.append(torch.tensor(box).expand(count, -1))
+        shares.append(torch.full((count,), share))
+    one, two, three = (to_device(torch.cat(drawn), batch.views[0].device) for drawn in (partners, boxes, shares))
+    return one, two, three
 
 
 def local_target(own: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
@@ -100,20 +101,28 @@ class ReCo(MomentumHost):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """The keys' order, and what `draw_mix` draws where there is a local term."""
+        self.update_momentum(self.options.momentum)
+        return self.key_order(batch), *(draw_mix(batch, self.options.group) if self.options.lambda2 else ())
+
+    def loss(self, batch: Batch, order: torch.Tensor, *mix: torch.Tensor) -> torch.Tensor:
         o = self.options
         strong, strong_too, weak = batch.views
-        self.update_momentum(o.momentum)
-        q, k, w = self.query(strong), self.shuffled_key(strong_too, batch), self.shuffled_key(weak, batch)
+        q, k, w = self.query(strong), self.shuffled_key(strong_too, order), self.shuffled_key(weak, order)
         loss = info_nce_queue(gather(q), gather(k), self.queue.entries, o.temperature)
         if o.lambda1:
             loss = loss + o.lambda1 * reco_global(
                 gather(q), gather(w), self.weak_queue.entries, o.student_temperature, o.teacher_temperature
             )
         if o.lambda2:
-            mixed, partners, share = mix_views(strong, strong_too, batch, o.group)
+            partners, boxes, share = mix
+            mixed = cutmix(strong, strong_too[partners], boxes)
             v = gather(self.query(mixed))
             published = q if o.target_first == "q" else k
-            own = self.shuffled_key(strong, batch) if o.target == "mixed_keys" else published
+            own = self.shuffled_key(strong, order) if o.target == "mixed_keys" else published
             targets = gather_constant(local_target(own, k[partners], share))
             with between([mixed], [1 if own is k else 0]):
                 loss = loss + o.lambda2 * self._local(v, targets, partners)
@@ -141,6 +150,13 @@ class ReCoSimCLR(nn.Module):
         self.options = options
 
     def forward(self, batch: Batch) -> torch.Tensor:
+        return self.loss(batch, *self.prepare(batch))
+
+    def prepare(self, batch: Batch) -> tuple[torch.Tensor, ...]:
+        """What `draw_mix` draws, where there is a local term."""
+        return draw_mix(batch, self.options.group) if self.options.lambda2 else ()
+
+    def loss(self, batch: Batch, *mix: torch.Tensor) -> torch.Tensor:
         o = self.options
         strong, strong_too, weak = batch.views
         z1, z2 = self._project(torch.cat([strong, strong_too])).chunk(2)
@@ -153,7 +169,8 @@ class ReCoSimCLR(nn.Module):
                 relation = reco_global_batch(all1, gather_constant(w), o.student_temperature, o.teacher_temperature)
             loss = loss + o.lambda1 * relation
         if o.lambda2:
-            mixed, partners, share = mix_views(strong, strong_too, batch, o.group)
+            partners, boxes, share = mix
+            mixed = cutmix(strong, strong_too[partners], boxes)
             target = local_target(z1 if o.target_first == "q" else z2, z2[partners], share)
             own = own_rows(len(batch), mixed.device)
             neither = gather_constant(torch.stack([own, own[partners]], dim=1))  # (N, 2)

@@ -105,7 +105,7 @@ def _embeddings(method: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _key(method: MomentumHost, view: torch.Tensor, batch: Batch) -> torch.Tensor:
     shuffled = method.needs.batchnorm == "shuffled"  # type: ignore[union-attr]
-    return method.shuffled_key(view, batch) if shuffled else method.key(view)
+    return method.shuffled_key(view, method.key_order(batch)) if shuffled else method.key(view)
 
 
 def _others(z: torch.Tensor) -> float:

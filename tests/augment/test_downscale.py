@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from clzoo.augment import ViewPolicy, make_view
 from clzoo.augment.downscale import downscale, downscale_matrices
+from clzoo.augment.random import uniforms
 from clzoo.augment.views import finish_view
 
 PLAIN = ViewPolicy(size=32, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=0, jitter=0, grayscale=0)
@@ -62,3 +63,27 @@ def test_a_view_does_not_depend_on_its_batch_nor_on_where_it_is_finished(images)
     assert torch.allclose(view(images[part], policy, part), whole[part], atol=1e-6)
     finished = finish_view(images, policy, seed=0, epoch=0, samples=torch.arange(64), view=0)
     assert torch.allclose(finished, whole, atol=1e-5)
+
+
+def test_matrices_are_made_for_the_chosen_pictures_alone_and_the_views_stay_as_they_were(images, monkeypatch):
+    policy = dataclasses.replace(PLAIN, downscale=0.3, downscale_to=(0.25, 0.9))
+    asked = []
+
+    def remembering(size, sides):
+        asked.append(sides)
+        return downscale_matrices(size, sides)
+
+    monkeypatch.setattr("clzoo.augment.views.downscale_matrices", remembering)
+    found, sharp = view(images, policy), view(images, PLAIN)
+    numbers = uniforms(0, 0, torch.arange(64), 0, 2, start=4000)
+    chosen = numbers[:, 0] < 0.3
+    sides = ((0.25 + (0.9 - 0.25) * numbers[:, 1]) * 32).round().long()
+    assert torch.equal(torch.cat(asked), sides[chosen])
+    assert 0 < chosen.sum() < 64
+    table, which = downscale_matrices(32, sides)  # of all
+    expected = sharp.clone()
+    expected[chosen] = downscale(sharp[chosen], table[which[chosen]])
+    assert torch.equal(found, expected.clamp(0, 1))
+    asked.clear()
+    assert torch.equal(view(images, dataclasses.replace(policy, downscale=1e-9)), sharp)
+    assert asked == []

@@ -1,14 +1,17 @@
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
 from tiny import tiny_batch, tiny_method
 
+from clzoo.augment.mix import cutmix
 from clzoo.errors import ClzooError
 from clzoo.losses import info_nce_queue
 from clzoo.losses.reco import info_nce_without, reco_global_batch
 from clzoo.methods import Batch
 from clzoo.methods import reco as reco_file
-from clzoo.methods.reco import local_target, mix_views
+from clzoo.methods.reco import draw_mix, local_target
 
 
 def test_without_its_two_terms_it_is_moco_v2_exactly():
@@ -21,7 +24,8 @@ def test_without_its_two_terms_it_is_moco_v2_exactly():
 def test_an_image_is_mixed_with_its_partners_other_view_inside_the_box():
     batch = tiny_batch("reco", size=8)
     first, second = torch.zeros(8, 3, 32, 32), torch.arange(1.0, 9.0)[:, None, None, None].expand(8, 3, 32, 32)
-    mixed, partners, share = mix_views(first, second, batch, group=4)
+    partners, boxes, share = draw_mix(dataclasses.replace(batch, views=[first, second]), group=4)
+    mixed = cutmix(first, second[partners], boxes)
     for i in range(8):
         values = mixed[i].unique().tolist()
         assert set(values) <= {0.0, float(partners[i] + 1)}
@@ -48,9 +52,10 @@ def local_term(**changes):
     value = tiny_method("reco", lambda1=0.0, **changes)(batch) - tiny_method("reco", lambda1=0.0, lambda2=0.0)(batch)
     fresh = tiny_method("reco")
     fresh.update_momentum(0.9)
-    mixed, partners, share = mix_views(*batch.views[:2], batch, group=4)
-    rows = (fresh.query(batch.views[0]), fresh.shuffled_key(batch.views[1], batch), fresh.query(mixed))
-    own = fresh.shuffled_key(batch.views[0], batch)
+    partners, boxes, share = draw_mix(batch, group=4)
+    mixed, order = cutmix(batch.views[0], batch.views[1][partners], boxes), fresh.key_order(batch)
+    rows = (fresh.query(batch.views[0]), fresh.shuffled_key(batch.views[1], order), fresh.query(mixed))
+    own = fresh.shuffled_key(batch.views[0], order)
     return value.item(), [F.normalize(x.detach().double(), dim=1) for x in (*rows, own)], partners, share, fresh.queue
 
 

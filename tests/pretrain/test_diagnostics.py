@@ -87,7 +87,7 @@ def test_values_are_those_of_the_formulas():
     twin = copy.deepcopy(method)
     with torch.no_grad():
         q = F.normalize(twin.query(batch.views[0]), dim=1)
-        k = F.normalize(twin.shuffled_key(batch.views[1], batch), dim=1)
+        k = F.normalize(twin.shuffled_key(batch.views[1], twin.key_order(batch)), dim=1)
     rows = [(int(method.queue.pointer) + i) % 32 for i in range(24)]  # without this batch's own keys
     entries, classes = method.queue.entries[rows], labels[rows]
     others = [float(q[i] @ q[j]) for i in range(8) for j in range(8) if i != j]
@@ -146,7 +146,7 @@ def test_purity_is_that_of_the_mined_neighbors():
     method, batch, labels = trained("potential_samples_cifar10", "method.k=3")
     rows = [(int(method.queue.pointer) + i) % 32 for i in range(24)]
     twin = copy.deepcopy(method)
-    k = F.normalize(twin.shuffled_key(batch.views[1], batch), dim=1)
+    k = F.normalize(twin.shuffled_key(batch.views[1], twin.key_order(batch)), dim=1)
     mined = labels[rows][(k @ method.queue.entries[rows].T).topk(3, dim=1).indices]
     expected = (mined == batch.labels[:, None]).sum() / (mined >= 0).sum()
     assert diagnose(method, batch, labels)["attracted_purity"] == pytest.approx(expected.item(), abs=1e-5)
