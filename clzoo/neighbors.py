@@ -9,7 +9,7 @@ every division into blocks, and the best of two blocks together are the best of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ from functools import partial
 from itertools import pairwise
 from queue import SimpleQueue
 
+import numpy as np
 import torch
 
 from clzoo.errors import ClzooError
@@ -73,6 +74,25 @@ def nearest(
                 best = found.sort(dim=1, descending=True).values
                 to_similarity[:], to_rows[:] = _similarity_of(best), _row_of(best)
     return similarity, rows
+
+
+def nearest_others(vectors: np.ndarray, k: int) -> np.ndarray:
+    """Rows, int64 (N, k), of the k other vectors nearest to each of `vectors` (N, D): `nearest`, without itself.
+
+    Raises:
+        ClzooError: as `nearest`, of k + 1.
+    """
+    bank = torch.from_numpy(np.asarray(vectors))
+    rows = nearest(bank, bank, k + 1)[1].numpy()  # (N, k + 1)
+    is_self = rows == np.arange(len(rows))[:, None]
+    is_self[~is_self.any(axis=1), -1] = True  # of more equal vectors than k the last goes
+    return rows[~is_self].reshape(len(rows), k)
+
+
+def precision(groups: Sequence[str], neighbors: Sequence[Sequence[int]] | np.ndarray) -> float:
+    """Which share, 0 to 1, of all neighbors, rows (N, k), is of the group (N) of the row whose neighbors they are."""
+    own = np.asarray(groups)
+    return float((own[np.asarray(neighbors)] == own[:, None]).mean())
 
 
 @dataclass(frozen=True)

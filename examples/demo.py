@@ -24,6 +24,7 @@ from clzoo.embed import DEFAULT_MODEL
 from clzoo.evaluation.controls import calibrate_batchnorm
 from clzoo.images import decode_image
 from clzoo.index import write_page
+from clzoo.neighbors import nearest_others, precision
 
 PICTURES = Path(__file__).resolve().parent / "photographs"
 OUT = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "demo"))
@@ -50,7 +51,7 @@ def main(model: str = DEFAULT_MODEL) -> None:
     neighbors = [
         [hit for hit in hits if hit.path != path][:NEIGHBORS] for path, hits in zip(store.paths, results, strict=True)
     ]
-    found = precision(groups, [[hit.label for hit in hits] for hits in neighbors])
+    found = precision(groups, [[hit.row for hit in hits] for hits in neighbors])
     control = [random_precision(encoder, pictures, groups, seed) for seed in range(3)]
 
     print(f"""
@@ -112,13 +113,6 @@ def find_planted(encoder: clzoo.Encoder, out: Path) -> Duplicates:
     return clzoo.find_duplicates(out / "copies-embeddings", encoder=encoder)
 
 
-def precision(groups: Sequence[str], neighbor_groups: Sequence[Sequence[str]]) -> float:
-    """Share of all neighbors that are of their query's group."""
-    return float(
-        np.mean([[other == group for other in others] for group, others in zip(groups, neighbor_groups, strict=True)])
-    )
-
-
 def chance(groups: Sequence[str]) -> float:
     """The expected precision of neighbors drawn at random."""
     return float(np.mean([(groups.count(group) - 1) / (len(groups) - 1) for group in groups]))
@@ -130,11 +124,7 @@ def random_precision(encoder: clzoo.Encoder, pictures: Sequence[Path], groups: S
     untrained = clzoo.Encoder.untrained(encoder.config)
     # BatchNorm needs statistics of real activations, or the control would be weaker than it has to be.
     calibrate_batchnorm(untrained, [torch.from_numpy(np.stack([untrained.pixels(picture) for picture in pictures]))])
-    vectors = untrained.embed(pictures)
-    similarity = vectors @ vectors.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
-    return precision(groups, [[groups[column] for column in row] for row in nearest])
+    return precision(groups, nearest_others(untrained.embed(pictures), NEIGHBORS))
 
 
 if __name__ == "__main__":

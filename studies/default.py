@@ -28,6 +28,7 @@ from clzoo.evaluation.copies import evaluate_copies
 from clzoo.evaluation.features import extract
 from clzoo.evaluation.opening import splits_to_judge
 from clzoo.hardware import describe_hardware
+from clzoo.neighbors import nearest_others, precision
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 COLUMNS = ("Tiny linear", "Tiny k-NN", "CIFAR-10 linear", "half size", "copies", "photographs", "drawings")
@@ -63,8 +64,8 @@ def judge(encoder: clzoo.Encoder, tiny: Path, cifar: Path) -> list[float]:
         other.value("linear:v1"),
         copies["copies found, half size"],
         copies["copies found"],
-        precision(encoder, sorted((EXAMPLES / "photographs").glob("*/*.*"))),
-        precision(encoder, sorted((EXAMPLES / "pictures").glob("*/*.*"))),
+        same_group(encoder, sorted((EXAMPLES / "photographs").glob("*/*.*"))),
+        same_group(encoder, sorted((EXAMPLES / "pictures").glob("*/*.*"))),
     ]
 
 
@@ -77,14 +78,10 @@ def copies_found(encoder: clzoo.Encoder, tiny: Path) -> dict[str, float]:
     return {result.metric: result.value for result in outcome.results}
 
 
-def precision(encoder: clzoo.Encoder, pictures: list[Path]) -> float:
-    """The share of each picture's nearest neighbors that lies in the same folder."""
-    vectors = encoder.embed(pictures)
-    similarity = vectors @ vectors.T
-    np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]  # (N, 5)
-    groups = np.array([picture.parent.name for picture in pictures])
-    return 100 * float((groups[nearest] == groups[:, None]).mean())
+def same_group(encoder: clzoo.Encoder, pictures: list[Path]) -> float:
+    """The share, in percent, of each picture's nearest neighbors that lies in the same folder."""
+    groups = [picture.parent.name for picture in pictures]
+    return 100 * precision(groups, nearest_others(encoder.embed(pictures), NEIGHBORS))
 
 
 if __name__ == "__main__":

