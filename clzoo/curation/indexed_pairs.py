@@ -17,7 +17,8 @@ log = logging.getLogger("clzoo")
 EXACT = 200_000**2 // 2
 """Pairs up to which every one is computed: those of 200,000 rows."""
 
-_GOOD = 0.99  # lists are looked at, twice as many each time, until this share of the sampled rows' pairs is found
+_GOOD = 0.99  # so many lists are looked at that this share of the sampled rows' pairs is found
+_FEWEST = 8  # lists, where the sampled rows have no pairs
 _SAMPLED = 1000  # rows whose pairs are known exactly
 _POINTS = 40  # rows a list that k-means sees
 _ROUNDING = 2e-3  # of a cosine of vectors in half precision, at most
@@ -47,18 +48,43 @@ def all_pairs(vectors: np.ndarray, threshold: float, others: np.ndarray | None =
         return pairs_above(vectors, threshold, others), None
     index = _inverted_file(bank)
     rows = np.sort(np.random.default_rng(0).choice(len(vectors), min(_SAMPLED, len(vectors)), replace=False))
-    exact = pairs_above(vectors[rows], threshold, bank, what="sampling")
-    known = set(zip(rows[exact.first].tolist(), exact.second.tolist(), strict=True))
-    if others is None:
-        known = {pair for pair in known if pair[0] != pair[1]}
-    while True:
-        first, second = _search(index, vectors, rows, threshold)
-        recall = len(known & set(zip(first.tolist(), second.tolist(), strict=True))) / len(known) if known else 1.0
-        if recall >= _GOOD or index.nprobe >= index.nlist:
-            break
-        index.nprobe = min(2 * index.nprobe, index.nlist)
+    known = _known(vectors, rows, threshold, others)
+    index.nprobe = _lists_to_look_at(index, vectors, bank, known, is_one=others is None)
+    found = _searched(index, vectors, bank, threshold, is_one=others is None)
+    expected, got = known.first * len(bank) + known.second, found.first * len(bank) + found.second
+    recall = float(np.isin(expected, got).mean()) if len(known) else 1.0
     log.info("%.3g pairs through an index: %d of %d lists, recall %.3f", count, index.nprobe, index.nlist, recall)
-    return _searched(index, vectors, bank, threshold, is_one=others is None), recall
+    return found, recall
+
+
+def _known(vectors: np.ndarray, rows: np.ndarray, threshold: float, others: np.ndarray | None) -> Pairs:
+    """Every pair of the sampled rows, as `pairs_above` gives them."""
+    exact = pairs_above(vectors[rows], threshold, vectors if others is None else others, what="sampling")
+    exact = Pairs(rows[exact.first], exact.second, exact.similarity)
+    if others is not None:
+        return exact
+    low, high = np.minimum(exact.first, exact.second), np.maximum(exact.first, exact.second)
+    _, once = np.unique(low * len(vectors) + high, return_index=True)
+    once = once[low[once] < high[once]]  # no row with itself
+    return Pairs(low[once], high[once], exact.similarity[once])
+
+
+def _lists_to_look_at(index: Any, vectors: np.ndarray, bank: np.ndarray, known: Pairs, *, is_one: bool) -> int:
+    """Lists a row has to look at, so that _GOOD of the known pairs are found; of one collection from either row."""
+    centroids = index.quantizer.reconstruct_n(0, index.nlist)  # (L, D)
+    needed = [np.full(1, _FEWEST)]
+    for start in range(0, len(known), BLOCK):
+        first, second = vectors[known.first[start : start + BLOCK]], bank[known.second[start : start + BLOCK]]
+        lists = _ranks(first, second, centroids)
+        needed.append(np.minimum(lists, _ranks(second, first, centroids)) if is_one else lists)
+    return min(int(np.quantile(np.concatenate(needed), _GOOD, method="higher").clip(_FEWEST)), index.nlist)
+
+
+def _ranks(rows: np.ndarray, partners: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """How many lists each row (P, D) has to look at, until it comes to that of its partner (P, D)."""
+    home = (partners @ centroids.T).argmax(axis=1)  # (P,), the list that holds the partner
+    similarity = rows @ centroids.T  # (P, L)
+    return (similarity >= np.take_along_axis(similarity, home[:, None], axis=1)).sum(axis=1)
 
 
 def _inverted_file(bank: np.ndarray) -> Any:
@@ -71,7 +97,6 @@ def _inverted_file(bank: np.ndarray) -> Any:
     starts = range(0, len(bank), BLOCK)
     for start in with_progress(iter(starts), len(starts), "indexing"):
         index.add(bank[start : start + BLOCK])
-    index.nprobe = min(8, lists)
     return index
 
 

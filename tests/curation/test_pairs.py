@@ -66,6 +66,9 @@ def test_above_so_many_pairs_the_index_finds_them_and_says_how_many_it_missed(mo
     assert pairs <= expected  # never one that is not as similar
     assert recall >= 0.99
     assert len(pairs) >= 0.98 * len(expected)
+    monkeypatch.setattr(indexed_pairs, "_SAMPLED", len(vectors))
+    found, recall = all_pairs(vectors, 0.95, others)
+    assert recall == len(found) / len(expected)
     bank = vectors if others is None else others
     cosines = (vectors[found.first] * bank[found.second]).sum(axis=1)
     assert np.allclose(found.similarity, cosines.clip(max=1), atol=1e-5)
