@@ -1,11 +1,11 @@
 """Deferring torch's compiler while timm is imported leaves nothing behind: it comes when it is asked for, and works."""
 
-import subprocess
-import sys
+import os
 
 import pytest
 import torch
 from small_models import small_config, small_encoder
+from warm_python import WarmPython
 
 import clzoo
 
@@ -16,12 +16,19 @@ assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
 """
 
 
-def run(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", DEFERRED + code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def run():
+    """Runs code in a fresh process that has imported torch without its compiler, after the import of timm."""
+    with WarmPython(imports="import torch") as warm:
+
+        def run(code: str, before: str = DEFERRED) -> None:
+            done = warm.run(("-c", before + code), os.environ, 120)
+            assert done.returncode == 0, done.stderr
+
+        yield run
 
 
-def test_the_compiler_comes_later_and_is_the_real_one():
+def test_the_compiler_comes_later_and_is_the_real_one(run):
     run("""
 import torch, torchvision
 import torch._dynamo.utils
@@ -32,7 +39,7 @@ assert torchvision.ops.roi_align(torch.ones(1, 1, 8, 8), boxes, 2).tolist() == [
 """)
 
 
-def test_what_timm_keeps_from_the_compiler_stays_kept_from_it():
+def test_what_timm_keeps_from_the_compiler_stays_kept_from_it(run):
     run("""
 import torch
 from clzoo.timm_import import _disable
@@ -56,9 +63,10 @@ else:
 @pytest.mark.parametrize(
     "wanted", ["from torch._dynamo.utils import counters", "import torch._dynamo.config", "from torch import _dynamo"]
 )
-def test_whoever_asks_for_another_part_meanwhile_gets_it(wanted):
+def test_whoever_asks_for_another_part_meanwhile_gets_it(run, wanted):
     code = f"""
 import sys
+assert "torch._dynamo" not in sys.modules
 from clzoo import timm_import
 with timm_import._compiler_deferred():
     {wanted}
@@ -66,8 +74,7 @@ with timm_import._compiler_deferred():
     torch._dynamo.reset()
     assert not isinstance(sys.modules["torch._dynamo"], timm_import._Deferred)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(code, before="")
 
 
 def test_loading_leaves_the_random_state_alone(tmp_path):

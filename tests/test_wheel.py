@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,19 +45,17 @@ def clzoo(tmp_path_factory):
     folder.mkdir()
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "CLZOO_CACHE")}
 
-    def run(*arguments: str, code: int = 0) -> str:
-        command = [str(python), "-m", "clzoo", *arguments]
-        result = subprocess.run(
-            command, cwd=folder, env={**kept, "CLZOO_CACHE": str(place / "cache")}, capture_output=True, text=True
-        )
-        assert result.returncode == code, f"{arguments}: {result.stderr}"
-        return result.stdout + result.stderr
+    with WarmPython(python, kept) as warm:
 
-    where = subprocess.run(
-        [python, "-c", "import clzoo; print(clzoo.__file__)"], cwd=folder, check=True, capture_output=True, text=True
-    )
-    assert site in where.stdout, "the test must import the installed package, not the checkout"
-    return folder, run
+        def run(*arguments: str, code: int = 0) -> str:
+            environment = {**kept, "CLZOO_CACHE": str(place / "cache")}
+            done = warm.run(("-m", "clzoo", *arguments), environment, 300, folder=folder)
+            assert done.returncode == code, f"{arguments}: {done.stderr}"
+            return done.stdout + done.stderr
+
+        where = warm.run(("-c", "import clzoo; print(clzoo.__file__)"), kept, 60, folder=folder).stdout
+        assert site in where, "the test must import the installed package, not the checkout"
+        yield folder, run
 
 
 def draw_pictures(folder: Path, count: int) -> None:

@@ -16,11 +16,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-_WARM = """
-import json, os, runpy, signal, sys, traceback
+_IMPORTS = """
 import torch, torchvision
 import click, filelock, fsspec, jinja2, numpy, PIL.Image, pyarrow.parquet, pydantic, rich.console, rich.progress
 import safetensors.torch, scipy, yaml
+"""
+
+_WARM = """
+import json, os, runpy, signal, sys, traceback
 
 assert not {"huggingface_hub", "timm", "clzoo"} & sys.modules.keys()
 
@@ -98,13 +101,25 @@ class Child:
 
 
 class WarmPython:
-    """Use as a context manager; `run` is `subprocess.run([sys.executable, *arguments])`, only faster."""
+    """Use as a context manager; `run` is `subprocess.run([python, *arguments])`, only faster."""
+
+    def __init__(
+        self,
+        python: str | Path = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        imports: str = _IMPORTS,
+    ) -> None:
+        self._python, self._environment, self._imports = python, environment, imports
 
     def __enter__(self) -> WarmPython:
         self._folder = tempfile.TemporaryDirectory()
         self._children: list[Child] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _WARM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [self._python, "-c", self._imports + _WARM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
         )
         return self
 
@@ -124,6 +139,7 @@ class WarmPython:
         stdin: str | Path = os.devnull,
         stdout: str | Path | None = None,
         stderr: str | Path | None = None,
+        folder: Path | None = None,
     ) -> Child:
         """Start "-c", CODE, ... or "-m", MODULE, ... or SCRIPT, ...; SIGALRM ends it after so many seconds (code -14).
 
@@ -136,7 +152,7 @@ class WarmPython:
             "arguments": arguments,
             "environment": dict(environment),
             "timeout": timeout,
-            "folder": str(Path.cwd()),
+            "folder": str(folder or Path.cwd()),
             "stdin": str(stdin),
             "stdout": str(stdout or out),
             "stderr": str(stderr or err),
@@ -145,10 +161,10 @@ class WarmPython:
         return self._children[-1]
 
     def run(
-        self, arguments: tuple[str, ...], environment: Mapping[str, str], timeout: int
+        self, arguments: tuple[str, ...], environment: Mapping[str, str], timeout: int, *, folder: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """The same to its end."""
-        return self.start(arguments, environment, timeout).finish()
+        return self.start(arguments, environment, timeout, folder=folder).finish()
 
     def ranks(
         self, count: int, arguments: tuple[str, ...], environment: Mapping[str, str], timeout: int
