@@ -172,9 +172,9 @@ def kind_of(recipe: Recipe) -> str:
     return json.dumps(switches(recipe.model_dump(mode="json")), sort_keys=True)
 
 
-def steps_of(count, recipe, device, images):
+def steps_of(count, method, recipe, device, images):
     """Loss of the last of so many steps."""
-    method = build_method(recipe, len(images.classes)).to(device, memory_format=torch.channels_last)
+    method = method.to(device, memory_format=torch.channels_last)
     optimizer, losses = create_optimizer(method, recipe), FiniteLosses(device, "out", recipe)
     batches = feed(images, recipe, Steps.of(recipe, images), 0, device)
     for step in range(count):
@@ -199,8 +199,9 @@ def waits_of(device):
 @pytest.mark.parametrize("name", kinds().values())
 def test_a_training_step_mixes_no_devices_and_waits_for_none(name):
     recipe, images = small_recipe(name), toy()
+    method = build_method(recipe, len(images.classes))
     with pretended_device() as device:
-        loss = steps_of(1, recipe, DEVICE, images)
+        loss = steps_of(1, method, recipe, DEVICE, images)
     assert waits_of(device) == THE_PICTURES
     assert isinstance(loss, OnDevice)
     assert torch.isfinite(values_of(loss))
@@ -210,9 +211,10 @@ def test_a_training_step_mixes_no_devices_and_waits_for_none(name):
 @pytest.mark.parametrize("name", ["reco_cifar10", "simclr_cifar10", "hydra_cifar10", "cacr_in1k_vit"])
 def test_two_steps_there_are_the_steps_of_a_cpu(name):
     recipe, images = small_recipe(name), toy()
-    expected = steps_of(2, recipe, CPU, images)
+    expected = steps_of(2, build_method(recipe, len(images.classes)), recipe, CPU, images)
+    method = build_method(recipe, len(images.classes))
     with pretended_device() as device:
-        loss = steps_of(2, recipe, DEVICE, images)
+        loss = steps_of(2, method, recipe, DEVICE, images)
     assert waits_of(device) == THE_PICTURES
     # Crops are made in half precision there.
     assert values_of(loss).item() == pytest.approx(expected.item(), rel=0.02)
@@ -239,8 +241,9 @@ def test_a_look_mixes_no_devices_and_finds_what_a_cpu_finds(name):
 def test_a_run_without_labels_is_looked_at_there_too(name):
     recipe = small_recipe(name)
     images = dataclasses.replace(toy(), labels=None)
+    method = build_method(recipe, None)
     with pretended_device():
-        method = build_method(recipe, None).to(DEVICE)
+        method = method.to(DEVICE)
         batch = next(feed(images, recipe, Steps.of(recipe, images), 0, DEVICE))
         method(batch)
         assert -1 <= diagnose(method, batch)["cone_q_q"] <= 1
