@@ -97,7 +97,7 @@ def compare(start: str, adapted: clzoo.Adaptation, train: Path, test: Path) -> d
     runs = [clzoo.load(folder, "cpu") for folder in folders]
     whole, further = open_source(train, "train"), open_source(test, "train")
     parts = parts_of(whole.images)
-    bank, held = measures.part(whole, parts.train), measures.part(whole, parts.held)
+    bank, held = measures.part(whole, parts.train), measures.part(whole, parts.judged)
     true: dict[str, list[float]] = {}
     before = measures.outcomes_with_labels(begun, bank, further)
     after = [measures.outcomes_with_labels(run, bank, further) for run in runs]

@@ -244,7 +244,7 @@ def test_a_folder_without_weights_or_config_is_named(saved, tmp_path):
     with pytest.raises(ClzooError, match=r"holds no model\.safetensors\. Load it by its name: cacr-resnet50-in1k"):
         clzoo.load(assets.HUB / "cacr-resnet50-in1k", "cpu")
     (saved / "config.json").unlink()
-    with pytest.raises(ClzooError, match=r"config\.json does not exist"):
+    with pytest.raises(ClzooError, match=r"is no model: it holds no config\.json"):
         clzoo.load(saved, "cpu")
 
 

@@ -22,8 +22,9 @@ from clzoo.adaptation.measures import (
     outcomes_without_labels,
 )
 from clzoo.data.collection import Collection
+from clzoo.data.content import digests
 from clzoo.encoder import Encoder
-from clzoo.errors import UnreadableImageError
+from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.evaluation.controls import recalibrated, untrained_encoder
 from clzoo.evaluation.opening import splits_to_judge, title_of
 from clzoo.files import atomic_path, read_json, write_json
@@ -56,6 +57,11 @@ class Elsewhere:
     test: Collection
     outcomes: np.ndarray
     seconds: float
+
+    def trained_on(self, images: Collection) -> int:
+        """How many of the images that are judged are among those of another collection."""
+        others = {digest.tobytes() for digest in digests(images.images, np.arange(len(images)))}
+        return sum(digest.tobytes() in others for digest in digests(self.test.images, np.arange(len(self.test))))
 
     def after(self, encoder: Encoder) -> np.ndarray:
         """(N,) outcomes of another encoder."""
@@ -95,9 +101,12 @@ def measure_before(encoder: Encoder, train: Collection, held: Collection, folder
 
 def measure_elsewhere(encoder: Encoder, data: str | Path) -> Elsewhere:
     """Open a general set and judge the start encoder on it, so that a set that is none is found at once."""
-    train, test = splits_to_judge(data)
     began = clock.now()
-    outcomes = knn_outcomes(encoder, train, test)
+    try:
+        train, test = splits_to_judge(data)
+        outcomes = knn_outcomes(encoder, train, test)
+    except ClzooError as error:
+        raise ClzooError(f"--also-keep: {error} Or leave out --also-keep.") from error
     seconds = max(clock.now() - began, seconds_per_image(encoder, train) * (len(train) + len(test)))
     return Elsewhere(title_of(data), train, test, outcomes, seconds)
 

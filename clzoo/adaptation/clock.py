@@ -111,14 +111,14 @@ def train_in_time(
         keep: writes the recipe with the nearer end, before anything is done by it.
 
     Returns:
-        Whether it is finished (else it was asked to stop), and the recipe that it ends by.
+        Whether to go on: it is finished, and was not asked to stop; and the recipe that it ends by.
     """
     while True:
         late = None if seconds is None else Lateness(seconds())
         with asked_to_stop() as stop:
             finished = train(recipe, late)
         if finished or late is None or late.at is None or late.end is None or stop.is_set():
-            return finished, recipe
+            return finished and not stop.is_set(), recipe  # asked in the last step it does not go on to what comes next
         recipe = shortened(recipe, late.at, late.end)
         log.warning("slower than it was timed: the run ends after step %d, for --minutes", late.end)
         keep(recipe)

@@ -1,59 +1,55 @@
 """clzoo.distil: a small student that gives back the stored vectors of a large teacher, which is not run again.
 
-The student sees an image nearly as the teacher saw it, whole: mirrored, and cropped by a fifth at most, so that the
-stored vector is still that of what it sees. Minimised is 1 - cosine between the vector and a linear layer on the
-student's feature; that layer is left behind. Half of the time trains the same network on the same images without the
-teacher, by SimCLR: what the student is judged against.
+Half of the time trains the same network on the same images without the teacher, by SimCLR: what the student is judged
+against. The vectors and their images are `teacher.py`'s, the network and how it learns `student.py`'s.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import nn
 
 from clzoo.adaptation.before import seconds_per_image
 from clzoo.adaptation.clock import PLANNED, TIME, Clock, IsLate, train_in_time
-from clzoo.adaptation.measures import KNN, NOT_SHOWN, knn_outcomes, part, right_by_knn
-from clzoo.adaptation.planning import AFTER, FEWEST_STEPS, LOOKING, TRAINING, require_current
+from clzoo.adaptation.given import require_minutes, require_place
+from clzoo.adaptation.measures import KNN, knn_outcomes, part, right_by_knn
+from clzoo.adaptation.planning import (
+    AFTER,
+    FEWEST_STEPS,
+    LOOKING,
+    NOT_USED_UP,
+    TRAINING,
+    length_limits,
+    require_current,
+)
 from clzoo.adaptation.recipes import MOST_EPOCHS, free_memory, recipe_values, with_length
+from clzoo.adaptation.student import student_config, train_student
 from clzoo.adaptation.survey import FEW, FEWEST, Survey
+from clzoo.adaptation.teacher import Teacher, parameters_of, teacher_of
 from clzoo.adaptation.verdict import Gain, Verdict, gain_of, judge
-from clzoo.backbones import feature_width, network_of
-from clzoo.config import ModelConfig, Preprocessing
-from clzoo.data.collection import Collection
-from clzoo.data.content import Stamp
-from clzoo.data.parts import RULE, parts_of
+from clzoo.data.content import digests, identity
+from clzoo.data.parts import RULE, Parts, parts_of
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.device import resolve_device
-from clzoo.embed import Store, open_store
+from clzoo.embed import open_store
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.evaluation.features import Features
+from clzoo.evaluation.features import extract
 from clzoo.files import read_json, write_json
 from clzoo.hardware import describe_hardware, describe_versions
-from clzoo.images import decode_image
-from clzoo.losses.embeddings import unit
-from clzoo.pretrain.backbone_names import PRESETS, with_preset
-from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.data_names import as_id
-from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.forecast import seconds_per_step
 from clzoo.pretrain.loop import pretrain
-from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import move_end, train_alone
-from clzoo.pretrain.stopping import asked_to_stop
 from clzoo.zoo import load
 from clzoo.zoo.saving import save_entry
 
@@ -62,12 +58,15 @@ log = logging.getLogger("clzoo")
 EPOCHS = 20
 """Without a time."""
 
-_SMALL = 64  # px: input of a narrow student, if the teacher's is not smaller
 _RATE = 0.12  # SGD, per 256 images, of both students (our choice)
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_EVERY = 50  # steps between two checkpoints
 _EXPORTING = 20.0  # seconds, of the ONNX file and what comes with it
 _PLAN, _VERDICT = "plan.json", "verdict.json"
+
+Who = Literal["recipe", "control"]
+"""Keys of the two recipes in the plan."""
+
+_NAMES: dict[Who, str] = {"recipe": "the student", "control": "the student without teacher"}
 
 
 @dataclass(frozen=True)
@@ -87,26 +86,18 @@ class Distillation:
     took: str = ""
 
 
-@dataclass(frozen=True)
-class StoreImages:
-    """The images behind a store's rows."""
+@dataclass
+class _Job:
+    """What is given, and what was made of it so far."""
 
-    store: Store
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def name(self, row: int) -> str:
-        return self.store.paths[row]
-
-    def read(self, row: int) -> Image.Image:
-        return decode_image(self.content(row))
-
-    def content(self, row: int) -> bytes:
-        return self.store.image_bytes(row)
-
-    def stamp(self, row: int) -> Stamp | None:
-        return None
+    source: str | Path  # the store as it was named
+    teacher: Teacher
+    encoder: Encoder  # the student
+    images: TrainingSet
+    parts: Parts
+    minutes: float | None
+    folder: Path
+    clock: Clock
 
 
 def distil(
@@ -115,6 +106,7 @@ def distil(
     student: str = "resnet10_w32",
     minutes: float | None = None,
     out: str | Path | None = None,
+    images: str | Path | None = None,
     device: str = "auto",
 ) -> Distillation:
     """Train a student on the vectors of a store; the same call goes on where it was stopped. See docs/adapt.md.
@@ -124,258 +116,236 @@ def distil(
         student: one of clzoo.pretrain.backbone_names.PRESETS, or an architecture of timm.
         minutes: for all of it; half of the training is that of the student without a teacher. None: 20 epochs of each.
         out: folder; None: runs/distil-<student>-<store>.
+        images: where the images of the store lie now, if they were moved.
 
     Raises:
-        ClzooError: no store, too few images in it, images that are no longer there, an unknown student, or the packages
-            of the export are missing; or too little time.
+        ClzooError: no store, too few images in it, images that are gone or changed, vectors that are broken, an unknown
+            student, packages of the export that are missing, too little time, or a folder of something else.
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ClzooError(f"the student is exported at the end, and {missing[0]} is missing: pip install {missing[0]}")
+    require_minutes(minutes)
+    folder = place_of(store, student, out)
+    require_place(folder, folder / _PLAN, "distillation", (TIME,))
+    job = _opened(store, student, minutes, folder, images, device)
+    plan = _plan(job)
+    job.clock.book(LOOKING)
+    if not _train_student(job, plan) or not _train_without_teacher(job, plan):
+        return Distillation(folder, None, None, {})
+    verdict, behind, report = _judged(job, plan)
+    _save(job, str(verdict))
+    job.encoder.export(folder / "model.onnx", preprocess=True)
+    write_json(folder / _VERDICT, {**report, "weights_sha256": [job.encoder.weights_sha256]})
+    job.clock.book(AFTER)
+    return Distillation(folder, verdict, behind, report, str(job.clock))
+
+
+def place_of(store: str | Path, student: str, out: str | Path | None) -> Path:
+    """The folder of a distillation."""
+    return Path(out) if out is not None else Path("runs") / f"distil-{student}-{as_id(Path(store).name)}"
+
+
+def _opened(
+    source: str | Path, student: str, minutes: float | None, folder: Path, images: str | Path | None, device: str
+) -> _Job:
+    """Teacher, student and images, everything looked at that may be wrong with them."""
     target = resolve_device(device)
-    opened = open_store(store)
-    config = _student_config(student, opened)
-    folder = Path(out) if out is not None else Path("runs") / f"distil-{config.backbone}-{as_id(Path(store).name)}"
+    store = open_store(source, images=images)
+    config = student_config(student, store)
     clock = Clock(folder / TIME, minutes, keeps=not (folder / _VERDICT).is_file())
-    whole = _collection(opened)
-    parts = parts_of(whole.images)
+    teacher = teacher_of(store, moved=images is not None)
+    parts = parts_of(teacher.images.images)
     if parts.distinct < FEWEST:
-        raise ClzooError(f"{store} holds {parts.distinct} different images; distilling takes at least {FEWEST}.")
+        raise ClzooError(
+            f"{source} holds {parts.distinct} different images; distilling takes at least {FEWEST}. Add images, and "
+            "embed them."
+        )
     torch.manual_seed(0)
     encoder = Encoder.untrained(config, target)
-    images = training_set_of(whole, parts.train, config.preprocessing.size)
-    plan = _plan(encoder, images, whole, opened, minutes, folder, clock)
-    clock.book(LOOKING)
+    trained_on = training_set_of(teacher.images, parts.train, config.preprocessing.size)
+    return _Job(source, teacher, encoder, trained_on, parts, minutes, folder, clock)
 
-    def keep(key: str, by: Recipe) -> None:
+
+def _train_student(job: _Job, plan: dict[str, Any]) -> bool:
+    """By the teacher's vectors; the folder is a model afterwards. False where it was asked to stop."""
+
+    def train(by: Recipe, late: IsLate | None) -> bool:
+        with train_alone(job.folder):
+            return train_student(job.encoder, job.images, job.teacher, by, job.folder, job.clock, late)
+
+    finished = _in_time(job, plan, "recipe", train, runs=2)
+    encoder = job.encoder
+    job.encoder = Encoder(encoder.module.eval(), encoder.config, encoder.device)  # its hash is computed once: from now
+    if not (job.folder / _VERDICT).is_file():
+        _save(job, "not judged yet")
+    return finished
+
+
+def _train_without_teacher(job: _Job, plan: dict[str, Any]) -> bool:
+    """The control, by the loop of `clzoo pretrain`. False where it was asked to stop."""
+    place = _without_teacher(job.folder)
+
+    def train(by: Recipe, late: IsLate | None) -> bool:
+        move_end(place, by)
+        finished = pretrain(
+            by,
+            str(job.source),
+            place,
+            device=str(job.encoder.device),
+            images=job.images,
+            on_checkpoint=lambda *_: job.clock.book(TRAINING),
+            is_late=late,
+        )
+        job.clock.book(TRAINING)
+        return finished
+
+    return _in_time(job, plan, "control", train, runs=1)
+
+
+def _without_teacher(folder: Path) -> Path:
+    return folder / "without_teacher"
+
+
+def _in_time(
+    job: _Job, plan: dict[str, Any], who: Who, train: Callable[[Recipe, IsLate | None], bool], *, runs: int
+) -> bool:
+    """Train one of the two in its share of what is left, where `runs` are still to come; note an end moved nearer."""
+
+    def keep(by: Recipe) -> None:
         (_, end) = by.schedule.shortened[-1]
-        who = "the student" if key == "recipe" else "the student without teacher"
-        others = [each for each in plan["limits"] if not each.endswith(f": {who} ended early")]
-        plan["limits"] = [
-            *others,
-            f"slower than it was timed, and stopped at step {end} for --minutes: {who} ended early",
-        ]
-        plan[key] = by.model_dump(mode="json")
-        write_json(folder / _PLAN, plan)
+        gone = (f": {_NAMES[who]} ended early", f"{_NAMES[who]}: {NOT_USED_UP}")
+        others = [each for each in plan["limits"] if not (each.endswith(gone[0]) or each.startswith(gone[1]))]
+        limit = f"slower than it was timed, and stopped at step {end} for --minutes: {_NAMES[who]} ended early"
+        plan["limits"] = [*others, limit]
+        plan[who] = by.model_dump(mode="json")
+        write_json(job.folder / _PLAN, plan)
 
-    def student_s(by: Recipe, late: IsLate | None) -> bool:
-        with train_alone(folder):
-            return _train(encoder, images, opened, by, folder, clock, late)
-
-    def seconds_of(runs: int) -> Callable[[], float] | None:
-        return (lambda: (clock.left() - plan["after"]) / runs) if clock.ends else None
-
-    begun = Recipe.model_validate(plan["recipe"])
-    finished, _ = train_in_time(student_s, begun, seconds_of(2), lambda by: keep("recipe", by))
-    encoder = Encoder(encoder.module.eval(), config, target)  # its hash is computed once: now of the trained weights
-    training = {"distilled from": opened.manifest.model, "images": len(images), "seed": 0}
-    if not (folder / _VERDICT).is_file():
-        save_entry(encoder, folder, metrics={"results": [], "training": {**training, "verdict": "not judged yet"}})
-    if not finished:
-        return Distillation(folder, None, None, {})
-    alone = folder / "without_teacher"
-
-    def control(by: Recipe, late: IsLate | None) -> bool:
-        move_end(alone, by)
-        booked = lambda *_: clock.book(TRAINING)  # noqa: E731
-        done = pretrain(by, str(store), alone, device=str(target), images=images, on_checkpoint=booked, is_late=late)
-        clock.book(TRAINING)
-        return done
-
-    begun = Recipe.model_validate(plan["control"])
-    if not train_in_time(control, begun, seconds_of(1), lambda by: keep("control", by))[0]:
-        return Distillation(folder, None, None, {})
-    verdict, behind, report = _judged(encoder, load(alone, device), opened, whole, plan)
-    save_entry(encoder, folder, metrics={"results": [], "training": {**training, "verdict": str(verdict)}})
-    encoder.export(folder / "model.onnx", preprocess=True)
-    write_json(folder / _VERDICT, {**report, "weights_sha256": [encoder.weights_sha256]})
-    clock.book(AFTER)
-    return Distillation(folder, verdict, behind, report, str(clock))
+    seconds = (lambda: (job.clock.left() - plan["after"]) / runs) if job.clock.ends else None
+    return train_in_time(train, Recipe.model_validate(plan[who]), seconds, keep)[0]
 
 
-def _collection(store: Store) -> Collection:
-    """The images of a store, with the labels that it was made with."""
-    names = store.labels
-    if not len(store) or any(name is None for name in names):
-        return Collection(str(store.path), StoreImages(store))
-    classes, labels = np.unique([str(name) for name in names], return_inverse=True)
-    return Collection(str(store.path), StoreImages(store), labels.astype(np.int64), tuple(classes.tolist()))
+def _save(job: _Job, verdict: str) -> None:
+    training = {"distilled from": job.teacher.store.manifest.model, "images": len(job.images), "seed": 0}
+    save_entry(job.encoder, job.folder, metrics={"results": [], "training": {**training, "verdict": verdict}})
 
 
-def _student_config(student: str, store: Store) -> ModelConfig:
-    teacher = store.manifest.preprocessing
-    try:
-        network = with_preset({"name": student})
-    except ValueError as error:
-        raise ClzooError(f"--student {student}: {error}.") from error
-    is_narrow = student in PRESETS and "_w" in student
-    size = min(int(teacher["size"]), _SMALL) if is_narrow else int(teacher["size"])
-    config = ModelConfig(
-        name=f"distil-{student}-{as_id(store.path.name)}",
-        architecture=network["architecture"],
-        num_features=0,
-        method="distil",
-        backbone=student,
-        data=as_id(store.path.name),
-        model_args=network.get("model_args") or {},
-        stem_stride=2 if is_narrow else None,
-        preprocessing=Preprocessing(size, 1.0, mean=tuple(teacher["mean"]), std=tuple(teacher["std"])),
-        license=store.manifest.license,  # the student is made of what the teacher gave
-        license_note=store.manifest.license_note,
-        derived_from=store.manifest.model,
-    )
-    with torch.device("meta"):
-        width = feature_width(network_of(config), size)
-    return dataclasses.replace(config, num_features=width)
-
-
-def _plan(
-    encoder: Encoder,
-    images: TrainingSet,
-    whole: Collection,
-    store: Store,
-    minutes: float | None,
-    folder: Path,
-    clock: Clock,
-) -> dict[str, Any]:
-    """Recipes of both students: the one that lies there, or newly made."""
-    arguments = {
-        "teacher": store.manifest.weights_sha256,
-        "generation": store.generation,
-        "student": encoder.config.backbone,
-        "minutes": minutes,
-    }
-    path = folder / _PLAN
+def _plan(job: _Job) -> dict[str, Any]:
+    """Recipes of both students: the ones that lie there, or newly made."""
+    arguments, path = _arguments(job), job.folder / _PLAN
     if path.is_file():
         plan: dict[str, Any] = read_json(path)
-        if plan["arguments"] != arguments:
-            raise ClzooError(f"{folder} was begun with {plan['arguments']}, now {arguments}. Choose another --out.")
+        if (begun := plan.get("arguments")) != arguments:
+            key = next(key for key in arguments if not isinstance(begun, dict) or begun.get(key) != arguments[key])
+            was = begun.get(key) if isinstance(begun, dict) else None
+            raise ClzooError(
+                f"{job.folder} is a distillation with {key} {was}, now {arguments[key]}. Choose another --out."
+            )
         require_current(plan, "after", path)
         return plan
-    seen, size = Survey(len(images), len(images), encoder.config.preprocessing.size, False, ()), len(images)
-    values, _ = recipe_values(encoder, "", seen, size, "simclr", store.path.name, free_memory(encoder.device))
-    del values["start"]
-    values["data"]["held_out"] = False  # the images are given, and are those that are not held out
-    values["optimizer"] = {"name": "sgd", "base_lr": _RATE, "weight_decay": 1e-4, "decay_norms_and_biases": False}
-    view = {"count": 1, "size": encoder.config.preprocessing.size, "crop_scale": [0.8, 1.0], "flip": 0.5}
-    measuring = 0.0 if minutes is None or whole.labels is None else 2 * seconds_per_image(encoder, whole) * len(whole)
-    after = measuring + _EXPORTING
-    training = PLANNED * (clock.left() - after) / 2  # seconds of each; infinite without a time
-    each = []
-    for views in ([view], values["views"]):
-        table = {**values, "views": views, "schedule": dict(values["schedule"])}
-        steps = EPOCHS * (size // table["schedule"]["batch_size"])
-        if minutes is not None:
-            with_length(table, 100, size)
-            timed = Recipe.model_validate({**table, "views": values["views"]})  # two views; one takes half as long
-            seconds = seconds_per_step(timed, images, encoder.device) / (2 if views == [view] else 1)
-            steps = int(max(0.0, training) / seconds)
-            if steps < FEWEST_STEPS:
-                needed = 60 * minutes - clock.left() + after + 2 * FEWEST_STEPS * seconds / PLANNED
-                raise ClzooError(
-                    f"--minutes {minutes:g} are {steps} steps of each student beside {after:.0f} s for measuring and "
-                    f"the export, and less than {FEWEST_STEPS} change nothing that could be judged. Type: --minutes "
-                    f"{math.ceil(1.5 * needed / 60)}, or choose a smaller student: --student resnet10_w16"
-                )
-            steps = min(steps, MOST_EPOCHS * (size // table["schedule"]["batch_size"]))
-        with_length(table, steps, size)
-        each.append(table)
-    plan = {"arguments": arguments, "recipe": each[0], "control": each[1], "limits": [], "after": round(after, 2)}
-    if len(store) < FEW:
-        plan["limits"].append(f'{len(store)} images are fewer than {FEW}: no verdict but "no evidence" can come')
-    folder.mkdir(parents=True, exist_ok=True)
+    limits, measured = _limits(job), job.teacher.images.labels is not None
+    views, values = _recipes(job)
+    each = seconds_per_image(job.encoder, job.teacher.images) if job.minutes is not None and measured else 0.0
+    after = 2 * each * len(job.teacher.images) + _EXPORTING
+    seconds, tables = PLANNED * (job.clock.left() - after) / 2, []  # of training, for each; infinite without a time
+    for who, its_views in views.items():
+        table = {**values, "views": its_views, "schedule": dict(values["schedule"])}
+        wanted = _steps(job, {**values, "schedule": table["schedule"]}, who, seconds, after)
+        per_epoch = len(job.images) // table["schedule"]["batch_size"]
+        limits += [f"{_NAMES[who]}: {limit}" for limit in length_limits(wanted, per_epoch)]
+        with_length(table, min(wanted, MOST_EPOCHS * per_epoch), len(job.images))
+        tables.append(table)
+    plan = {"arguments": arguments, "recipe": tables[0], "control": tables[1], "limits": limits}
+    plan["after"] = round(after, 2)
+    job.folder.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
     return plan
 
 
-class _Student(nn.Module):
-    """A backbone and the layer that maps its feature to the teacher's."""
-
-    def __init__(self, backbone: nn.Module, width: int, teacher: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(width, teacher)
-
-    def forward(self, views: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-        cosine = (unit(self.head(self.backbone(views))) * vectors).sum(dim=1)  # (B,)
-        return (1 - cosine).mean()
-
-
-def _train(
-    encoder: Encoder,
-    images: TrainingSet,
-    store: Store,
-    recipe: Recipe,
-    folder: Path,
-    clock: Clock,
-    is_late: IsLate | None,
-) -> bool:
-    """Regress; the encoder's module ends trained. False where it was asked to stop or is late, after a checkpoint."""
-    steps = Steps.of(recipe, images)
-    torch.manual_seed(recipe.seed)
-    student = _Student(encoder.module, encoder.dim, store.dim).to(encoder.device).train()
-    optimizer = create_optimizer(student, recipe)
-    first = 0
-    if (state := load_checkpoint(folder)) is not None:
-        student.load_state_dict(state["student"])
-        load_optimizer(optimizer, state["optimizer"])
-        first = state["step"]
-    vectors = unit(torch.from_numpy(store.raw_rows(images.rows).astype(np.float32)))  # (N, D)
-    log.info("distilling %s into %s: steps %d to %d", store.manifest.model, recipe.backbone.name, first, steps.total)
-    batches = feed(images, recipe, steps, first, encoder.device)
-    with asked_to_stop() as stop:
-        for step in range(first, steps.total):
-            batch = next(batches)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
-            loss = student(batch.views[0], vectors[batch.samples].to(encoder.device))
-            if not torch.isfinite(loss):
-                raise ClzooError(f"the loss of step {step} is not finite: the vectors of {store.path} are broken.")
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            done = step + 1
-            stopping = stop.is_set() or (is_late is not None and is_late(done, steps.total))
-            if stopping or done % _EVERY == 0 or done == steps.total:
-                kept = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-                save_checkpoint(folder, done, kept)
-                clock.book(TRAINING)
-                log.info("step %d of %d: 1 - cosine is %.4f", done, steps.total, loss.item())
-            if stopping and done < steps.total:
-                return False
-    student.eval()
-    return True
+def _arguments(job: _Job) -> dict[str, Any]:
+    """What another call must have to be the same distillation."""
+    images, every = job.teacher.images.images, np.arange(len(job.teacher.images))
+    return {
+        "teacher": job.teacher.store.manifest.weights_sha256,
+        "generation": job.teacher.store.generation,
+        "student": job.encoder.config.backbone,
+        "minutes": job.minutes,
+        "images_sha256": identity(images, every, digests(images, every)).hexdigest(),
+    }
 
 
-def _judged(
-    student: Encoder, alone: Encoder, store: Store, whole: Collection, plan: dict[str, Any]
-) -> tuple[Verdict, Gain | None, dict[str, Any]]:
+def _limits(job: _Job) -> list[str]:
+    found = list(job.teacher.limits)
+    if (count := job.parts.distinct) < FEW:
+        found.append(f'{count} images are fewer than {FEW}: no verdict but "no evidence" can come')
+    own = sum(parameter.numel() for parameter in job.encoder.module.parameters())
+    teacher_s = parameters_of(job.teacher.store)
+    if teacher_s is not None and own >= teacher_s:
+        found.append(
+            f"the student has {own / 1e6:.2g} million parameters, its teacher {teacher_s / 1e6:.2g}: it is not smaller"
+        )
+    return found
+
+
+def _recipes(job: _Job) -> tuple[dict[Who, list[dict[str, Any]]], dict[str, Any]]:
+    """Views of the student, nearly whole, and of SimCLR; and the rest of a recipe, which both share."""
+    size, count = job.encoder.config.preprocessing.size, len(job.images)
+    seen, free = Survey(count, count, size, False, ()), free_memory(job.encoder.device)
+    values, _ = recipe_values(job.encoder, "", seen, count, "simclr", job.teacher.store.path.name, free)
+    del values["start"]
+    values["data"]["held_out"] = False  # the images are given, and are those that are not held out
+    values["optimizer"] = {"name": "sgd", "base_lr": _RATE, "weight_decay": 1e-4, "decay_norms_and_biases": False}
+    whole = {"count": 1, "size": size, "crop_scale": [0.8, 1.0], "flip": 0.5}
+    return {"recipe": [whole], "control": values["views"]}, values
+
+
+def _steps(job: _Job, values: dict[str, Any], who: Who, seconds: float, after: float) -> int:
+    """How many fit into so many seconds, without a bound from above; 20 epochs without a time.
+
+    Raises:
+        ClzooError: fewer than can change anything.
+    """
+    if job.minutes is None:
+        return EPOCHS * (len(job.images) // values["schedule"]["batch_size"])
+    with_length(values, 100, len(job.images))
+    timed = seconds_per_step(Recipe.model_validate(values), job.images, job.encoder.device)
+    each = timed / (2 if who == "recipe" else 1)  # two views were timed
+    steps = int(max(0.0, seconds) / each)
+    if steps >= FEWEST_STEPS:
+        return steps
+    needed = 60 * job.minutes - job.clock.left() + after + 2 * FEWEST_STEPS * each / PLANNED
+    raise ClzooError(
+        f"--minutes {job.minutes:g} are {steps} steps of each student beside {after:.0f} s for measuring and the "
+        f"export, and less than {FEWEST_STEPS} change nothing that could be judged. Type: --minutes "
+        f"{math.ceil(1.5 * needed / 60)}, or choose a smaller student: --student resnet10_w16"
+    )
+
+
+def _judged(job: _Job, plan: dict[str, Any]) -> tuple[Verdict, Gain | None, dict[str, Any]]:
     """The student against the one without a teacher, and against the teacher's own vectors."""
-    parts = parts_of(whole.images)
-    train, held = part(whole, parts.train), part(whole, parts.held)
+    student, whole = job.encoder, job.teacher.images
+    train, held = part(whole, job.parts.train), part(whole, job.parts.judged)
     report: dict[str, Any] = {
-        "teacher": store.manifest.model,
+        "teacher": job.teacher.store.manifest.model,
         "student": student.config.backbone,
         "images": {"trained_on": len(train), "held_out": len(held), "rule": RULE},
         "limits": plan["limits"],
         "hardware": describe_hardware(str(student.device)),
         "versions": describe_versions(),
     }
-    if whole.labels is None:
+    if (why := job.teacher.why_unjudged) is not None:
         nothing = np.zeros(len(held))
-        verdict = Verdict("no evidence", "k-NN, not measured", gain_of(nothing, nothing[None]), None, (NOT_SHOWN,))
+        verdict = Verdict("no evidence", "k-NN, not measured", gain_of(nothing, nothing[None]), None, (why,))
         return verdict, None, {**verdict.to_json(), "sentence": str(verdict), "measures": {}, **report}
+    alone = load(_without_teacher(job.folder), str(student.device))
     of_student, of_alone = (knn_outcomes(encoder, train, held) for encoder in (student, alone))
-    of_teacher = right_by_knn(_stored(store, train), _stored(store, held), student.device)
+    readable = (extract(student, images).rows for images in (train, held))  # as they were judged: from the cache
+    bank, queries = (
+        job.teacher.features(rows[read])
+        for rows, read in zip((job.parts.train, job.parts.judged), readable, strict=True)
+    )
+    of_teacher = right_by_knn(bank, queries, student.device)
     verdict, behind = judge(KNN, of_alone, of_student[None]), gain_of(of_teacher, of_student[None])
     sides = {"teacher": of_teacher, "student": of_student, "student without teacher": of_alone}
     shown = {of: [round(100 * float(each.mean()), 4)] for of, each in sides.items()}
     found = {**verdict.to_json(), "sentence": str(verdict), "measures": {KNN: shown}, "teacher_gap": behind.to_json()}
     return verdict, behind, {**found, **report}
-
-
-def _stored(store: Store, images: Collection) -> Features:
-    """The teacher's vectors of a part of the store, as features."""
-    rows = images.images.rows  # type: ignore[attr-defined]
-    x = torch.from_numpy(store.raw_rows(rows).astype(np.float32))
-    assert images.labels is not None
-    return Features(x, torch.from_numpy(images.labels), images.classes, str(store.path), {}, rows)

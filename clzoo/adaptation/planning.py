@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clzoo.adaptation.before import seconds_per_image
 from clzoo.adaptation.clock import PLANNED, Clock
 from clzoo.adaptation.pilots import SHARE, Scored, Setting, best_of, measure_of, pilot_steps, run_pilot, settings_of
 from clzoo.adaptation.recipes import (
@@ -20,6 +22,7 @@ from clzoo.adaptation.recipes import (
     Reasons,
     commented,
     free_memory,
+    in_brief,
     lower_half,
     method_of,
     recipe_values,
@@ -47,6 +50,8 @@ LOOKING, BEFORE, PILOTS, TRAINING, AFTER = "looking", "measuring before", "pilot
 
 FEWEST_STEPS = 10
 """Of a run: below, there is nothing to judge."""
+
+NOT_USED_UP = "the time is not used up"
 
 TOWARDS_START = 0.5
 """Where no pilot chooses it: the careful half (our choice, not measured)."""
@@ -118,8 +123,9 @@ def planned(
         write_json(path, plan)
         write_recipe(job, plan)
         shutil.rmtree(job.folder / "pilots", ignore_errors=True)  # what they told stands in the plan
-        for line in (job.folder / RECIPE).read_text(encoding="utf-8").splitlines():
+        for line in in_brief(plan["recipe"], plan["reasons"], plan["head"][0]):
             log.info("%s", line)
+        log.info("all of it, with every reason: %s", job.folder / RECIPE)
     return Recipe.model_validate(plan["recipe"]), plan
 
 
@@ -143,11 +149,11 @@ def _piloted(job: Job, plan: dict[str, Any], images: TrainingSet, clock: Clock) 
         clock.book(PILOTS)
         if scored is not None:
             plan["pilots"].append([each.to_json() for each in scored])
-        elif stop.is_set():
-            return False
-        else:
+        elif not stop.is_set():
             plan["pilots_ended"] = f"a fifth of the time was over after {number} of {len(settings)} pilots"
         write_json(path, plan)
+        if stop.is_set():
+            return False
     return True
 
 
@@ -201,7 +207,7 @@ def _begun(
     recipe = Recipe.model_validate(values)
     if job.minutes is not None:
         each = seconds_per_step(recipe, images, device)
-        _require_time(job, recipe, each, clock.left(), 0.0)
+        _require_time(job, recipe, each, clock.left(), None)
         clock.book(LOOKING)
         verdict = reserved()
         clock.book(BEFORE)
@@ -224,19 +230,27 @@ def _begun(
         clock.book(BEFORE)
         plan["no_pilots"] = "pilots take a fifth of --minutes, which were not given"
         steps = EPOCHS * (len(images) // recipe.schedule.batch_size)
-    plan["steps"] = _within_bounds(job, plan, steps, recipe, len(images))
+    per_epoch = len(images) // recipe.schedule.batch_size
+    plan["limits"] += length_limits(steps, per_epoch)
+    plan["steps"] = min(steps, MOST_EPOCHS * per_epoch)
     return {**plan, "recipe": values, "reasons": reasons}
 
 
-def _require_time(job: Job, recipe: Recipe, each: float, left: float, other: float) -> None:
-    """Refuse where what is left, beside pilots and verdict, is not enough for the fewest steps."""
+def _require_time(job: Job, recipe: Recipe, each: float, left: float, other: float | None) -> None:
+    """Refuse where what is left, beside `other` seconds for pilots and verdict, is not enough for the fewest steps.
+
+    Before anything is measured, `other` is None: it is estimated for the message, and decides nothing.
+    """
     assert job.minutes is not None
-    steps = max(0, int(PLANNED * (left - other) / job.seeds / each)) if each else FEWEST_STEPS
+    steps = max(0, int(PLANNED * (left - (other or 0.0)) / job.seeds / each)) if each else FEWEST_STEPS
     if steps >= FEWEST_STEPS:
         return
     spent = 60 * job.minutes - left
+    if other is None:
+        encoders = 3 + 1.2 * job.seeds  # the start and two controls before, the adapted ones after
+        other = encoders * (len(job.parts.train) + len(job.parts.judged)) * seconds_per_image(job.encoder, job.whole)
     needed = (spent + other + FEWEST_STEPS * each * job.seeds / PLANNED) / 60
-    beside = f" beside {duration(spent + other)} for looking and measuring" if other else ""
+    beside = f" beside {duration(spent + other)} for looking and measuring"
     raise ClzooError(
         f"--minutes {job.minutes:g} are {steps} steps of {recipe.schedule.batch_size} images here{beside}, and less "
         f"than {FEWEST_STEPS} change nothing that could be judged. Type: --minutes {math.ceil(1.5 * needed + 0.1)}, or "
@@ -244,15 +258,13 @@ def _require_time(job: Job, recipe: Recipe, each: float, left: float, other: flo
     )
 
 
-def _within_bounds(job: Job, plan: dict[str, Any], steps: int, recipe: Recipe, trained_on: int) -> int:
-    per_epoch = trained_on // recipe.schedule.batch_size
+def length_limits(steps: int, per_epoch: int) -> list[str]:
+    """What has to be said of so many steps as the time allows."""
     if steps < per_epoch:
-        plan["limits"].append(
-            f"the time is enough for {steps} steps, {steps / per_epoch:.0%} of an epoch: not every image is seen"
-        )
+        return [f"the time is enough for {steps} steps, {steps / per_epoch:.0%} of an epoch: not every image is seen"]
     if steps > MOST_EPOCHS * per_epoch:
-        plan["limits"].append(f"the time is not used up: training ends after {MOST_EPOCHS} epochs")
-    return min(steps, MOST_EPOCHS * per_epoch)
+        return [f"{NOT_USED_UP}: training ends after {MOST_EPOCHS} epochs"]
+    return []
 
 
 def _decide(
@@ -292,7 +304,7 @@ def _decide(
         f"{values['method']['name']} from {job.start} on {len(job.parts.train):,} of the {job.seen.images:,} images of "
         f"{job.title}: {epochs:.2f} epochs.",
         "",
-        f"  clzoo pretrain {job.folder / RECIPE} --data {job.data} --out ANOTHER",
+        f"  {shlex.join(['clzoo', 'pretrain', str(job.folder / RECIPE), '--data', str(job.data), '--out', 'ANOTHER'])}",
         "",
         f"Left out for the verdict {len(job.parts.held):,} images, for pilots {len(job.parts.pilots):,}: {RULE}.",
     ]

@@ -35,6 +35,8 @@ MOST_EPOCHS = 100
 
 BASE_LR = {"sgd": 0.03, "adamw": 1e-4}  # per 256 images
 
+_WIDTH = 118  # characters of a line for the terminal
+
 Reasons = dict[str, str]
 
 
@@ -161,6 +163,34 @@ def lower_half(encoder: Encoder) -> list[str]:
         deeper = [level + (unit == largest) for level, unit in zip(deeper, units, strict=True)]
     found = list(dict.fromkeys(units))
     return found[: len(found) // 2]
+
+
+def in_brief(values: dict[str, Any], reasons: Reasons, head: str) -> list[str]:
+    """The choices for a terminal, a line or two each, with the first of their reasons; `commented` says more."""
+    backbone, optimizer, schedule = values["backbone"], values["optimizer"], values["schedule"]
+    size, views = values["data"]["preprocessing"]["size"], sum(view["count"] for view in values["views"])
+    chosen = [
+        ("method", values["method"]["name"], "method"),
+        ("views", f"{views} of {size} px", "views"),
+        ("batch", f"{schedule['batch_size']} images", "schedule.batch_size"),
+        ("length", f"{schedule['epochs']:.2f} epochs", "schedule.epochs"),
+        ("warm-up", f"{schedule['warmup_epochs']:.2f} epochs", "schedule.warmup_epochs"),
+        ("rate", f"{optimizer['base_lr']:g} for 256 images", "optimizer.base_lr"),
+        ("optimiser", optimizer["name"], "optimizer.name"),
+        ("trained", "the upper half" if backbone["frozen"] else "the whole network", "backbone.frozen"),
+        ("statistics", "", "backbone"),
+        ("the end", f"{schedule['towards_start']:.0%} back towards the start", "schedule.towards_start"),
+    ]
+    if values["data"]["flatten"]:
+        chosen.append(("drawing", "crowded places less often", "data.flatten"))
+    lines = textwrap.wrap(plain(head), _WIDTH)
+    for name, value, key in chosen:
+        reason = reasons[key].split("; ")[1 if key == "backbone" else 0]
+        text = plain(f"{name:<10}  {value}{': ' * bool(value)}{reason}")
+        lines += textwrap.wrap(
+            text, _WIDTH, initial_indent="  ", subsequent_indent=" " * 14, max_lines=2, placeholder=" ..."
+        )
+    return lines
 
 
 def commented(values: dict[str, Any], reasons: Reasons, head: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,22 +23,25 @@ from clzoo.adaptation.before import (
     measure_elsewhere,
 )
 from clzoo.adaptation.clock import TIME, Clock, IsLate, train_in_time
+from clzoo.adaptation.given import require_minutes, require_place, require_seeds
 from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR, NOT_SHOWN, PREDICTIVE, Outcomes, part
 from clzoo.adaptation.page import write_page
 from clzoo.adaptation.planning import (
     AFTER,
     LOOKING,
+    NOT_USED_UP,
+    PLAN,
     TRAINING,
     Job,
     nearer_end,
     planned,
     with_nearer_end,
 )
-from clzoo.adaptation.survey import survey
+from clzoo.adaptation.survey import require_classes, survey
 from clzoo.adaptation.verdict import Verdict, gain_of, judge, kept_elsewhere, undecided
 from clzoo.data.collection import Collection
 from clzoo.data.opening import open_source
-from clzoo.data.parts import parts_of
+from clzoo.data.parts import Parts, parts_of
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.encoder import Encoder
@@ -111,14 +115,16 @@ def adapt(
         ClzooError: images from which nothing can be learnt, too little time, a method that needs labels without any, a
             folder of another adaptation.
     """
-    title = title_of(images)
-    folder = Path(out) if out is not None else Path("runs") / f"adapt-{as_id(title)}"
+    require_minutes(minutes)
+    require_seeds(seeds)
+    title, folder = title_of(images), place_of(images, out)
+    require_place(folder, folder / ADAPTATION / PLAN, "adaptation", (ADAPTATION,))
     clock = Clock(folder / ADAPTATION / TIME, minutes, keeps=not (folder / VERDICT).is_file())
     encoder = load(start, device)
     whole = open_source(images, "pretrain")
     parts = parts_of(whole.images)
     seen = survey(whole, parts, encoder)
-    _check_labels(whole, method, labels)
+    seen = dataclasses.replace(seen, limits=(*seen.limits, *_check_labels(whole, parts, method, labels)))
     for limit in seen.limits:
         log.warning("%s", limit)
     job = Job(
@@ -139,7 +145,7 @@ def adapt(
     p = encoder.config.preprocessing
     trained_on = training_set_of(whole, parts.train, p.size if p.size < 224 else p.resize)
     elsewhere = None if also_keep is None else measure_elsewhere(encoder, also_keep)
-    train, held = part(whole, parts.train), part(whole, parts.held)
+    train, held = part(whole, parts.train), part(whole, parts.judged)
 
     def reserved() -> float:
         before = measure_before(encoder, train, held, job.folder, labels=labels)
@@ -165,6 +171,11 @@ def adapt(
     write_page(folder / "verdict.html", report)
     clock.book(AFTER)
     return Adaptation(folder, verdict, report, has_encoder=True, took=str(clock))
+
+
+def place_of(images: str | Path, out: str | Path | None) -> Path:
+    """The run folder of an adaptation."""
+    return Path(out) if out is not None else Path("runs") / f"adapt-{as_id(title_of(images))}"
 
 
 def _of_seed(recipe: Recipe, seed: int) -> Recipe:
@@ -199,25 +210,27 @@ def _trained(
     def keep(by: Recipe) -> None:
         (_, end), planned_steps = by.schedule.shortened[-1], plan["steps"]
         limit = f"slower than it was timed: seed {by.seed} ended after {end} of {planned_steps} steps, for --minutes"
-        others = [each for each in plan["limits"] if f": seed {by.seed} ended" not in each]
+        gone = (f": seed {by.seed} ended", NOT_USED_UP)
+        others = [each for each in plan["limits"] if not any(words in each for words in gone)]
         plan["limits"] = [*others, limit]
         nearer_end(job, plan, by)
 
     return train_in_time(train, recipe, seconds, keep)[0]
 
 
-def _check_labels(whole: Collection, method: str | None, labels: bool) -> None:
+def _check_labels(whole: Collection, parts: Parts, method: str | None, labels: bool) -> list[str]:
     known = METHODS.get(method) if method is not None else None
     if labels and whole.labels is None:
         raise ClzooError(f"--labels: {whole.origin} has no labels. {whole.unlabelled} Or leave out --labels.")
     if known is not None and known.labels and not labels:
         raise ClzooError(f"--method {method} learns from labels. Add --labels, or choose another method.")
+    return require_classes(whole, parts) if labels else []
 
 
 def _judged(
     job: Job, before: Before, adapted: list[Encoder], plan: dict[str, Any], elsewhere: Elsewhere | None
 ) -> tuple[Verdict, dict[str, Any]]:
-    train, held = part(job.whole, job.parts.train), part(job.whole, job.parts.held)
+    train, held = part(job.whole, job.parts.train), part(job.whole, job.parts.judged)
     log.info("measuring after, on %d held-out images", len(held))
     measured = [measure(each, train, held, labels=job.labels) for each in adapted]
     found = {of: [outcomes] for of, outcomes in before.outcomes.items()}
@@ -240,7 +253,7 @@ def _judged(
             for name in measures
             if name in found[START][0]
         },
-        "elsewhere": None if elsewhere is None else _kept(elsewhere, adapted),
+        "elsewhere": None if elsewhere is None else _kept(elsewhere, adapted, train),
         "no_batchnorm": BATCHNORM not in before.values,
         "from": job.encoder.config.name,
         "from_weights_sha256": job.encoder.weights_sha256,
@@ -286,7 +299,7 @@ def _runs(found: dict[str, list[Outcomes]], name: str) -> np.ndarray:
     return np.stack([each[name] for each in found[ADAPTED]])
 
 
-def _kept(elsewhere: Elsewhere, adapted: list[Encoder]) -> dict[str, Any]:
+def _kept(elsewhere: Elsewhere, adapted: list[Encoder], train: Collection) -> dict[str, Any]:
     """k-NN on a general set, before and after."""
     after = np.stack([elsewhere.after(each) for each in adapted])
     gain = gain_of(elsewhere.outcomes, after)
@@ -294,6 +307,8 @@ def _kept(elsewhere: Elsewhere, adapted: list[Encoder]) -> dict[str, Any]:
         "title": elsewhere.title,
         "verdict": kept_elsewhere(gain),
         "measure": KNN,
+        "images": len(elsewhere.test),
+        "trained_on": elsewhere.trained_on(train),
         "before": round(100 * float(elsewhere.outcomes.mean()), 4),
         "after": [round(100 * float(each.mean()), 4) for each in after],
         "gain": gain.to_json(),

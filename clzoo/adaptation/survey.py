@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def survey(collection: Collection, parts: Parts, encoder: Encoder) -> Survey:
         copies = f", of which {parts.distinct} differ" if parts.distinct < count else ""
         raise ClzooError(
             f"{origin} has {count} images{copies}; adaptation takes at least {FEWEST} different ones. Add images, or "
-            f"use the encoder as it is: clzoo embed IMAGES --model {encoder.config.name}"
+            f"use the encoder as it is: {shlex.join(['clzoo', 'embed', origin, '--model', encoder.config.name])}"
         )
     rows = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(np.int64))
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -72,7 +73,7 @@ def survey(collection: Collection, parts: Parts, encoder: Encoder) -> Survey:
     _refuse_alike(thumbnails, origin)
     side = int(np.median([length for length, _ in read]))
     grey = bool((np.ptp(thumbnails, axis=3) <= _FLAT).all())
-    limits = [*_limits(count, side, encoder)]
+    limits = [*_limits(count, parts, side, encoder)]
     if unreadable:
         limits.append(
             f"{len(unreadable)} of {len(seen)} images that were looked at cannot be read and are left out: "
@@ -96,21 +97,58 @@ def _refuse_alike(thumbnails: np.ndarray, origin: str) -> None:
     flat = int((np.ptp(thumbnails, axis=(1, 2)).max(axis=1) <= _FLAT).sum())
     if flat > 0.9 * count:
         raise ClzooError(
-            f"{flat} of {count} images of {origin} are one flat colour each: nothing can be learnt of them."
+            f"{flat} of {count} images of {origin} are one flat colour each: nothing can be learnt of them. "
+            "Name images that show something: clzoo adapt OTHER_IMAGES"
         )
     kinds = len(np.unique((thumbnails // _STEP).reshape(count, -1), axis=0))
     if kinds < 0.1 * count:
         raise ClzooError(
             f"{count} images of {origin} show {kinds} different pictures at {_THUMBNAIL} x {_THUMBNAIL} px: they are "
-            "copies of one another. Type: clzoo curate duplicates STORE"
+            f"copies of one another. To see which: {shlex.join(['clzoo', 'embed', origin, '--out', 'STORE'])} && clzoo "
+            "curate duplicates STORE"
         )
 
 
-def _limits(count: int, side: int, encoder: Encoder) -> list[str]:
+def require_classes(collection: Collection, parts: Parts) -> list[str]:
+    """Look at labels that are to judge; returns sentences about what they do not allow.
+
+    Raises:
+        ClzooError: one class alone, or so many that no two images can be compared.
+    """
+    labels, origin = collection.labels, collection.origin
+    assert labels is not None
+    if len(present := np.unique(labels)) < 2:
+        raise ClzooError(
+            f"--labels: all {len(labels)} images of {origin} are of the class {collection.classes[present[0]]}, and a "
+            "verdict needs two classes. Give each class a folder of its own, or leave out --labels."
+        )
+    counts = np.bincount(labels[parts.train], minlength=len(collection.classes))  # (C,)
+    unknown = int((counts[labels[parts.judged]] == 0).sum())
+    if counts.max() < 2 or unknown == len(parts.judged):
+        raise ClzooError(
+            f"--labels: {origin} has {len(labels)} images of {len(present)} classes, too few of each to compare one "
+            "with another. Are these names of images instead of classes? Expected several images a class; or leave out "
+            "--labels."
+        )
+    if unknown:
+        return [
+            f"{unknown} of {len(parts.judged)} held-out images are of classes that the others do not hold: every "
+            "encoder is wrong on them"
+        ]
+    return []
+
+
+def _limits(count: int, parts: Parts, side: int, encoder: Encoder) -> list[str]:
     found, size = [], encoder.config.preprocessing.size
-    if count < FEW:
+    if parts.distinct < FEW:
+        different = "" if parts.distinct == count else "different "
         found.append(
-            f'{count} images are fewer than {FEW}: too few are held out for a verdict other than "no evidence"'
+            f"{parts.distinct} {different}images are fewer than {FEW}: too few are held out for a verdict other than "
+            '"no evidence"'
+        )
+    if copies := len(parts.held) - len(parts.judged):
+        found.append(
+            f"{copies} of {len(parts.held)} held-out images are copies of others there and are not judged again"
         )
     if side * 2 < size:
         found.append(

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from pathlib import Path
 
 import click
 
-from clzoo.cli.common import Remembering, max_pixels_option, print_table, quiet_option, say, this_command
+from clzoo.cli.common import (
+    Minutes,
+    Remembering,
+    max_pixels_option,
+    print_table,
+    quiet_option,
+    say,
+    say_how_to_go_on,
+    this_command,
+)
 
 
 @click.command("adapt", cls=Remembering)
 @click.argument("images")
 @click.option("--from", "start", metavar="NAME", help="The encoder to start from, as in clzoo.load. [default: bundled]")
 @click.option("--method", help="cacr, simclr, reco, ... [default: the start's own if it needs no labels, else simclr]")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="For all of it, verdict included.")
+@click.option("--minutes", type=Minutes(), help="For all of it, verdict included.")
 @click.option("--labels", is_flag=True, help="Judge with the classes of the folders.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [default: runs/adapt-<images>].")
 @click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Runs that are judged.")
@@ -42,6 +52,7 @@ def command(
     """
     from clzoo.adaptation import adapt
     from clzoo.adaptation.page import notes_of, table_of
+    from clzoo.adaptation.run import place_of
     from clzoo.embed import DEFAULT_MODEL
     from clzoo.publish import publish_command
 
@@ -59,7 +70,7 @@ def command(
             device=device,
         )
     except KeyboardInterrupt:
-        say(f"to go on, type: {this_command()}", err=True)
+        say_how_to_go_on(place_of(images, out), "state.json")
         raise
     if found.verdict is None:
         usable = f"as far as it came it is a model: {found.folder}. " if found.has_encoder else ""
@@ -69,6 +80,7 @@ def command(
     for note in notes_of(found.report):
         say(note)
     say(f"Took {found.took}.")
-    say(f"{found.folder / 'verdict.html'} shows the same. To use it: clzoo embed {images} --model {found.folder}")
+    use = shlex.join(["clzoo", "embed", images, "--model", str(found.folder)])
+    say(f"{found.folder / 'verdict.html'} shows the same. To use it: {use}")
     accept = "" if found.verdict.word == "helped" else " --accept-verdict"
     say(f"Next: {publish_command(found.folder, images)}{accept}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -57,6 +58,21 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+class Minutes(click.ParamType):
+    """Above 0 and finite: a range alone lets "nan" pass."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            minutes = float(value)
+        except ValueError:
+            minutes = math.nan
+        if not 0 < minutes < math.inf:
+            self.fail(f"{value!r} is no number above 0, such as 30. Without it there is no limit.", param, ctx)
+        return minutes
+
+
 def output_file() -> click.Path:
     """The type of an option that names a file to write; what cannot be one is refused before the work."""
     return click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -81,6 +97,12 @@ def this_command() -> str:
         words = ["torchrun", *launcher, f"--nproc-per-node={here}", "-m", "clzoo"]
     context = click.get_current_context()
     return shlex.join([*words, context.info_name or "", *context.meta["clzoo.typed"]])
+
+
+def say_how_to_go_on(folder: Path, mark: str) -> None:
+    """What is left where a person stopped: `mark` is the file that makes `folder` a model."""
+    usable = f"as far as it came it is a model: {folder}. " if (folder / mark).is_file() else ""
+    say(f"{usable}to go on, type: {this_command()}", err=True)
 
 
 def _short(program: str) -> str:

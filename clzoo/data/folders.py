@@ -40,7 +40,7 @@ def open_folder(source: Path, split: str) -> Collection:
     if not source.exists():
         raise ClzooError(
             f"{source} is not a folder or file. Expected {source}/<class>/<image>.jpg, tar shards, or what clzoo pack "
-            "made. Type: clzoo pretrain R --data DIR"
+            "made. Name the folder or file that holds the images."
         )
     folders = split_folders(source)
     if split in folders:

@@ -28,11 +28,18 @@ RULE = f"hold-out:v1(seed={SEED},held={HELD_SHARE:.0%}<={MOST_HELD},pilots={PILO
 
 @dataclass(frozen=True)
 class Parts:
-    """Sorted numbers of images, int64, each in one part; `distinct` is how many different images there are."""
+    """Sorted numbers of images, int64, each in one part.
+
+    Attributes:
+        judged: of the held-out ones the first of each content: copies tell nothing more, and an interval that counted
+            them would be too narrow.
+        distinct: how many different images there are.
+    """
 
     train: np.ndarray
     pilots: np.ndarray
     held: np.ndarray
+    judged: np.ndarray
     distinct: int
 
     def to_json(self, images: Images) -> dict[str, Any]:
@@ -45,14 +52,21 @@ def parts_of(images: Images, cache_dir: str | Path | None = None) -> Parts:
     """The parts of a collection; reads what no earlier run has read (clzoo.data.content)."""
     read = digests(images, np.arange(len(images)), cache_dir)  # (N, 32)
     keys = np.array([_key(digest.tobytes(), images.name(row)) for row, digest in enumerate(read)])
-    _, group = np.unique(keys, return_inverse=True)  # (N,) copies have the same number; numbers in the order of keys
+    # (N,) copies have the same number; numbers in the order of keys
+    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     counts = np.bincount(group)
     upto = np.cumsum(counts) - counts  # images in the groups before
     held = min(MOST_HELD, round(HELD_SHARE * len(keys)))
     pilots = held + min(MOST_PILOT, round(PILOT_SHARE * len(keys)))
     before = upto[group]
     rows = np.arange(len(keys))
-    return Parts(rows[before >= pilots], rows[(before >= held) & (before < pilots)], rows[before < held], len(counts))
+    return Parts(
+        train=rows[before >= pilots],
+        pilots=rows[(before >= held) & (before < pilots)],
+        held=rows[before < held],
+        judged=np.sort(first[before[first] < held]),
+        distinct=len(counts),
+    )
 
 
 def _key(digest: bytes, name: str) -> str:

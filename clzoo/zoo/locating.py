@@ -233,11 +233,21 @@ def _local(path: Path) -> Located:
         if not path.exists():
             repo = f" If it is a repository of the Hub, type {HUB_PREFIX}{path}" if len(path.parts) == 2 else ""
             raise ClzooError(f"{path} does not exist; expected a folder or a .safetensors file.{repo}")
+        if path.suffix == ".onnx":
+            raise ClzooError(
+                f"{path} is an ONNX graph, which holds no network that clzoo could load. Name the model that it was "
+                f"exported from; or use the graph itself: clzoo.lite.load({str(path)!r})"
+            )
         if path.suffix != ".safetensors" or not (folder / "config.json").is_file():
             lacks = "has no config.json beside it" if path.suffix == ".safetensors" else "is not a .safetensors file"
             raise ClzooError(f"{path} {lacks}. Type: clzoo convert {path} --arch ARCHITECTURE --out DIR")
     if is_run(folder) and not has_encoder(folder):
         raise without_encoder(folder)
+    if not (folder / "config.json").is_file():
+        raise ClzooError(
+            f"{folder} is no model: it holds no config.json. Expected a run, a folder that clzoo saved, or a name of: "
+            "clzoo list"
+        )
     config = ModelConfig.load(folder / "config.json")
     if not weights.is_file():
         by_name = f" Load it by its name: {config.name}" if config.source else ""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from labelled_pictures import make_splits
+from pretended_clock import Ticking
 from small_models import small_encoder
 
 import clzoo.adaptation.before
@@ -82,17 +83,6 @@ def quick_verdict(monkeypatch):
     monkeypatch.setattr(clzoo.adaptation.run, "measure", by_knn_alone)
 
 
-class Ticking:
-    """A clock that goes on by so many seconds each time that it is read, so that no test waits."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.at = seconds, 0.0
-
-    def __call__(self) -> float:
-        self.at += self.seconds
-        return self.at
-
-
 def stopped_by_hand(train):
     """The same training, with Ctrl-C before its first step."""
 
@@ -157,6 +147,7 @@ def test_held_out_images_are_not_trained_on_and_kept_by_name(adapted, pictures):
 def test_the_recipe_explains_itself_and_makes_the_same_run_again(adapted, pictures, tmp_path):
     file = adapted.folder / "adaptation" / "recipe.yaml"
     text = file.read_text()
+    assert "clzoo pretrain" in text
     lines = [line.strip() for line in text.splitlines()]
     for key in ("method", "views", "frozen", "batch_size", "epochs", "warmup_epochs", "base_lr", "towards_start"):
         place = next(number for number, line in enumerate(lines) if line.startswith(f"{key}:"))

@@ -7,14 +7,19 @@ import json
 import numpy as np
 import pytest
 from labelled_pictures import make_splits
+from pretended_clock import Ticking
 from small_models import small_encoder
 
+import clzoo.adaptation.clock
 import clzoo.adaptation.distillation
+import clzoo.adaptation.student
 from clzoo.adaptation import distil
 from clzoo.embed import embed_folder, open_store
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.lite import load as load_lite
+from clzoo.pretrain.recipe import Recipe
 from clzoo.zoo import load
 
 STUDENT = "resnet10_w16"
@@ -96,7 +101,7 @@ def test_the_teacher_is_not_run(store, tmp_path, monkeypatch):
     kept = manifest.read_text()
     try:
         manifest.write_text(json.dumps({**json.loads(kept), "load": "timm:nowhere", "model": "timm:nowhere"}))
-        monkeypatch.setattr(clzoo.adaptation.distillation, "_train", lambda *_: False)
+        monkeypatch.setattr(clzoo.adaptation.distillation, "train_student", lambda *_: False)
         assert distil(store, student=STUDENT, out=tmp_path / "out", device="cpu").verdict is None
     finally:
         manifest.write_text(kept)
@@ -125,6 +130,75 @@ def test_a_store_of_few_images_is_refused(tmp_path):
         distil(tmp_path / "store", student=STUDENT, out=tmp_path / "out", device="cpu")
 
 
+@pytest.fixture
+def no_graph(monkeypatch):
+    """The export is held by other tests."""
+    monkeypatch.setattr(Encoder, "export", lambda *_, **__: None)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "_EXPORTING", 0.0)
+
+
+def test_minutes_are_kept_to_and_a_moved_end_is_recorded(store, tmp_path, monkeypatch, no_graph):
+    """A machine that is slower than it was timed, by a clock that goes on each time that it is read."""
+    each, minutes, out = 0.1, 0.1, tmp_path / "out"
+    monkeypatch.setattr(clzoo.adaptation.distillation, "seconds_per_step", lambda *_: each)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "seconds_per_image", lambda *_: 0.0)
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", Ticking(1.5 * each))
+    found = distil(store, student=STUDENT, minutes=minutes, out=out, device="cpu")
+    plan, taken = read_json(out / "plan.json"), read_json(out / "time.json")
+    assert sum(taken.values()) <= 1.1 * 60 * minutes + 30
+    for who, steps in (("recipe", 54), ("control", 27)):  # 0.9 of half of 6 s each; a view is half of what was timed
+        recipe = Recipe.model_validate(plan[who])
+        asked, end = recipe.schedule.shortened[-1]
+        assert asked <= end < steps
+        assert recipe.schedule.epochs == pytest.approx(steps / (50 // recipe.schedule.batch_size), rel=0.05)
+    ends = [Recipe.model_validate(plan[who]).schedule.shortened[-1][1] for who in ("recipe", "control")]
+    limits = found.report["limits"]
+    for end, who in zip(ends, ("the student", "the student without teacher"), strict=True):
+        assert f"slower than it was timed, and stopped at step {end} for --minutes: {who} ended early" in limits
+    assert read_json(out / "without_teacher" / "state.json")["step"] == ends[1]
+    assert (out / f"checkpoint-{ends[0]:08d}.pt").is_file()
+    weights = load(out, "cpu").weights_sha256
+    distil(store, student=STUDENT, minutes=minutes, out=out, device="cpu")
+    assert read_json(out / "plan.json") == plan  # the moved ends stay
+    assert load(out, "cpu").weights_sha256 == weights
+
+
+def test_time_for_less_than_an_epoch_or_more_than_can_be_used_is_a_stated_limit(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(clzoo.adaptation.distillation, "_train_student", lambda *_: False)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "seconds_per_step", lambda *_: 1.0)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "seconds_per_image", lambda *_: 0.0)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "_EXPORTING", 0.0)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "FEWEST_STEPS", 1)
+    monkeypatch.setattr(clzoo.adaptation.clock, "now", lambda: 0.0)
+    for minutes, whose, said in (
+        (0.075, ["the student without teacher"], "2 steps, 67% of an epoch: not every image is seen"),
+        (30, ["the student", "the student without teacher"], "the time is not used up"),
+    ):
+        out = tmp_path / str(minutes)
+        assert distil(store, student=STUDENT, minutes=minutes, out=out, device="cpu").verdict is None
+        limits = [limit for limit in read_json(out / "plan.json")["limits"] if said in limit]
+        assert [limit.partition(": ")[0] for limit in limits] == whose
+
+
+def test_a_student_that_is_not_smaller_than_its_teacher_is_a_stated_limit(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(clzoo.adaptation.distillation, "_train_student", lambda *_: False)
+    for teacher_s, is_said in ((10**9, False), (1000, True), (None, False)):
+        monkeypatch.setattr(clzoo.adaptation.distillation, "parameters_of", lambda _, known=teacher_s: known)
+        distil(store, student=STUDENT, out=tmp_path / str(teacher_s), device="cpu")
+        limits = read_json(tmp_path / str(teacher_s) / "plan.json")["limits"]
+        assert any("it is not smaller" in limit for limit in limits) is is_said
+
+
+def test_a_student_that_does_not_take_the_teacher_s_size_is_refused(store, tmp_path):
+    with pytest.raises(ClzooError, match=r"--student vit_tiny_patch16_224 does not take images of 32 px.*resnet10_w16"):
+        distil(store, student="vit_tiny_patch16_224", out=tmp_path / "out", device="cpu")
+
+
+def test_another_store_is_another_distillation(store, distilled):
+    with pytest.raises(ClzooError, match=r"is a distillation with minutes None, now 7.0. Choose another --out"):
+        distil(store, student=STUDENT, minutes=7.0, out=distilled.folder, device="cpu")
+
+
 @pytest.mark.slow
 def test_a_stopped_distillation_ends_with_the_same_weights(store, distilled, tmp_path, monkeypatch):
     class Asked:
@@ -143,7 +217,7 @@ def test_a_stopped_distillation_ends_with_the_same_weights(store, distilled, tmp
 
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(clzoo.adaptation.distillation, "asked_to_stop", Asked)
+        patch.setattr(clzoo.adaptation.student, "asked_to_stop", Asked)
         assert distil(store, student=STUDENT, out=out, device="cpu").verdict is None
     assert list(out.glob("checkpoint-*.pt"))
     again = distil(store, student=STUDENT, out=out, device="cpu")

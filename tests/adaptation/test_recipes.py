@@ -8,7 +8,7 @@ import pytest
 import yaml
 from small_models import small_encoder
 
-from clzoo.adaptation.recipes import commented, lower_half, method_of, recipe_values, with_length
+from clzoo.adaptation.recipes import commented, in_brief, lower_half, method_of, recipe_values, with_length
 from clzoo.adaptation.survey import Survey
 from clzoo.config import Preprocessing
 from clzoo.encoder import Encoder
@@ -80,6 +80,28 @@ def test_the_method_is_the_one_asked_for_or_the_start_s_own_where_it_needs_no_la
     assert method_of(small_encoder(method="cacr"), None)[0] == "cacr"
     assert method_of(small_encoder(method="supcon"), None)[0] == "simclr"
     assert method_of(small_encoder(method="timm"), None)[0] == "simclr"
+
+
+def test_the_terminal_is_told_each_choice_in_at_most_twenty_lines():
+    for seen in (False, True):
+        values, reasons = made(small_encoder(), "simclr", grey=seen)
+        with_length(values, 100, 700)
+        values["data"]["flatten"] = seen
+        values["backbone"]["frozen"] = ["conv1."] if seen else []
+        reasons |= dict.fromkeys(
+            ("backbone.frozen", "optimizer.base_lr", "schedule.epochs", "schedule.warmup_epochs"), "because; and more"
+        )
+        reasons |= dict.fromkeys(("schedule.towards_start", "data.flatten"), "because; and more")
+        lines = in_brief(values, reasons, "simclr from here on 700 images: 20.00 epochs.")
+        assert len(lines) <= 20
+        assert all(len(line) <= 120 for line in lines)
+        text = "\n".join(lines)
+        for word in ("simclr", "128 images", "20.00 epochs", "0.03 for 256", "sgd", "32 px", "back towards the start"):
+            assert word in text
+        assert ("the upper half" in text) is seen
+        assert ("crowded places" in text) is seen
+        assert "BatchNorm counts each batch" in text
+        assert "and more" not in text
 
 
 def test_names_of_others_stay_in_their_line():

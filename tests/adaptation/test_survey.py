@@ -10,10 +10,11 @@ from picture_folders import noise
 from PIL import Image
 from small_models import small_encoder
 
-from clzoo.adaptation.survey import survey
+from clzoo.adaptation.survey import require_classes, survey
 from clzoo.config import Preprocessing
+from clzoo.data.collection import ArrayImages, Collection
 from clzoo.data.opening import open_source
-from clzoo.data.parts import parts_of
+from clzoo.data.parts import Parts, parts_of
 from clzoo.errors import ClzooError
 
 
@@ -54,6 +55,43 @@ def test_one_image_again_and_again_is_refused(tmp_path):
     nearly[:, 0, 0, 0] = np.arange(60)  # other bytes, the same picture
     with pytest.raises(ClzooError, match="copies of one another"):
         looked_at(folder_of(tmp_path / "nearly", nearly), tmp_path)
+
+
+def test_copies_are_trained_on_and_not_judged_again(tmp_path):
+    copied = np.repeat(blobs(60), 5, axis=0)
+    seen = looked_at(folder_of(tmp_path / "copied", copied), tmp_path)
+    assert (seen.images, seen.distinct) == (300, 60)
+    assert seen.limits[0].startswith("60 different images are fewer than 200")
+    assert seen.limits[1].startswith("48 of 60 held-out images are copies of others there")
+
+
+def labelled(labels: list[int], train: int) -> tuple[Collection, Parts]:
+    """As many images as labels, the first `train` of them to train on, the others held out."""
+    names = tuple(f"class {number}" for number in range(max(labels) + 1))
+    rows, none = np.arange(len(labels)), np.arange(0)
+    whole = Collection("mine", ArrayImages(np.zeros((len(labels), 2, 2, 3), np.uint8)), np.array(labels), names)
+    return whole, Parts(rows[:train], none, rows[train:], rows[train:], len(labels))
+
+
+def test_labels_of_one_class_are_refused():
+    with pytest.raises(
+        ClzooError, match=r"--labels: all 60 images of mine are of the class class 0.*needs two classes"
+    ):
+        require_classes(*labelled([0] * 60, 50))
+
+
+def test_labels_of_which_no_two_images_can_be_compared_are_refused():
+    for labels in ([*range(60)], [*range(50), *range(50, 60)], [*[0, 1] * 25, *range(2, 12)]):
+        with pytest.raises(
+            ClzooError, match=r"--labels: mine has 60 images of \d+ classes, too few of each to compare"
+        ):
+            require_classes(*labelled(labels, 50))
+
+
+def test_held_out_classes_without_an_image_to_learn_from_are_a_stated_limit():
+    assert require_classes(*labelled([0, 1] * 30, 50)) == []
+    (limit,) = require_classes(*labelled([*[0, 1] * 25, 0, 1, 2, 3, *[0, 1] * 3], 50))
+    assert limit.startswith("2 of 10 held-out images are of classes that the others do not hold")
 
 
 def test_flat_grey_images_are_refused_and_grey_photographs_are_not(tmp_path):

@@ -64,3 +64,15 @@ def test_what_is_held_out_is_kept_by_name(tmp_path):
     assert kept["rule"].startswith("hold-out:v1(seed=0")
     assert len(kept["held"]) == 20
     assert not set(kept["held"]) & set(kept["pilots"])
+
+
+def test_of_copies_among_the_held_out_one_is_judged(tmp_path):
+    pixels = np.repeat(noise(100, 4, seed=3), 3, axis=0)  # each three times
+    parts = parts_of(ArrayImages(pixels), tmp_path)
+    assert len(parts.held) == 60
+    assert len(parts.judged) == 20
+    assert set(parts.judged) <= set(parts.held)
+    assert len(np.unique(pixels[parts.judged].reshape(20, -1), axis=0)) == 20
+    assert {row // 3 for row in parts.held} == {row // 3 for row in parts.judged}
+    alone = parts_of(ArrayImages(noise(100, 4, seed=3)), tmp_path)
+    assert np.array_equal(alone.judged, alone.held)
