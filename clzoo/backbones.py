@@ -167,11 +167,20 @@ class _Built:
         return cls(repr((*parts, config.preprocessing.size)), config)
 
 
-@lru_cache(maxsize=16)  # a load asks twice, controls and comparisons often; building one takes a quarter of a second
+@lru_cache(
+    maxsize=16
+)  # a load asks twice, controls, comparisons and runs often; building one takes a quarter of a second
 def _measured(built: _Built) -> tuple[nn.Module, int]:
     with torch.device("meta"):
         module = network_of(built.config)
     return module, feature_width(module, built.config.preprocessing.size)
+
+
+def measured_width(config: ModelConfig, size: int | None = None) -> int:
+    """`feature_width` of the config's network at its own input size, or at another; remembered."""
+    if size is not None:
+        config = replace(config, preprocessing=replace(config.preprocessing, size=size))
+    return _measured(_Built.of(config))[1]
 
 
 def with_fixed_size(config: ModelConfig) -> ModelConfig:

@@ -17,7 +17,7 @@ from torch import nn
 from clzoo.adaptation.clock import Clock, IsLate
 from clzoo.adaptation.planning import TRAINING
 from clzoo.adaptation.teacher import Teacher
-from clzoo.backbones import feature_width, network_of
+from clzoo.backbones import measured_width
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.data.training import TrainingSet
 from clzoo.embed import Store
@@ -67,8 +67,7 @@ def student_config(student: str, store: Store) -> ModelConfig:
         derived_from=store.manifest.model,
     )
     try:
-        with torch.device("meta"):
-            width = feature_width(network_of(config), size)
+        width = measured_width(config)
     except (ClzooError, AssertionError, RuntimeError, ValueError) as error:  # of whatever kind its own code raises
         raise ClzooError(
             f"--student {student} does not take images of {size} px, the size of its teacher's input: {error} Choose "

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clzoo.backbones import create_backbone, feature_width, network_of
+from clzoo.backbones import create_backbone, measured_width
 from clzoo.config import ModelConfig
 from clzoo.distributed import world_size
 from clzoo.errors import ClzooError
@@ -62,11 +62,9 @@ def model_config(recipe: Recipe) -> ModelConfig:
         ClzooError: an unknown backbone, or one that does not take the views or the whole images of the recipe.
     """
     config = recipe.model_config_of(0)
-    with torch.device("meta"):
-        network = network_of(config)
     for size in {policy.size for policy in recipe.view_policies()}:
-        feature_width(network, size)
-    return replace(config, num_features=feature_width(network, config.preprocessing.size))
+        measured_width(config, size)
+    return replace(config, num_features=measured_width(config))
 
 
 def build_backbone(b: Backbone) -> nn.Module:

@@ -41,14 +41,14 @@ def store(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(clzoo.adaptation.distillation, "EPOCHS", 20)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "EPOCHS", 10)
 
 
 @pytest.fixture(scope="module")
 def distilled(store, tmp_path_factory):
     """A student and all that comes with it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clzoo.adaptation.distillation, "EPOCHS", 20)
+        patch.setattr(clzoo.adaptation.distillation, "EPOCHS", 10)
         return distil(store, student=STUDENT, out=tmp_path_factory.mktemp("out") / "student", device="cpu")
 
 
