@@ -113,7 +113,7 @@ def test_what_one_process_began_two_continue(images: Path, model_folder: Path, t
 
 
 def test_a_script_of_the_users_shares_out_the_work_too_and_every_process_has_the_whole(
-    images: Path, model_folder: Path, tmp_path: Path
+    images: Path, model_folder: Path, tmp_path: Path, warm_python: WarmPython
 ) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -123,13 +123,12 @@ def test_a_script_of_the_users_shares_out_the_work_too_and_every_process_has_the
         "rows = len(clzoo.open_store(sys.argv[3]))\n"
         "print(f\"{os.environ['RANK']}: {rows} {done.rows} {done.embedded} {dist.is_initialized()}\\n\", end='')\n"
     )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     embed_folder(images, str(model_folder), tmp_path / "single", progress=False)
     for group, embedded in (("closed", 24), ("open", 0)):
-        arguments = [str(images), str(model_folder), str(tmp_path / "store"), group]
-        done = subprocess.run([*launcher, *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        assert sorted(done.stdout.splitlines()) == [f"{n}: 24 24 {embedded} {group == 'open'}" for n in (0, 1)]
+        arguments = (str(script), str(images), str(model_folder), str(tmp_path / "store"), group)
+        both = warm_python.ranks(2, arguments, ENVIRONMENT, timeout=120)
+        assert [done.returncode for done in both] == [0, 0], both
+        assert [done.stdout for done in both] == [f"{n}: 24 24 {embedded} {group == 'open'}\n" for n in (0, 1)]
     assert shares(tmp_path / "store") == []
     assert_equal_stores(open_store(tmp_path / "store"), open_store(tmp_path / "single"))
 

@@ -14,7 +14,9 @@ from written_stores import write_store
 import clzoo
 from clzoo import open_store
 from clzoo.cli import main
+from clzoo.explorer import projection
 from clzoo.explorer.elsewhere import export_atlas, export_projector
+from clzoo.explorer.graph import neighbor_graph
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,16 @@ def store(tmp_path_factory) -> Path:
     return place / "store"
 
 
-def test_embedding_atlas_gets_a_map_and_neighbors_by_row(store, tmp_path):
+def test_embedding_atlas_gets_a_map_and_neighbors_by_row(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(projection, "has_umap", lambda: False)  # the map itself: test_projection.py
     main(["store", "export", str(store), "--for", "embedding-atlas", "--out", str(tmp_path / "x.parquet"), "--quiet"])
     table = pq.read_table(tmp_path / "x.parquet")
     opened = open_store(store)
     vectors = opened.embeddings() / np.linalg.norm(opened.embeddings(), axis=1, keepdims=True)
     assert table["path"].to_pylist() == list(opened.paths)
     assert {"projection_x", "projection_y"} < set(table.column_names)
+    places = projection.project(opened, np.arange(12), neighbor_graph(opened, np.arange(12)))[0]
+    np.testing.assert_array_equal(np.stack([table["projection_x"], table["projection_y"]], axis=1), places)
     for row, near in enumerate(table["neighbors"].to_pylist()):
         assert row not in near["ids"]
         assert len(near["ids"]) == len(near["distances"]) == 11
