@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
-from clzoo.files import read_json
+from clzoo.files import LONGEST_JSON, parse_json, read_bytes
 
 FORMAT, VERSION = "clzoo-leaks", 1
 
@@ -26,23 +26,24 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     Raises:
         ClzooError: no certificate, one of a newer clzoo, or one that was changed after it was written.
     """
-    found = read_json(Path(path))
+    content = read_bytes(Path(path), LONGEST_JSON)
+    found = parse_json(content, str(path), f"Make one: clzoo curate leaks TRAIN TEST --out {path}")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ClzooError(f"{path} is no certificate of leaks. Make one: clzoo curate leaks TRAIN TEST --out {path}")
     if found.get("version") != VERSION:
         raise ClzooError(f"{path} is of version {found.get('version')!r}, this clzoo reads {VERSION}.")
-    content = {key: value for key, value in found.items() if key != "sha256"}
-    if found.get("sha256") != _sha256_of(content):
+    inside = {key: value for key, value in found.items() if key != "sha256"}
+    if found.get("sha256") != _sha256_of(inside):
         raise ClzooError(
             f"{path} was changed after it was written: its content has another hash than it says. Make it again: "
             f"clzoo curate leaks TRAIN TEST --out {path}"
         )
-    if not _is_whole(content):
+    if not _is_whole(inside):
         raise ClzooError(
             f"{path} lacks what a certificate of leaks says of its stores and images. Make it again: clzoo curate "
             f"leaks TRAIN TEST --out {path}"
         )
-    return content
+    return inside
 
 
 def _is_whole(content: dict[str, Any]) -> bool:

@@ -136,13 +136,15 @@ def read_bytes(path: Path, longest: int) -> bytes:
     """The content of a file that ought to be small.
 
     Raises:
-        ClzooError: it is missing or has more than `longest` bytes.
+        ClzooError: it is missing, cannot be read, or has more than `longest` bytes.
     """
     try:
         with path.open("rb") as file:
             content = file.read(longest + 1)
     except FileNotFoundError:
         raise ClzooError(f"{path} does not exist.") from None
+    except OSError as error:  # a folder, or one that may not be read
+        raise ClzooError(f"{path} cannot be read: {error.strerror or error}.") from error
     if len(content) > longest:
         raise ClzooError(f"{path} has more than {longest:,} bytes, which no file of its kind has. Is it the right one?")
     return content

@@ -16,8 +16,8 @@ from clzoo.curation.page import Section, Tile, kinds_table, write_page
 from clzoo.curation.pairs import Pairs, unit_vectors
 from clzoo.curation.pictures import Pictures
 from clzoo.data.parallel import in_order
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
-from clzoo.errors import ClzooError
 from clzoo.progress import with_progress
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def find_duplicates(
     check_keep(keep)
     check_settings(false_flags, threshold)
     store = store if isinstance(store, Store) else open_store(store)
-    if not len(store):
-        raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+    require_images(store)
     pictures = Pictures(store)
     vectors = unit_vectors(store)
     hashes = _hashes_of_equal_sizes(pictures)

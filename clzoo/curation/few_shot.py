@@ -18,6 +18,7 @@ import torch
 from clzoo.curation.folds import FOLDS, Labelled, out_of_fold
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
@@ -280,8 +281,7 @@ def classify(
     if not 0 <= sure <= 1:
         raise ClzooError(f"sure is a confidence from 0 to 1, found {sure}.")
     store = store if isinstance(store, Store) else open_store(store)
-    if not len(store):
-        raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+    require_images(store)
     vectors = unit_vectors(store)
     accuracy: dict[str, float] = {}
     if isinstance(labels, Classifier):
@@ -293,7 +293,8 @@ def classify(
                 f"is of {store.manifest.model} ({ours[0][:12]}), or of another preprocessing. Embed with that encoder."
             )
     else:
-        known = Labelled.of(labels, str(store.path))
+        ways = "give --labels FILE with lines path,label; or embed with --labels, then --by-folder."
+        known = Labelled.of(labels, str(store.path), f"Label some of each: {ways}")
         classifier, accuracy = _fit(vectors[known.rows], known, store)
         rows, count = np.setdiff1d(np.arange(len(store)), known.rows), len(known.rows)
     found = classifier.probabilities(vectors[rows])

@@ -34,8 +34,8 @@ class Labelled:
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, names: Sequence[str | None], what: str) -> Labelled:
-        """The rows (N,) that have a name; `what` is named in errors.
+    def of(cls, names: Sequence[str | None], what: str, remedy: str) -> Labelled:
+        """The rows (N,) that have a name; `what` is named in errors, which end with `remedy`.
 
         Raises:
             ClzooError: fewer than two classes.
@@ -45,8 +45,7 @@ class Labelled:
         if len(classes) < 2:
             raise ClzooError(
                 f"{what} has {'no labels' if not classes else f'one class, {classes[0]!r}'}; at least two classes are "
-                "needed. Embed with --labels (the first sub-folder is the label), or give --labels FILE with lines "
-                "path,label."
+                f"needed. {remedy}"
             )
         place = {name: number for number, name in enumerate(classes)}
         return cls(rows, np.array([place[str(names[row])] for row in rows], np.int64), tuple(classes))

@@ -58,10 +58,7 @@ def read_labels(path: str | Path, store: Store) -> list[str | None]:
 
 def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     """The cells of each line that is not empty, with its number."""
-    try:
-        content = read_bytes(Path(path), _LONGEST)
-    except OSError as error:
-        raise ClzooError(f"{path} cannot be read: {error.strerror or error}.") from error
+    content = read_bytes(Path(path), _LONGEST)
     wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")

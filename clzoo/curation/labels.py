@@ -10,6 +10,7 @@ formula here; the report says which.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import numpy as np
 from clzoo.curation.folds import FOLDS, METHODS, Labelled, out_of_fold
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 
@@ -136,7 +138,9 @@ def find_label_errors(
             f"{ranking!r}."
         )
     store = store if isinstance(store, Store) else open_store(store)
-    known = Labelled.of(store.labels, str(store.path))
+    require_images(store)
+    again = shlex.join(["clzoo", "embed", store.manifest.source or "IMAGES", "--labels", "--out", str(store.path)])
+    known = Labelled.of(store.labels, str(store.path), f"The first sub-folder can be the label. Type: {again}")
     counts = np.bincount(known.labels)
     if counts.min() < 2:
         name = known.classes[int(counts.argmin())]

@@ -16,6 +16,7 @@ from clzoo.curation.duplicates import PIXELS as SAME_PIXELS
 from clzoo.curation.page import Section, Tile, kinds_table, write_page
 from clzoo.curation.pairs import unit_vectors
 from clzoo.curation.pictures import Pictures
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.files import as_json, output_path
@@ -141,12 +142,14 @@ def find_leaks(
     check_settings(false_flags, threshold)
     train, test = (each if isinstance(each, Store) else open_store(each) for each in (train, test))
     check_same_encoder(train, test)
-    pictures, tested = Pictures(train), Pictures(test)
+    pictures, tested = Pictures(train, "--train-images"), Pictures(test, "--test-images")
     bank, queries = unit_vectors(train), unit_vectors(test)
     calibration, pairs = calibrate(
         pictures, bank, np.arange(len(bank)), false_flags, threshold, encoder, queries=queries
     )
     hashes = tuple(hashes_of(each, np.arange(len(each.store))) for each in (pictures, tested))
+    if not hashes[1]:  # a certificate knows the test images by them
+        raise tested.missing()
     best = {row: Leak(row, other, BYTES, 1.0, 0) for row, other in _same_files(*hashes).items()}
     order = np.lexsort((pairs.second, -pairs.similarity, pairs.first))
     for part in np.split(order, np.flatnonzero(np.diff(pairs.first[order])) + 1) if len(pairs) else ():
@@ -164,8 +167,7 @@ def find_leaks(
 def check_same_encoder(*stores: Store) -> None:
     """Raise ClzooError where one is empty, or two are not of the same weights and preprocessing."""
     for store in stores:
-        if not len(store):
-            raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+        require_images(store)
     first, *others = (store.manifest for store in stores)
     for store, manifest in zip(stores[1:], others, strict=True):
         if (manifest.weights_sha256, manifest.preprocessing) != (first.weights_sha256, first.preprocessing):

@@ -11,6 +11,7 @@ import torch
 
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.neighbors import nearest
@@ -94,8 +95,9 @@ def find_outliers(store: Store | str | Path, *, k: int = NEIGHBOR, by_class: boo
     store = store if isinstance(store, Store) else open_store(store)
     if k < 1:
         raise ClzooError(f"k must be at least 1, found {k}.")
+    require_images(store)
     if len(store) < 2:
-        raise ClzooError(f"{store.path} has {len(store)} images; an outlier needs others. Embed more into it.")
+        raise ClzooError(f"{store.path} has 1 image; an outlier needs others. Embed more into it.")
     labels = store.labels
     groups = [np.arange(len(store))]
     alone: list[str] = []

@@ -33,10 +33,13 @@ class ImagesByRow(Protocol):
 
 
 class Pictures:
-    """Reads the image of any row, from any thread; the headers of a shard are read once."""
+    """Reads the image of any row, from any thread; the headers of a shard are read once.
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    `option` is the command's own that says where they lie now.
+    """
+
+    def __init__(self, store: Store, option: str = "--images") -> None:
+        self.store, self._option = store, option
 
     def read(self, row: int) -> bytes:
         """The encoded image, from a source of any kind.
@@ -77,7 +80,7 @@ class Pictures:
         """What to raise where none of the pictures that are needed is there."""
         return ClzooError(
             f"the pictures of {self.store.path} are not at {self.store.manifest.root} (any more). Say where they lie "
-            "now: --images DIR"
+            f"now: {self._option} DIR"
         )
 
 

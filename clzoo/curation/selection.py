@@ -12,6 +12,7 @@ import torch
 
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.neighbors import nearest
@@ -91,10 +92,13 @@ def select_images(
     store = store if isinstance(store, Store) else open_store(store)
     if how not in WAYS:
         raise ClzooError(f"how must be one of {', '.join(WAYS)}; found {how!r}.")
+    require_images(store)
     has_label = np.array([label is not None for label in labels] if labels is not None else [False] * len(store), bool)
-    if not 1 <= n <= (~has_label).sum():
+    if has_label.all():
+        raise ClzooError(f"every image of {store.path} has a label: nothing is left to choose. Embed more into it.")
+    if not 1 <= n <= (left := int((~has_label).sum())):
         raise ClzooError(
-            f"{store.path} has {(~has_label).sum()} images without a label; found n={n}. Ask for 1 to that many."
+            f"{store.path} has {left:,} images without a label, found n={n}. Ask for 1 to {left}: -n {left}"
         )
     vectors = unit_vectors(store)
     known = np.flatnonzero(has_label)

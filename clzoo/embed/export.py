@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import clzoo
-from clzoo.embed.finite import require_finite
+from clzoo.embed.checks import require_finite
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.files import output_path

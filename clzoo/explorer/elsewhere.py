@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clzoo.curation.pictures import Pictures
+from clzoo.embed.checks import require_finite, require_images
 from clzoo.embed.export import parquet_metadata
-from clzoo.embed.finite import require_finite
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.graph import neighbor_graph
@@ -112,6 +112,5 @@ def _plain(name: str) -> str:
 
 
 def _check(store: Store) -> None:
-    if not len(store):
-        raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+    require_images(store)
     require_finite(store)

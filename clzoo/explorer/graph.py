@@ -51,6 +51,7 @@ def neighbor_graph(store: Store, rows: np.ndarray, k: int = NEIGHBORS) -> Graph:
     """
     k = max(0, min(k, len(rows) - 1))
     if k == 0:
+        normalized(store.raw_rows(rows), store)  # one that is not finite is refused also where it is alone
         empty = np.empty((len(rows), 0))
         return Graph(empty.astype(np.int32), empty.astype(np.float32), "there are no others")
     if len(rows) > MOST_EXACT:

@@ -53,8 +53,8 @@ def serve(
     with _bound(port) as listening:
         address = f"http://{HOST}:{listening.getsockname()[1]}/{token}/"
         announce(f"explore at {address}   (Ctrl-C ends it)")
-        if browser and _has_screen():
-            webbrowser.open(address)
+        if browser and _has_screen() and not _opened(address):
+            announce("no browser could be started: open that address yourself")
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
         try:
             uvicorn.Server(config).run(sockets=[listening])
@@ -205,6 +205,14 @@ def _bound(port: int) -> socket.socket:
 def _has_screen() -> bool:
     """Whether a browser would open a window; elsewhere one may take over the terminal."""
     return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _opened(address: str) -> bool:
+    """Whether a browser took the address."""
+    try:
+        return webbrowser.open(address)
+    except webbrowser.Error:
+        return False
 
 
 def _missing_extra() -> ClzooError:

@@ -13,6 +13,7 @@ from clzoo.data.listing import has_container_suffix
 from clzoo.data.opening import is_hub
 from clzoo.data.sources import list_images
 from clzoo.data.storage import is_remote
+from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index, open_index
@@ -72,12 +73,13 @@ def search(
         encoder is given: their stored vectors are taken, and no model is loaded where all are.
 
     Raises:
-        ClzooError: an index that is damaged, older than its store, or missing for more than 100,000 images; a query of
-            another model or dimension; an image that cannot be read, named.
+        ClzooError: an empty store; an index that is damaged, older than its store, or missing for more than 100,000
+            images; a query of another model or dimension; an image that cannot be read, named.
     """
     if k < 1:
         raise ClzooError(f"k must be at least 1, found {k}.")
     index = index if isinstance(index, Index) else open_index(index)
+    require_images(index.store)
     paths = _paths(index.store, query)
     if exclude_self and paths is None:
         raise ClzooError("exclude_self needs queries that are paths; of vectors and pixels nobody knows the file.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from clzoo.embed.finite import not_finite
+from clzoo.embed.checks import not_finite
 from clzoo.embed.store import Store
 
 BATCH = 16_384

@@ -60,8 +60,7 @@ def empty(tmp_path_factory, encoder) -> Path:
 def test_an_empty_store(job, empty, name):
     code, text = job(name, empty)
     assert code == 1
-    assert str(empty) in text
-    assert any(words in text for words in ("is empty", "has 0 images", "no labels"))
+    assert f"{empty} is empty. Embed images into it: clzoo embed IMAGES --out {empty}" in text
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -71,7 +70,8 @@ def test_vectors_that_are_not_finite(job, tmp_path, name):
     store = write_store(tmp_path / "store", vectors, labels=["a", "b"] * 20)
     code, text = job(name, store.path)
     assert code == 1
-    assert "not finite" in text
+    assert "holds 1 vectors that are not finite (row 7, 000007.jpg)" in text
+    assert f"--out {store.path}-again" in text
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -82,7 +82,10 @@ def test_one_image(job, tmp_path, encoder, name):
     expected = {"duplicates": 0, "leaks": 0, "select": 0}
     assert code == expected.get(name, 1), text
     if code:
-        assert any(words in text for words in ("one class", "has 1 images"))
+        assert any(words in text for words in ("one class", "has 1 image;"))
+        # Each command is told what it takes itself.
+        assert ("--labels FILE" in text) == (name == "classify")
+        assert ("--labels --out" in text) == (name == "labels")
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -113,7 +116,7 @@ def test_pictures_that_are_gone_are_asked_for_where_they_are_needed(job, tmp_pat
     assert code == (1 if needs_them else 0), text
     if needs_them:
         assert "are not at" in text
-        assert "--images DIR" in text or "-images DIR" in text
+        assert (" --train-images DIR" if name == "leaks" else " --images DIR") in text
     elif name != "classify":  # which has nothing left to name, and shows nothing
         assert "no such file" in page.read_text().lower()
     wrong = ["--train-images", str(tmp_path / "none")] if name == "leaks" else ["--images", str(tmp_path / "none")]
@@ -123,6 +126,29 @@ def test_pictures_that_are_gone_are_asked_for_where_they_are_needed(job, tmp_pat
     code, text = job(name, tmp_path / "store", *options, *right)
     assert code == 0, text
     assert "no such file" not in page.read_text().lower()
+
+
+def test_pictures_of_the_test_store_that_are_gone_are_asked_for_too(tmp_path, encoder, clzoo_says):
+    """A certificate knows the test images by the hashes of their files."""
+    for name in ("train", "test"):
+        clzoo.embed_folder(make_patterns(tmp_path / name, 8), encoder, out=tmp_path / f"{name}-store")
+    (tmp_path / "test").rename(tmp_path / "moved")
+    arguments = ["curate", "leaks", tmp_path / "train-store", tmp_path / "test-store", "--quiet"]
+    code, _, err = clzoo_says(*arguments)
+    assert code == 1
+    assert "test-store are not at" in err
+    assert "--test-images DIR" in err
+    code, out, _ = clzoo_says(*arguments, "--test-images", tmp_path / "moved")
+    assert code == 0
+    assert "8 byte-identical" in out
+
+
+def test_all_images_labelled_leaves_none_to_choose_and_more_than_there_are_is_answered_with_the_number(tmp_path):
+    store = write_store(tmp_path / "store", unit(10))
+    with pytest.raises(ClzooError, match=r"every image of .* has a label: nothing is left to choose"):
+        clzoo.select_images(store, 1, labels=["a"] * 10)
+    with pytest.raises(ClzooError, match=r"has 7 images without a label, found n=8. Ask for 1 to 7: -n 7"):
+        clzoo.select_images(store, 8, labels=["a"] * 3 + [None] * 7)
 
 
 def test_stores_of_different_encoders(job, tmp_path, encoder):

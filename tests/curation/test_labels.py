@@ -111,7 +111,7 @@ def test_strangers_are_the_first_outliers_and_within_a_class_the_misplaced(tmp_p
 
 
 def test_outliers_of_one_image_and_of_classes_of_one(tmp_path):
-    with pytest.raises(ClzooError, match="has 1 images"):
+    with pytest.raises(ClzooError, match="has 1 image;"):
         find_outliers(write_store(tmp_path / "one", unit(1)))
     found = find_outliers(write_store(tmp_path / "few", unit(3), labels=["a", "a", "b"]), by_class=True)
     assert found.alone == ("b",)

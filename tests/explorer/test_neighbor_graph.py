@@ -74,6 +74,8 @@ def test_vectors_that_are_not_finite_are_an_error_that_names_the_store(tmp_path)
     vectors = random_vectors(10)
     vectors[3, 2] = np.nan
     store = write_store(tmp_path / "broken", vectors, normalized=False)
+    with pytest.raises(ClzooError, match=r"broken holds 1 vectors"):
+        neighbor_graph(store, np.array([3]))  # alone: it has no neighbors to compare it with
     with pytest.raises(
         ClzooError, match=r"broken holds 1 vectors that are not finite \(row 3, 000003\.jpg\)\..* --out .*broken-again"
     ):

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 
 import pytest
 from looking import places_of, serving
@@ -107,6 +108,22 @@ def test_a_port_in_use_is_an_error_that_says_what_to_type(view):
         port = taken.getsockname()[1]
         with pytest.raises(ClzooError, match=rf"port {port} of 127.0.0.1 is in use.*--port 0"):
             view.serve(port, browser=False)
+
+
+@pytest.mark.parametrize("answer", [False, webbrowser.Error("could not locate runnable browser")])
+def test_a_browser_that_is_not_there_is_told_beside_the_address(view, monkeypatch, answer):
+    def no_browser(address):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(webbrowser, "open", no_browser)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    said = []
+    view.serve(announce=said.append)
+    assert re.match(r"explore at http://127\.0\.0\.1:\d+/[\w-]{22}/ ", said[0])
+    assert said[1:] == ["no browser could be started: open that address yourself"]
 
 
 def test_the_command_prints_its_address_and_ends_quietly_at_ctrl_c(place, warm_python, tmp_path):

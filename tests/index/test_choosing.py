@@ -205,6 +205,11 @@ def test_a_store_without_an_index_is_searched_exactly_too_and_finds_what_its_ind
         assert [hit["score"] for hit in one["hits"]] == pytest.approx([hit["score"] for hit in other["hits"]], abs=1e-6)
 
 
+def test_an_empty_store_is_told_and_not_searched(make_store):
+    with pytest.raises(ClzooError, match=r"is empty\. Embed images into it: clzoo embed IMAGES --out "):
+        search(make_store(np.zeros((0, 4), np.float32), normalized=False), np.ones(4, np.float32))
+
+
 def test_half_of_an_index_is_refused_and_not_passed_over(store):
     (store.path / "faiss.index").unlink()
     with pytest.raises(ClzooError, match="holds no FAISS index"):

@@ -1,4 +1,4 @@
-"""Vectors that are not finite: `clzoo embed` writes none, and what takes vectors out of a store refuses them."""
+"""What a store must be to be worked on: not empty, and of finite vectors. `clzoo embed` writes no others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 
 _SHOWN = 5  # rows that the message itself names
+
+
+def require_images(store: Store) -> None:
+    """Raise ClzooError, with the command that fills it, if a store is empty."""
+    if not len(store):
+        raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
 
 
 def require_finite(store: Store) -> None:
