@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,7 +210,7 @@ class Classified:
             told = {"store": str(self.images.path), "generation": self.images.generation}
         else:
             failed = [{"path": path, "reason": reason} for path, reason in self.failed]
-            told = {"source": str(self.images.path), "failed": failed}
+            told = {"source": self.images.origin, "failed": failed}
         return {
             **told,
             "weights_sha256": self.classifier.weights_sha256,
@@ -237,6 +237,7 @@ class Classified:
 
     def write_page(self, path: str | Path) -> Path:
         """Write the named images by class, the least sure first, as a page of pictures; returns its path."""
+        place = str(self.images.path) if isinstance(self.images, Store) else self.images.origin
         by_class: dict[str, list[tuple[float, int]]] = {}
         for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
             by_class.setdefault(label, []).append((value, row))
@@ -253,7 +254,7 @@ class Classified:
         ]
         return write_page(
             path,
-            title=f"Classes of {self.images.path.name}",
+            title=f"Classes of {PurePath(place).name}",
             facts=[f"{len(self.rows):,} images", self.classifier.model],
             notes=[*self.summary(), "The least sure of each class first."],
             sections=sections,

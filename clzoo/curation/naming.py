@@ -22,12 +22,12 @@ class SourceImages:
     """The images of a source, by row, where a job that needs no vectors takes them for those of a store.
 
     Attributes:
-        path: the source, as it was opened.
+        origin: the source: an absolute path, a URL, or hf-hub:ORG/NAME.
         items: one a row, in path order.
         failed: path and reason of what could not be read.
     """
 
-    path: Path
+    origin: str
     items: list[Item]
     failed: list[tuple[str, str]]
 
@@ -101,10 +101,8 @@ def classify_images(
     if len(found) == 0:
         raise ClzooError(f"none of the {len(failed)} images of {source} could be read. {failed[0][0]}: {failed[0][1]}")
     out = {each.position for each in skipped}
-    images = SourceImages(Path(opened.origin), list(listing.items), failed)
-    return Classified.of(
-        images, classifier, [row for row in range(len(images.items)) if row not in out], found, sure=sure
-    )
+    rows = [row for row in range(len(listing.items)) if row not in out]
+    return Classified.of(SourceImages(opened.origin, listing.items, failed), classifier, rows, found, sure=sure)
 
 
 def _encoder_of(classifier: Classifier, saved: str | Path, encoder: Encoder | str | Path | None) -> Encoder:

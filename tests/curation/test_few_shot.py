@@ -283,7 +283,7 @@ def test_clzoo_lite_names_images_without_a_store_alike(both, planted, tmp_path, 
     assert one.max() == pytest.approx(float(rows[0]["confidence"]), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["folder", "list", "tar"])
+@pytest.mark.parametrize("kind", ["folder", "list", "tar", "url"])
 @pytest.mark.parametrize("name", ["head.npz", "head.onnx"])
 def test_the_command_names_the_images_of_any_source_as_those_of_a_store(
     both, planted, name, kind, tmp_path, clzoo_says
@@ -295,14 +295,15 @@ def test_the_command_names_the_images_of_any_source_as_those_of_a_store(
     shutil.copytree(planted / "pictures", pictures)
     (pictures / "broken.png").write_bytes(b"no picture")
     before = content_of(pictures)
-    source = {"folder": pictures, "list": tmp_path / "list.txt", "tar": tmp_path / "shard.tar"}[kind]
+    places = {"folder": pictures, "list": tmp_path / "list.txt", "tar": tmp_path / "shard.tar"}
+    source = places[kind] if kind != "url" else pictures.as_uri()
     if kind == "list":
         source.write_text("\n".join(f"pictures/{path.name}" for path in sorted(pictures.iterdir())))
     elif kind == "tar":
         with tarfile.open(source, "w") as shard:
             for path in sorted(pictures.iterdir()):
                 shard.add(path, path.name)
-    prefix = {"folder": "", "list": "pictures/", "tar": "shard.tar/"}[kind]
+    prefix = {"list": "pictures/", "tar": "shard.tar/"}.get(kind, "")
     files = ["--out", tmp_path / "out.csv", "--html", tmp_path / "page.html"]
     code, out, err = clzoo_says("curate", "classify", source, "--with", both / name, "--json", "--quiet", *files)
     assert code == 0, err
