@@ -234,13 +234,14 @@ def _plan(job: _Job) -> dict[str, Any]:
     arguments, path = _arguments(job), job.folder / _PLAN
     if path.is_file():
         plan: dict[str, Any] = read_json(path)
-        if (begun := plan.get("arguments")) != arguments:
-            key = next(key for key in arguments if not isinstance(begun, dict) or begun.get(key) != arguments[key])
-            was = begun.get(key) if isinstance(begun, dict) else None
-            raise ClzooError(
-                f"{job.folder} is a distillation with {key} {was}, now {arguments[key]}. Choose another --out."
-            )
         require_current(plan, "after", path)
+        begun = plan["arguments"]
+        for key, value in arguments.items():
+            require_current(begun, key, path)
+            if begun[key] != value:
+                raise ClzooError(
+                    f"{job.folder} is a distillation with {key} {begun[key]}, now {value}. Choose another --out."
+                )
         return plan
     limits, measured = _limits(job), job.teacher.images.labels is not None
     views, values = _recipes(job)

@@ -33,7 +33,7 @@ def notes_of(report: dict[str, Any]) -> list[str]:
             f"On {elsewhere['title']}: {elsewhere['verdict']} ({gain['value']:+.1f} [{gain['low']:.1f}, "
             f"{gain['high']:.1f}] {elsewhere['measure']})."
         )
-        if elsewhere["trained_on"]:
+        if elsewhere.get("trained_on"):
             found.append(
                 f"Limit: {elsewhere['trained_on']} of the {elsewhere['images']} images that were judged there were "
                 "trained on: they tell nothing of what was lost."

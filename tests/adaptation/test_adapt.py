@@ -26,6 +26,7 @@ import clzoo.cli.adapt
 import clzoo.cli.distil
 import clzoo.pretrain.loop
 from clzoo.adaptation import adapt
+from clzoo.adaptation.before import measure_elsewhere
 from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR, knn_outcomes
 from clzoo.cli import main
 from clzoo.config import Preprocessing
@@ -134,6 +135,10 @@ def test_the_report_holds_every_encoder_by_every_measure(adapted):
     assert report["gain"]["value"] == pytest.approx(mean - of_knn["start encoder"][0], abs=1e-3)
     assert report["gain"]["images"] == report["images"]["held_out"] == 48
     assert report["elsewhere"]["verdict"] in ("lost", "gained", "no evidence of a loss")
+    seen, judged = (report["elsewhere"][key] for key in ("trained_on", "images"))
+    assert 0 < seen < judged == 48  # the general set is the same pictures here: it is said
+    said = f"Limit: {seen} of the {judged} images that were judged there were trained on"
+    assert said in (adapted.folder / "verdict.html").read_text()
     assert adapted.verdict.word in (adapted.folder / "verdict.html").read_text()
 
 
@@ -297,6 +302,32 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(pictures, start,
     with pytest.raises(ClzooError, match=message):
         adapt(pictures, start=start, out=tmp_path / "run", device="cpu", **options)
     assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"is not a folder or file.*Name the folder"),
+        ("empty", r"holds no images"),
+        ("flat", r"has no labels"),
+        ("one class", r"has images of 1 class; a classifier needs at least 2"),
+        ("broken", r"none of the images .* can be read; the first: ant/00.png"),
+    ],
+)
+def test_a_general_set_that_is_none_is_said_before_anything_is_trained(pictures, start, tmp_path, kind, message):
+    place = tmp_path / kind
+    if kind != "missing":
+        place.mkdir()
+    if kind == "flat":
+        for path in (pictures / "ant").iterdir():
+            (place / path.name).write_bytes(path.read_bytes())
+    if kind in ("one class", "broken"):
+        for name in ("ant",) if kind == "one class" else ("ant", "bee"):
+            (place / name).mkdir()
+            for path in (pictures / name).iterdir():
+                (place / name / path.name).write_bytes(path.read_bytes() if kind == "one class" else path.name.encode())
+    with pytest.raises(ClzooError, match=rf"^--also-keep: .*{message}.* Or leave out --also-keep\.$"):
+        measure_elsewhere(load(start, "cpu"), place)
 
 
 def test_labels_that_are_not_there_are_an_error(pictures, start, tmp_path):
