@@ -175,7 +175,7 @@ def in_brief(values: dict[str, Any], reasons: Reasons, head: str) -> list[str]:
         ("batch", f"{schedule['batch_size']} images", "schedule.batch_size"),
         ("length", f"{schedule['epochs']:.2f} epochs", "schedule.epochs"),
         ("warm-up", f"{schedule['warmup_epochs']:.2f} epochs", "schedule.warmup_epochs"),
-        ("rate", f"{optimizer['base_lr']:g} for 256 images", "optimizer.base_lr"),
+        ("rate", f"{optimizer['base_lr']:g}", "optimizer.base_lr"),
         ("optimiser", optimizer["name"], "optimizer.name"),
         ("trained", "the upper half" if backbone["frozen"] else "the whole network", "backbone.frozen"),
         ("statistics", "", "backbone"),

@@ -164,7 +164,7 @@ def adapt(
         seconds = (lambda runs=seeds - seed: (clock.left() - after) / runs) if clock.ends else None
         if not _trained(job, with_nearer_end(_of_seed(recipe, seed), plan), plan, place, trained_on, clock, seconds):
             return Adaptation(folder, None, {}, has_encoder=True)
-    adapted = [load(place, device) for place in folders]
+    adapted = [load(place, encoder.device) for place in folders]
     before = measure_before(encoder, train, held, job.folder, labels=labels)
     verdict, report = _judged(job, before, adapted, plan, elsewhere)
     write_json(folder / VERDICT, report)

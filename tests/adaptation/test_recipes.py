@@ -96,7 +96,15 @@ def test_the_terminal_is_told_each_choice_in_at_most_twenty_lines():
         assert len(lines) <= 20
         assert all(len(line) <= 120 for line in lines)
         text = "\n".join(lines)
-        for word in ("simclr", "128 images", "20.00 epochs", "0.03 for 256", "sgd", "32 px", "back towards the start"):
+        for word in (
+            "simclr",
+            "128 images",
+            "20.00 epochs",
+            "rate        0.03",
+            "sgd",
+            "32 px",
+            "back towards the start",
+        ):
             assert word in text
         assert ("the upper half" in text) is seen
         assert ("crowded places" in text) is seen
