@@ -65,6 +65,7 @@ class CACRBatch(nn.Module):
         self.backbone = backbone
         self.projector = mlp([feature_dim, *options.projector], hidden_batchnorm=options.projector_batchnorm)
         self.options = options
+        self.one_pass = options.joint_forward  # each network is called once in a step
 
     def forward(self, batch: Batch) -> torch.Tensor:
         o = self.options

@@ -162,6 +162,7 @@ class Hydra(nn.Module):
         self.projector = mlp([feature_dim, *options.projector], last_norm="layer")
         self.pair_loss = PairLoss(classes, options.projector[-1], options)
         self.options = options
+        self.one_pass = options.single_view  # each network is called once in a step
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.loss(batch, *self.prepare(batch))

@@ -29,6 +29,8 @@ class MoCoV2Options(Table):
 class MoCoV2(MomentumHost):
     """The first view is the query, the second the key."""
 
+    one_pass = True  # each network is called once in a step
+
     def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV2Options) -> None:
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])

@@ -58,6 +58,7 @@ class PotentialSamples(MomentumHost):
         super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
         self.queue = Queue(options.queue, options.projector[-1])
         self.options = options
+        self.one_pass = options.mining == "key"  # each network is called once in a step
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return self.loss(batch, *self.prepare(batch))

@@ -12,6 +12,8 @@ from clzoo.methods.batch import Batch
 class TwoViewMethod(nn.Module):
     """Backbone and projector; a subclass says which loss its projections get."""
 
+    one_pass = True  # each network is called once in a step
+
     def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from clzoo.backbones import create_backbone, measured_width
 from clzoo.config import ModelConfig
 from clzoo.distributed import world_size
 from clzoo.errors import ClzooError
-from clzoo.methods import create_method
+from clzoo.methods import Batch, create_method
 from clzoo.methods.batchnorm import split_batchnorm
 from clzoo.pretrain.recipe import Backbone, Recipe
 from clzoo.pretrain.recomputing import recompute_blocks
@@ -119,12 +120,28 @@ def _fix_positions(vit: Any, architecture: str) -> None:
     vit.pos_embed.requires_grad_(False)
 
 
+def compile_step(method: Any, model: nn.Module) -> Callable[[Batch], torch.Tensor]:
+    """What a run calls in place of `model`, the method or its wrapper: compiled in its first call.
+
+    Forward passes and loss are one region where each network is passed once in a step, in a run of one process. The
+    method itself stays as it is: whoever looks at the run computes with it, or with a copy.
+    """
+    if world_size() > 1 or not getattr(method, "one_pass", False):
+        compile_networks(method)
+        return model
+    if not hasattr(method, "prepare"):
+        forward: Callable[[Batch], torch.Tensor] = torch.compile(method.forward, fullgraph=True, dynamic=False)
+        return forward
+    loss = torch.compile(method.loss, fullgraph=True, dynamic=False)
+    return lambda batch: loss(batch, *method.prepare(batch))
+
+
 def compile_networks(method: nn.Module) -> None:
     """Have each network of a method compiled at its first call, once for all the views that go through it.
 
-    Not the step as one region: that gains nothing over this, and takes as many times longer to compile as the step has
-    forward passes (docs/pretraining.md). Not an identity either (methods without a predictor): nothing is to be gained,
-    and torch 2.14 sums gradients in another order in the call that compiles it, so a resumed run would end elsewhere.
+    A region compiles each pass anew: with five passes that took minutes. An identity (methods without a predictor) is
+    left out: nothing is to be gained, and torch 2.14 sums gradients in another order in the call that compiles it, so a
+    resumed run would end elsewhere.
     """
     for name in ("backbone", "projector", "predictor", "momentum_backbone", "momentum_projector"):
         network = getattr(method, name, None)

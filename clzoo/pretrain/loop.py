@@ -17,7 +17,7 @@ from clzoo.device import has_native_bf16, resolve_device
 from clzoo.distributed import rank, world_size
 from clzoo.errors import ClzooError
 from clzoo.pretrain.averaging import BATCHES, estimate_batchnorm, move_towards, parameters_of
-from clzoo.pretrain.build import build_method, compile_networks, for_processes
+from clzoo.pretrain.build import build_method, compile_step, for_processes
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.curves import draw_curves
 from clzoo.pretrain.diagnostics import warning_of
@@ -137,15 +137,15 @@ def _train(
     start: dict[str, torch.Tensor] | None = kept.get("start")
     images = drawn_by(images, kept)
     sharded = recipe.shard_weights and world_size() > 1
-    model = for_processes(method, target, sharded=sharded)
+    model: Any = for_processes(method, target, sharded=sharded)
     if sharded:
         shard(method, recipe.backbone.architecture, target)
     optimizer = create_optimizer(method, recipe)
     if saved is not None:
         load_optimizer(optimizer, saved["optimizer"])
     if recipe.compile:
-        compile_networks(method)
-        log.info("the networks are compiled in the first step, which takes the longer for it")
+        model = compile_step(method, model)
+        log.info("the first step takes longer: it is compiled")
     started = time.monotonic()
     log.info(
         "%s on %d images: steps %d to %d of batch %d x %d views, on %s, run folder %s",

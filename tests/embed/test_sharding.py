@@ -356,15 +356,16 @@ def test_shares_are_embedded_and_merged_as_typed(
     images: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(images.parent)
+    encoder = ("--model", model_folder, "--backend", "torch")  # the default would be exported first
     for share in ("1/2", "2/2"):
-        assert run("embed", "images/", "--model", model_folder, "--share", share, "--quiet") == 0
+        assert run("embed", "images/", *encoder, "--share", share, "--quiet") == 0
     folders = [f"images-embeddings-shard-{number}-of-2" for number in (1, 2)]
     assert run("store", "merge", "images-embeddings", folders[1]) == 1
     assert "share 1/2 is missing" in capsys.readouterr().err
     assert run("store", "merge", "images-embeddings", *folders) == 0
     assert "images-embeddings: 24 vectors" in capsys.readouterr().out
     assert run("store", "merge", "images-embeddings") == 2
-    assert run("embed", "images/", "--model", model_folder, "--share", "3/2") == 1
-    assert run("embed", "images/", "--model", model_folder, "--share", "1/2", "--index", "faiss") == 2
-    assert run("embed", "images/", "--model", model_folder, "--json") == 0  # continues the merged store
+    assert run("embed", "images/", *encoder, "--share", "3/2") == 1
+    assert run("embed", "images/", *encoder, "--share", "1/2", "--index", "faiss") == 2
+    assert run("embed", "images/", *encoder, "--json") == 0  # continues the merged store
     assert json.loads(capsys.readouterr().out)["unchanged"] == 24

@@ -26,6 +26,17 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
+def curves():
+    """The runs of a test that asks for this draw their curves; others save half of their time."""
+
+
+@pytest.fixture(autouse=True)
+def drawn_where_asked(request, monkeypatch):
+    if "curves" not in request.fixturenames:
+        monkeypatch.setattr("clzoo.pretrain.loop.draw_curves", lambda _: None)
+
+
+@pytest.fixture
 def start(warm_python):
     """Starts the command in a process of its own, after `first` was executed there."""
 

@@ -10,7 +10,7 @@ from small_runs import lines_of, same, weights_of
 from clzoo.losses import info_nce
 from clzoo.losses.seen import watching
 from clzoo.methods import METHODS, Batch
-from clzoo.pretrain.build import build_method, compile_networks
+from clzoo.pretrain.build import build_method, compile_networks, compile_step
 from clzoo.pretrain.loop import pretrain
 
 # One block and no convolution but the first: compiled in seconds.
@@ -84,7 +84,47 @@ def test_so_it_does_with_convolutions_and_a_look_between_for_every_method(name, 
     require_the_same_in_pieces(recipe, plain, 3, pictures, tmp_path)
 
 
-def test_what_is_compiled_are_the_networks_with_weights_and_each_of_them_once(monkeypatch):
+def calls_of_each_network(method, batch):
+    counts = []
+    for network in (getattr(method, name, None) for name in ("backbone", "momentum_backbone")):
+        if network is not None:
+            counts.append([])
+            network.register_forward_hook(lambda *_, seen=counts[-1]: seen.append(1))
+    method(batch)
+    return {len(seen) for seen in counts}
+
+
+@pytest.mark.parametrize("name", [*KINDS, "hydra_tiny", "cacr_tiny"])
+def test_a_step_is_one_region_where_each_network_is_passed_once_and_compiling_leaves_the_method_alone(
+    name, monkeypatch
+):
+    regions, networks = [], []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: regions.append((function, options)) or function)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *given, **options: networks.append(self))
+    method, batch = of_two_classes(small_recipe(name))
+    before = set(vars(method))
+    step = compile_step(method, method)
+    assert bool(regions) == method.one_pass if hasattr(method, "one_pass") else not regions
+    assert bool(regions) == (not networks)
+    assert vars(method).keys() == before
+    for function, options in regions:
+        assert function == getattr(method, "loss", method.forward)
+        assert options == {"fullgraph": True, "dynamic": False}
+    twin = copy.deepcopy(method)
+    assert torch.equal(step(batch), twin(batch))
+    assert (calls_of_each_network(method, batch) == {1}) == bool(regions)
+
+
+def test_several_processes_compile_the_networks_since_the_loss_gathers_from_all(monkeypatch):
+    networks = []
+    monkeypatch.setattr("clzoo.pretrain.build.world_size", lambda: 2)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *given, **options: networks.append(self))
+    method = build_method(small_recipe("simclr_cifar10"), None)
+    assert compile_step(method, method) is method
+    assert networks == [method.backbone, method.projector]
+
+
+def test_networks_are_compiled_where_they_have_weights_and_each_of_them_once(monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *given, **options: compiled.append(self))
     for name, count in (("simclr_cifar10", 2), ("reco_cifar10", 4), ("mocov3_cifar10", 5)):

@@ -18,7 +18,7 @@ from clzoo.pretrain.loop import pretrain
 
 
 @pytest.mark.parametrize("epochs", [0.125, 0.25, 15 / 8, 30 / 8, 60 / 8], ids=lambda epochs: f"{epochs * 8:.0f} steps")
-def test_loss_rate_and_knn_are_written_from_the_first_step_to_the_last(epochs, pictures, tmp_path):
+def test_loss_rate_and_knn_are_written_from_the_first_step_to_the_last(epochs, pictures, tmp_path, curves):
     recipe = small_recipe("simclr_cifar10", f"schedule.epochs={epochs}", "monitor.knn_every_epochs=1")
     assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
     lines, total = lines_of(tmp_path / "run"), round(epochs * 8)

@@ -37,18 +37,18 @@ COMMITS = subprocess.run(["git", "rev-list", "--count", "HEAD"], capture_output=
 OF_THIS_COMMIT = RECIPES[int(COMMITS or 0) % len(RECIPES)]
 
 
-def test_a_run_lowers_its_loss_and_leaves_a_whole_folder(pictures, tmp_path):
-    recipe = small_recipe("cacr_cifar10", "schedule.epochs=15", "optimizer.base_lr=0.5", "monitor.every_steps=40")
+def test_a_run_lowers_its_loss_and_leaves_a_whole_folder(pictures, tmp_path, curves):
+    recipe = small_recipe("cacr_cifar10", "schedule.epochs=6", "optimizer.base_lr=0.5", "monitor.every_steps=16")
     assert pretrain(recipe, pictures, tmp_path / "run", device="cpu")
     losses = [line["loss"] for line in lines_of(tmp_path / "run") if "loss" in line]
     assert losses[-1] < losses[0]
     monitors = [line for line in lines_of(tmp_path / "run") if "effective_rank" in line]
-    assert [line["step"] for line in monitors] == [40, 80, 120]
+    assert [line["step"] for line in monitors] == [16, 32, 48]
     assert all(1 <= line["effective_rank"] <= 8 and 0 <= line["alignment"] <= 4 for line in monitors)
     state = json.loads((tmp_path / "run" / "state.json").read_text())
     assert state["finished"]
-    assert state["images_seen"] == 15 * 64
-    assert state["encoder_forwards"] == 15 * 64 * 5
+    assert state["images_seen"] == 6 * 64
+    assert state["encoder_forwards"] == 6 * 64 * 5
     assert Image.open(tmp_path / "run" / "curves.png").width > 500
 
 
@@ -88,7 +88,8 @@ def test_a_run_from_before_a_recipe_key_was_there_goes_on(pictures, tmp_path):
 
 def test_another_seed_gives_other_weights(pictures, tmp_path):
     for run, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrain(small_recipe("cacr_cifar10", f"seed={seed}"), pictures, tmp_path / run, device="cpu")
+        recipe = small_recipe("cacr_cifar10", f"seed={seed}", "schedule.epochs=0.25")
+        pretrain(recipe, pictures, tmp_path / run, device="cpu")
     assert same(weights_of(tmp_path / "a"), weights_of(tmp_path / "b"))
     assert not same(weights_of(tmp_path / "a"), weights_of(tmp_path / "c"))
 
@@ -362,44 +363,52 @@ def test_a_finished_run_becomes_an_entry_that_the_next_run_can_start_from(pictur
         pretrain(small_recipe("mocov3_cifar10", "backbone.model_args={}"), pictures, tmp_path / "y", init=str(entry))
 
 
-def test_a_second_publish_into_an_entry_asks_and_then_replaces_it_as_a_whole(pictures, tmp_path):
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    """Two finished runs of seeds 0 and 1, not to be changed."""
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clzoo.pretrain.loop.draw_curves", lambda _: None)
+        for seed in (0, 1):
+            pretrain(small_recipe("simclr_cifar10", f"seed={seed}"), pictures, root / f"run-{seed}", device="cpu")
+    return root / "run-0", root / "run-1"
+
+
+def test_a_second_publish_into_an_entry_asks_and_then_replaces_it_as_a_whole(pictures, finished, tmp_path):
     common = {"protocols": "knn", "device": "cpu"}
-    for seed in (0, 1):
-        pretrain(small_recipe("simclr_cifar10", f"seed={seed}"), pictures, tmp_path / f"run-{seed}", device="cpu")
-    entry = publish(tmp_path / "run-0", "simclr-tiny-stripes", pictures, tmp_path / "entry", **common)
+    entry = publish(finished[0], "simclr-tiny-stripes", pictures, tmp_path / "entry", **common)
     before = (entry / "pretrain.safetensors").read_bytes()
     with pytest.raises(ClzooError, match="--overwrite"):
-        publish(tmp_path / "run-1", "simclr-tiny-stripes", pictures, entry, **common)
+        publish(finished[1], "simclr-tiny-stripes", pictures, entry, **common)
     assert (entry / "pretrain.safetensors").read_bytes() == before
-    publish(tmp_path / "run-1", "simclr-tiny-stripes", pictures, entry, overwrite=True, **common)
-    expected = {k: v for k, v in weights_of(tmp_path / "run-1").items() if not k.startswith("backbone.")}
+    publish(finished[1], "simclr-tiny-stripes", pictures, entry, overwrite=True, **common)
+    expected = {k: v for k, v in weights_of(finished[1]).items() if not k.startswith("backbone.")}
     assert same(load_file(entry / "pretrain.safetensors"), expected)
 
 
-def test_an_earlier_evaluation_is_published_if_it_is_of_the_same_weights(pictures, tmp_path):
-    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu")
-    evaluate(tmp_path / "run", pictures, "knn,collapse", device="cpu").write(tmp_path / "report")
+def test_an_earlier_evaluation_is_published_if_it_is_of_the_same_weights(pictures, finished, tmp_path):
+    run, other = finished
+    evaluate(run, pictures, "knn,collapse", device="cpu").write(tmp_path / "report")
     measured = tmp_path / "report" / "metrics.json"
-    entry = publish(tmp_path / "run", "simclr-tiny-stripes", pictures, tmp_path / "a", measured=measured, device="cpu")
+    entry = publish(run, "simclr-tiny-stripes", pictures, tmp_path / "a", measured=measured, device="cpu")
     rows = json.loads((entry / "metrics.json").read_text())["results"]
     assert "projector effective rank" in {row["metric"] for row in rows}
-    pretrain(small_recipe("simclr_cifar10", "seed=1"), pictures, tmp_path / "other", device="cpu")
     with pytest.raises(ClzooError, match="was measured on weights"):
-        publish(tmp_path / "other", "simclr-tiny-stripes", pictures, tmp_path / "b", measured=measured, device="cpu")
+        publish(other, "simclr-tiny-stripes", pictures, tmp_path / "b", measured=measured, device="cpu")
 
 
-def test_weights_published_in_fp16_are_those_that_were_measured(pictures, tmp_path):
-    pretrain(small_recipe("simclr_cifar10"), pictures, tmp_path / "run", device="cpu")
-    entry = publish(tmp_path / "run", "simclr-tiny-stripes", pictures, tmp_path / "entry", device="cpu", dtype="fp16")
+def test_weights_published_in_fp16_are_those_that_were_measured(pictures, finished, tmp_path):
+    run = finished[0]
+    entry = publish(run, "simclr-tiny-stripes", pictures, tmp_path / "entry", device="cpu", dtype="fp16")
     stored = load_file(entry / "model.safetensors")["conv1.weight"]
     assert stored.dtype == torch.float16
-    assert torch.equal(stored, weights_of(tmp_path / "run")["backbone.conv1.weight"].half())
+    assert torch.equal(stored, weights_of(run)["backbone.conv1.weight"].half())
     measured = json.loads((entry / "metrics.json").read_text())["evaluation"]["model"]["weights_sha256"]
     assert measured == Encoder.from_pretrained(str(entry), device="cpu").weights_sha256
-    evaluate(tmp_path / "run", pictures, "knn", device="cpu").write(tmp_path / "report")
+    evaluate(run, pictures, "knn", device="cpu").write(tmp_path / "report")
     unrounded = {"measured": tmp_path / "report" / "metrics.json", "dtype": "fp16"}
     with pytest.raises(ClzooError, match="was measured on weights"):
-        publish(tmp_path / "run", "simclr-tiny-stripes", pictures, tmp_path / "b", device="cpu", **unrounded)
+        publish(run, "simclr-tiny-stripes", pictures, tmp_path / "b", device="cpu", **unrounded)
 
 
 def test_an_unfinished_run_is_not_published(pictures, tmp_path):
