@@ -19,6 +19,7 @@ import clzoo
 from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
+from clzoo.index.cagra import cagra_index, is_cagra
 from clzoo.index.choosing import MOST_WITHOUT_FAISS, ExactSearch, has_faiss
 from clzoo.index.files import (
     coarse_index,
@@ -83,7 +84,8 @@ def build_index(store: Store | str | Path, *, factory: str | None = None) -> Ind
         store: an open store, or its folder.
         factory: a string of FAISS's `index_factory`, without IDMap (the ids are always the store's). Default: "Flat"
             up to 200,000 rows, "SQfp16" above. `nprobe` of an inverted file, `efSearch` of an HNSW graph and `k_factor`
-            of a refined index are doubled until recall reaches 0.95.
+            of a refined index are doubled until recall reaches 0.95. "CAGRA32" is built on a GPU with cuVS, and holds
+            all vectors as float32 meanwhile (clzoo.index.cagra).
 
     Returns:
         The index, ready for `clzoo.search`; `description["recall_at_10"]` is measured against exact search.
@@ -108,7 +110,10 @@ def _build(store: Store, factory: str) -> Index:
     """`build_index`, while the caller holds the store's lock."""
     check_content(store)
     started = time.monotonic()
-    index = filled(trained(empty(factory, store.dim), factory, store), factory, store)
+    if is_cagra(factory):
+        index = cagra_index(factory, store)
+    else:
+        index = filled(trained(empty(factory, store.dim), factory, store), factory, store)
     recall, effort = tuned_recall(index, store)
     seconds = time.monotonic() - started
 

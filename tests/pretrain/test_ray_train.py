@@ -8,11 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from small_recipes import small_recipe
-from small_runs import command, same, wait_for_checkpoint, weights_of
+from small_runs import command, same, torchrun, wait_for_checkpoint, weights_of
 
 from clzoo.errors import ClzooError
 from clzoo.pretrain import ray_train
+from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.loop import pretrain
 
 
@@ -23,16 +25,39 @@ def test_without_ray_the_error_says_what_to_install(pictures, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
+def on_ray(pictures, run, *changes, name, workers) -> subprocess.Popen:
+    """The command with a Ray of its own."""
+    options = ["--engine", "ray", "--workers", str(workers)]
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    arguments = [sys.executable, "-m", "clzoo", *command(pictures, run, *changes, name=name), *options]
+    return subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_two_workers_train_what_two_processes_of_torchrun_do_also_when_one_of_them_is_killed(pictures, tmp_path):
+    pytest.importorskip("ray.train")
+    changes, name = ("schedule.epochs=10", "monitor.every_steps=0"), "mocov2_cifar10"
+    process = on_ray(pictures, tmp_path / "run", *changes, name=name, workers=2)
+    wait_for_checkpoint(tmp_path / "run", process)
+    os.kill(worker_of(process), signal.SIGKILL)
+    assert process.wait() == 0, process.stderr.read()
+    for processes, run in ((2, "torchrun"), (1, "alone")):
+        other = torchrun(pictures, tmp_path / run, *changes, name=name, processes=processes)
+        assert other.wait() == 0, other.stderr.read()
+    found, expected, alone = (weights_of(tmp_path / run) for run in ("run", "torchrun", "alone"))
+    assert load_checkpoint(tmp_path / "run")["step"] == 80
+    assert all(torch.allclose(found[key], expected[key], rtol=1e-4, atol=1e-5) for key in expected)
+    assert not torch.allclose(found["queue.entries"], alone["queue.entries"], rtol=1e-2, atol=1e-3)  # two, not one
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_killed_worker_is_started_anew_and_the_run_ends_as_one_that_nobody_killed(pictures, tmp_path):
     pytest.importorskip("ray.train")
     changes = ("schedule.epochs=60", "monitor.every_steps=0")
     run = tmp_path / "run"
-    options = ["--engine", "ray", "--workers", "1"]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
-    arguments = [sys.executable, "-m", "clzoo", *command(pictures, run, *changes, name="simclr_cifar10"), *options]
-    process = subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = on_ray(pictures, run, *changes, name="simclr_cifar10", workers=1)
     wait_for_checkpoint(run, process)
     os.kill(worker_of(process), signal.SIGKILL)
     assert process.wait() == 0, process.stderr.read()
