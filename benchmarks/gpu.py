@@ -83,10 +83,11 @@ def parts(images: Path, place: Path, *, rehearse: bool) -> dict[str, list[list[s
     """Part -> its commands, behind `python`; `place` is a folder for what they need."""
     small = ["--rehearse"] if rehearse else []
     step = ["benchmarks/train_step.py", *(["--steps", "1", "--rounds", "1"] if rehearse else [])]
+    on_moco = ["--recipe", "mocov2_cifar10"]  # whose loss is in the compiled region
     return {
         "tests": [["-m", "pytest", "-q", "-m", "gpu", *(["--collect-only"] if rehearse else [])]],
         "views": [["benchmarks/augment.py", *(["--rounds", "1"] if rehearse else [])]],
-        "steps": [step] if rehearse else [step, [*step, "--recipe", "simclr_in1k"]],
+        "steps": [step] if rehearse else [step, [*step, "--recipe", "simclr_in1k"], [*step, "--compile", *on_moco]],
         "methods": [[*step, "--recipe", recipe] for recipe in method_recipes(place, rehearse=rehearse)],
         "embed": [
             [
