@@ -13,7 +13,7 @@ from clzoo.zoo.entries import entry
 
 TIMMS, OURS = "mocov3-vit_small-in1k", "supcon-resnet10_w32-tiny"  # who builds the network: timm too, or clzoo alone
 
-DEEP = {kind: start * 5_000 + end * 5_000 for kind, start, end in (("lists", "[", "]"), ("tables", '{"a":', "}"))}
+DEEP = {"lists": "[" * 5_000 + "]" * 5_000, "tables": '{"a":' * 5_000 + "0" + "}" * 5_000}
 
 
 @pytest.mark.parametrize(
