@@ -107,7 +107,9 @@ def timings(count: int, dim: int) -> None:
     kinds = random.integers(100, size=count)
     spread = random.normal(size=(20, dim)).astype(np.float32)  # as of images: they fill few of the dimensions
     vectors = random.normal(size=(100, dim)).astype(np.float32)[kinds]
-    vectors += 2 * random.normal(size=(count, 20)).astype(np.float32) @ spread / 20**0.5
+    within = 2 * random.normal(size=(count, 20)).astype(np.float32) / 20**0.5
+    for start in range(0, count, 2**16):  # in parts, so that the memory below is that of the jobs
+        vectors[start : start + 2**16] += within[start : start + 2**16] @ spread
     copies = count // 100
     vectors[-copies:] = vectors[:copies] + 0.02 * random.normal(size=(copies, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
