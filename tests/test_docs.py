@@ -103,11 +103,21 @@ print(json.dumps({
     assert "without labels" in found["card"]
 
 
+def headings(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub and the site name them."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 def test_links_between_the_documents_lead_somewhere():
     root = DOCS.parent
     for document in (*root.glob("*.md"), *DOCS.glob("*.md")):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        text = document.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+            place = document.parent / target if target else document
+            assert place.exists(), f"{document.name} links to {target}"
+            if anchor and place.suffix == ".md":
+                assert anchor in headings(place), f"{document.name} links to {target}#{anchor}"
 
 
 def test_the_papers_to_cite_are_those_of_the_four_methods():
