@@ -59,17 +59,21 @@ def max_pixels_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Minutes(click.ParamType):
-    """Above 0 and finite: a range alone lets "nan" pass."""
+    """Above 0 and finite, or 0 too: a range alone lets "nan" pass."""
 
     name = "number"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
             minutes = float(value)
         except ValueError:
             minutes = math.nan
-        if not 0 < minutes < math.inf:
-            self.fail(f"{value!r} is no number above 0, such as 30. Without it there is no limit.", param, ctx)
+        if not (0 < minutes < math.inf or (self._zero and minutes == 0)):
+            expected = "number of at least 0" if self._zero else "number above 0"
+            self.fail(f"{value!r} is no {expected}, such as 30. Without it there is no limit.", param, ctx)
         return minutes
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clzoo.cli.common import Remembering, max_pixels_option, quiet_option, say, this_command
+from clzoo.cli.common import Minutes, Remembering, max_pixels_option, quiet_option, say, this_command
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option("--engine", default="local", show_default=True, type=click.Choice(["local", "ray"]), help="Who computes.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of --engine ray [default: one for each GPU].")
-@click.option("--max-minutes", type=float, help="Stop with a checkpoint after this time, all included.")
+@click.option("--max-minutes", type=Minutes(zero=True), help="Stop with a checkpoint after this time, all included.")
 @click.option("--push", "repo_id", metavar="ORG/NAME", help="Publish and push at the end; access is checked at once.")
 @click.option(
     "--push-every-epochs",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,8 @@ from clzoo.errors import ClzooError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+log = logging.getLogger("clzoo")
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Suffixes of lists with columns; every other list is text."""
@@ -93,6 +96,13 @@ def keep_table(listing: Listing, rows: dict[str, int], table: pa.Table | None) -
     listing.metadata = table.take(pa.array(order, pa.int64())).combine_chunks()
     if LABEL in table.column_names:
         labels = [None if value is None else str(value) for value in listing.metadata[LABEL].to_pylist()]
+        if any(labels) and not all(labels):
+            log.warning(
+                "%d of %d images have no label in the column %r: the name of their first sub-folder is taken for it",
+                sum(not label for label in labels),
+                len(labels),
+                LABEL,
+            )
         listing.items = [item._replace(label=label or None) for item, label in zip(listing.items, labels, strict=True)]
 
 

@@ -173,10 +173,13 @@ def test_what_a_list_says_anew_is_kept_anew_and_nothing_is_embedded(
     assert open_store(tmp_path / "store").metadata["id"].to_pylist() == store.metadata["id"].to_pylist()
 
 
-def test_a_label_column_states_the_labels(images: Path, tmp_path: Path, encoder: Encoder) -> None:
+def test_a_label_column_states_the_labels(
+    images: Path, tmp_path: Path, encoder: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
     (images / "x.csv").write_text("path,label\ncats/000.jpg,wild\ndogs/001.png,\n")
     store = open_store(embed(images / "x.csv", encoder, tmp_path / "store", labels=True).store)
     assert store.labels == ["wild", "dogs"]
+    assert "1 of 2 images have no label in the column 'label': the name of their first sub-folder" in caplog.text
     (images / "x.csv").write_text("path,label\ncats/000.jpg,tame\ndogs/001.png,\n")
     assert embed(images / "x.csv", encoder, tmp_path / "store").embedded == 0
     assert open_store(tmp_path / "store").labels == ["tame", "dogs"]

@@ -108,3 +108,10 @@ def test_under_torchrun_all_processes_stop_at_the_same_step(number, pictures, tm
     _, said = again.communicate(timeout=90)
     assert again.returncode == 0, said
     assert json.loads((run / "state.json").read_text())["step"] == step + 1
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "-1", "soon"])
+def test_minutes_that_are_no_time_are_refused(minutes, clzoo_says):
+    code, _, error = clzoo_says("pretrain", "simclr_cifar10", "--data", ".", "--max-minutes", minutes)
+    assert code == 2
+    assert f"'{minutes}' is no number of at least 0, such as 30." in " ".join(error.split())
