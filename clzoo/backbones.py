@@ -167,9 +167,8 @@ class _Built:
         return cls(repr((*parts, config.preprocessing.size)), config)
 
 
-@lru_cache(
-    maxsize=16
-)  # a load asks twice, controls, comparisons and runs often; building one takes a quarter of a second
+# A load asks twice, controls, comparisons and runs often; building one takes a quarter of a second.
+@lru_cache(maxsize=16)
 def _measured(built: _Built) -> tuple[nn.Module, int]:
     with torch.device("meta"):
         module = network_of(built.config)

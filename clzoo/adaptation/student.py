@@ -121,7 +121,8 @@ def train_student(
             loss = student(batch.views[0], vectors[batch.samples].to(encoder.device))
             if not torch.isfinite(loss):
                 raise ClzooError(
-                    f"the loss of step {step} is not finite: the vectors of {teacher.store.path} are broken."
+                    f"the loss of step {step} is not finite, though the vectors of {teacher.store.path} are: the "
+                    f"student diverged. Choose another of {_TRIED}: --student NAME"
                 )
             loss.backward()
             optimizer.step()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from clzoo.adaptation.survey import FEWEST
 from clzoo.config import TIMM_PREFIX
-from clzoo.data.collection import Collection
+from clzoo.data.collection import ChosenImages, Collection
 from clzoo.data.content import Stamp, digests, stamp_of
 from clzoo.data.storage import is_remote
 from clzoo.embed import Store
@@ -28,22 +28,21 @@ _ALIKE = 1e-5  # 1 - length of the mean of all directions, below which they are 
 
 @dataclass(frozen=True)
 class StoreImages:
-    """The images behind rows of a store, int64 (N,)."""
+    """The images behind the rows of a store."""
 
     store: Store
-    rows: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.store)
 
     def name(self, row: int) -> str:
-        return self.store.paths[self.rows[row]]
+        return self.store.paths[row]
 
     def read(self, row: int) -> Image.Image:
         return decode_image(self.content(row))
 
     def content(self, row: int) -> bytes:
-        return self.store.image_bytes(int(self.rows[row]))
+        return self.store.image_bytes(row)
 
     def stamp(self, row: int) -> Stamp | None:
         name = self.name(row)
@@ -97,7 +96,8 @@ def teacher_of(store: Store, *, moved: bool) -> Teacher:
         )
     _require_directions(store)
     _require_unchanged(store, moved=moved)
-    there = digests(StoreImages(store, np.arange(len(store))), np.arange(len(store))).any(axis=1)  # (N,)
+    images = StoreImages(store)
+    there = digests(images, np.arange(len(store))).any(axis=1)  # (N,)
     rows, gone = np.flatnonzero(there), np.flatnonzero(~there)
     if len(rows) == 0:
         raise ClzooError(
@@ -112,7 +112,7 @@ def teacher_of(store: Store, *, moved: bool) -> Teacher:
         )
     labels, classes, why = _labels_of(store, rows)
     return Teacher(
-        store, Collection(str(store.path), StoreImages(store, rows), labels, classes), tuple(limits), why, rows
+        store, Collection(str(store.path), ChosenImages(images, rows), labels, classes), tuple(limits), why, rows
     )
 
 

@@ -51,8 +51,7 @@ def all_pairs(vectors: np.ndarray, threshold: float, others: np.ndarray | None =
     known = _known(vectors, rows, threshold, others)
     index.nprobe = _lists_to_look_at(index, vectors, bank, known, is_one=others is None)
     found = _searched(index, vectors, bank, threshold, is_one=others is None)
-    expected, got = known.first * len(bank) + known.second, found.first * len(bank) + found.second
-    recall = float(np.isin(expected, got).mean()) if len(known) else 1.0
+    recall = float(np.isin(_numbers(known, bank), _numbers(found, bank)).mean()) if len(known) else 1.0
     log.info("%.3g pairs through an index: %d of %d lists, recall %.3f", count, index.nprobe, index.nlist, recall)
     return found, recall
 
@@ -64,9 +63,17 @@ def _known(vectors: np.ndarray, rows: np.ndarray, threshold: float, others: np.n
     if others is not None:
         return exact
     low, high = np.minimum(exact.first, exact.second), np.maximum(exact.first, exact.second)
-    _, once = np.unique(low * len(vectors) + high, return_index=True)
-    once = once[low[once] < high[once]]  # no row with itself
-    return Pairs(low[once], high[once], exact.similarity[once])
+    return _once(Pairs(low, high, exact.similarity).where(low < high), vectors)  # no row with itself
+
+
+def _once(pairs: Pairs, bank: np.ndarray) -> Pairs:
+    """Each pair one time, in order."""
+    return pairs.where(np.unique(_numbers(pairs, bank), return_index=True)[1])
+
+
+def _numbers(pairs: Pairs, bank: np.ndarray) -> np.ndarray:
+    """int64 (P,), another for every pair of rows."""
+    return pairs.first * len(bank) + pairs.second
 
 
 def _lists_to_look_at(index: Any, vectors: np.ndarray, bank: np.ndarray, known: Pairs, *, is_one: bool) -> int:
@@ -128,7 +135,4 @@ def _searched(index: Any, vectors: np.ndarray, bank: np.ndarray, threshold: floa
         count += len(parts[-1])
         check_count(count // (2 if is_one else 1), threshold)
     joined = Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in Pairs.__dataclass_fields__))
-    if not is_one:
-        return joined
-    _, once = np.unique(joined.first * len(bank) + joined.second, return_index=True)
-    return joined.where(once)
+    return _once(joined, bank) if is_one else joined

@@ -20,7 +20,7 @@ from clzoo.embed.store import Store, open_store
 from clzoo.embed.writer import store_lock
 from clzoo.errors import ClzooError
 from clzoo.index.cagra import cagra_index, is_cagra
-from clzoo.index.choosing import MOST_WITHOUT_FAISS, ExactSearch, has_faiss
+from clzoo.index.choosing import MOST_WITHOUT_INDEX, ExactSearch, has_faiss
 from clzoo.index.files import (
     coarse_index,
     has_index,
@@ -166,7 +166,7 @@ def open_index(store: Store | str | Path, *, mmap: bool = False) -> Index:
     """
     store = store if isinstance(store, Store) else open_store(store)
     without = "faiss is not installed" if not has_faiss() else "" if has_index(store.path) else "there is no index"
-    if without and len(store) <= MOST_WITHOUT_FAISS:
+    if without and len(store) <= MOST_WITHOUT_INDEX:
         log.info("search: exact, in NumPy among all %d rows (%s)", len(store), without)
         described = {"model": store.manifest.model, "factory": "exact", "recall_at_10": None}
         return Index(ExactSearch(store), described, store)

@@ -59,7 +59,9 @@ def cagra_index(factory: str, store: Store) -> Any:
         on_gpu.copyTo(graph)
     except RuntimeError as error:
         reason = str(error).rsplit(": ", 1)[-1]
-        raise ClzooError(f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}.") from error
+        raise ClzooError(
+            f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}. Type: --factory HNSW32"
+        ) from error
     index.ntotal = graph.ntotal
     faiss.copy_array_to_vector(store.ids, index.id_map)
     index.construct_rev_map()

@@ -14,8 +14,8 @@ from clzoo.embed.store import METADATA, Store
 from clzoo.errors import ClzooError
 from clzoo.index.vectors import BATCH, normalized
 
-MOST_WITHOUT_FAISS = 100_000
-"""Rows of a store that is searched without FAISS, all of them for each query."""
+MOST_WITHOUT_INDEX = 100_000
+"""Rows of a store that is searched without an index, or without FAISS: all of them for each query."""
 
 COLUMNS = ("path", "label", "size", "id")
 """What a condition can be about."""

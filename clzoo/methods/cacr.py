@@ -97,9 +97,6 @@ class CACRQueue(MomentumHost):
         self.queue = Queue(options.queue, options.projector[-1])
         self.options = options
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
-
     def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
         self.update_momentum(self.options.momentum)
         return (self.key_order(batch),)
@@ -137,9 +134,6 @@ class CACRMomentum(MomentumHost):
             mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
         )
         self.options = options
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
 
     def prepare(self, batch: Batch) -> tuple[()]:
         self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))

@@ -54,9 +54,6 @@ class HydraMoCo(MomentumHost):
         self.pair_loss = PairLoss(classes, options.predictor[-1], options)
         self.options = options
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
-
     def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
         """(B,) partner classes."""
         o = self.options

@@ -36,9 +36,6 @@ class MoCoV2(MomentumHost):
         self.queue = Queue(options.queue, options.projector[-1])
         self.options = options
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
-
     def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
         self.update_momentum(self.options.momentum)
         return (self.key_order(batch),)

@@ -42,9 +42,6 @@ class MoCoV3(MomentumHost):
         )
         self.options = options
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
-
     def prepare(self, batch: Batch) -> tuple[()]:
         self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
         return ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -17,7 +19,11 @@ class MomentumHost(nn.Module):
     """Encoder with projector (and predictor), and the momentum copies of backbone and projector.
 
     A step has two parts: `prepare` moves the momentum encoder and draws on the host, `loss` is arithmetic on tensors.
+    A subclass has both.
     """
+
+    prepare: Callable[[Batch], tuple[torch.Tensor, ...]]
+    loss: Callable[..., torch.Tensor]
 
     def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
         super().__init__()
@@ -37,6 +43,10 @@ class MomentumHost(nn.Module):
         """(B, 3, H, W) -> (B, D) through the momentum encoder."""
         projected: torch.Tensor = self.momentum_projector(self.momentum_backbone(view))
         return projected
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """The loss () of a step."""
+        return self.loss(batch, *self.prepare(batch))
 
     def key_order(self, batch: Batch) -> torch.Tensor:
         """(world * B,) the order of a step's keys, drawn on the host; on the device of the views."""

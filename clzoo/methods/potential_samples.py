@@ -60,9 +60,6 @@ class PotentialSamples(MomentumHost):
         self.options = options
         self.one_pass = options.mining == "key"  # each network is called once in a step
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
-
     def prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The keys' order, and the mined mass of this moment: ()."""
         self.update_momentum(self.options.momentum)

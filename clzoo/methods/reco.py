@@ -100,9 +100,6 @@ class ReCo(MomentumHost):
         self.weak_queue = Queue(options.queue, options.projector[-1])
         self.options = options
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        return self.loss(batch, *self.prepare(batch))
-
     def prepare(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """The keys' order, and what `draw_mix` draws where there is a local term."""
         self.update_momentum(self.options.momentum)

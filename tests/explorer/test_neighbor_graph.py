@@ -57,7 +57,7 @@ def test_where_all_images_are_one_each_has_others_as_neighbors(tmp_path):
 def test_more_rows_than_are_compared_go_through_the_index_and_say_its_recall(tmp_path, monkeypatch):
     pytest.importorskip("faiss")
     monkeypatch.setattr(graphs, "MOST_EXACT", 100)
-    monkeypatch.setattr(building, "MOST_WITHOUT_FAISS", 100)
+    monkeypatch.setattr(building, "MOST_WITHOUT_INDEX", 100)
     vectors = random_vectors(200)
     store = write_store(tmp_path, vectors, dtype="float32")
     with pytest.raises(ClzooError, match=r"holds no FAISS index.*--index faiss"):

@@ -14,7 +14,7 @@ from clzoo.cli import main
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index import build_index, search
-from clzoo.index.choosing import COLUMNS, MOST_WITHOUT_FAISS, ExactSearch, rows_where
+from clzoo.index.choosing import COLUMNS, MOST_WITHOUT_INDEX, ExactSearch, rows_where
 from clzoo.index.vectors import normalized
 
 
@@ -239,8 +239,8 @@ def test_equal_scores_are_in_the_order_of_ids(make_store):
 
 
 def test_a_large_store_still_needs_faiss(store, without_faiss, monkeypatch):
-    assert MOST_WITHOUT_FAISS == 100_000
-    monkeypatch.setattr("clzoo.index.building.MOST_WITHOUT_FAISS", 11)
+    assert MOST_WITHOUT_INDEX == 100_000
+    monkeypatch.setattr("clzoo.index.building.MOST_WITHOUT_INDEX", 11)
     with pytest.raises(ClzooError, match="faiss cannot be imported"):
         search(store, store.root / store.paths[0])
 

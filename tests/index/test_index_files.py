@@ -48,13 +48,13 @@ def test_an_index_moves_with_its_store(built, tmp_path):
 
 
 def test_a_large_store_without_index_says_how_to_make_one(store, monkeypatch):
-    monkeypatch.setattr(building, "MOST_WITHOUT_FAISS", 10)
+    monkeypatch.setattr(building, "MOST_WITHOUT_INDEX", 10)
     with pytest.raises(ClzooError, match=r"holds no FAISS index.*clzoo embed .* --out .*store --model test-model"):
         open_index(store)
 
 
 def test_the_command_to_type_repeats_what_the_store_was_made_with(make_store, monkeypatch):
-    monkeypatch.setattr(building, "MOST_WITHOUT_FAISS", 1)
+    monkeypatch.setattr(building, "MOST_WITHOUT_INDEX", 1)
     store = make_store(np.eye(3), normalized=False, dtype="float32", load="hf-hub:o/it's")
     with pytest.raises(ClzooError) as caught:
         open_index(store)
