@@ -5,9 +5,10 @@
     python studies/table.py studies/cifar10_narrow.yaml                # into docs/results.md
 
 A study is a YAML file: a recipe and `--set` overrides for each run ("all": of every run, "shared": of those that do
-not say `shared: false`, "set": of one). Each run is a `clzoo pretrain` and a `clzoo evaluate` of the last epoch, in
-processes of their own. Killed, the same command goes on where it stopped; a run that is judged is not run again, and a
-protocol added to the study is measured of runs that are there.
+not say `shared: false`, "set": of one; "tuned" adds what a grid chose, see studies/tuned.py). Each run is a
+`clzoo pretrain` and a `clzoo evaluate` of the last epoch, in processes of their own. Killed, the same command goes on
+where it stopped; a run that is judged is not run again, and a protocol added to the study is measured of runs that are
+there.
 
 What is kept in git is studies/<study>/<run>.json: the resolved recipe, the cost and the results of each seed. The
 tables are made from these files alone.
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from tuned import overrides_of
 
 from clzoo.files import read_json, write_json
 
@@ -35,7 +37,8 @@ def main() -> None:
             missing = protocols_missing(study, results_of(kept, name).get(str(seed), {}))
             if missing:
                 folder = arguments.runs / kept.name / f"{name}-seed{seed}"
-                pretrain(study, name, seed, arguments.data, folder)
+                recipe, overrides = study["runs"][name]["recipe"], overrides_of(arguments.study, name)
+                pretrain(recipe, [*overrides, f"seed={seed}"], arguments.data, folder)
                 keep(kept, name, seed, folder, evaluate(study, missing, arguments.data, folder))
 
 
@@ -51,11 +54,9 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def pretrain(study: dict[str, Any], name: str, seed: int, data: str, folder: Path) -> None:
-    run = study["runs"][name]
-    overrides = [*study["all"], *(study["shared"] if run.get("shared", True) else []), *run.get("set", [])]
-    sets = [part for override in [*overrides, f"seed={seed}"] for part in ("--set", override)]
-    clzoo("pretrain", run["recipe"], "--data", data, "--out", str(folder), *sets)
+def pretrain(recipe: str, overrides: list[str], data: str, folder: Path) -> None:
+    sets = [part for override in overrides for part in ("--set", override)]
+    clzoo("pretrain", recipe, "--data", data, "--out", str(folder), *sets)
 
 
 def evaluate(study: dict[str, Any], protocols: list[str], data: str, folder: Path) -> dict[str, Any]:

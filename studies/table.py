@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def main() -> None:
     study = yaml.safe_load(path.read_text())
     kept = path.with_suffix("")
     runs = {name: found["seeds"] for name in study["runs"] if (found := read_json_or_none(kept / f"{name}.json"))}
+    if not runs:
+        sys.exit(f"no run of {path} was judged yet; first: python studies/run.py {path} --data DIR")
     fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
     if "ranks" in study:
         fill(RESULTS, f"{kept.name} ranks", table_of_ranks(study, runs))

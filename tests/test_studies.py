@@ -1,12 +1,14 @@
 """The studies' recipes are valid, and docs/results.md says what studies/ holds."""
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-from clzoo.files import read_json
+from clzoo.errors import ClzooError
+from clzoo.files import read_json, write_json
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe
 
@@ -15,7 +17,16 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 
 @pytest.fixture(scope="module")
 def table():
-    spec = importlib.util.spec_from_file_location("table", STUDIES / "table.py")
+    return script("table")
+
+
+@pytest.fixture(scope="module")
+def tuned():
+    return script("tuned")
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, STUDIES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -26,12 +37,16 @@ def study(request):
     return request.param
 
 
-def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(study):
+def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(study, tuned):
     content = yaml.safe_load(study.read_text())
     for name, run in content["runs"].items():
-        shared = content["shared"] if run.get("shared", True) else []
-        recipe = load_recipe(find_recipe(run["recipe"]), (*content["all"], *shared, *run.get("set", [])))
         kept = study.with_suffix("") / f"{name}.json"
+        choices = [tuned.winner]
+        if "tuned" in run and not kept.exists():  # whatever its grid will choose
+            grid = study.with_name(content["tuning"])
+            choices = [partial(chosen, tuned, place) for place in range(len(tuned.candidates(grid, run["tuned"])))]
+        for choose in choices:
+            recipe = load_recipe(find_recipe(run["recipe"]), tuned.overrides_of(study, name, choose))
         if kept.exists():
             found = read_json(kept)
             trained = Recipe.model_validate({**found["recipe"], "seed": 0})  # a key added since has its default
@@ -40,11 +55,81 @@ def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(
     assert {path.stem for path in study.with_suffix("").glob("*.json")} <= set(content["runs"])
 
 
+def chosen(tuned, place, grid, method):
+    return tuned.candidates(grid, method)[place]
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """A study tuned by a grid whose second method takes what the first one chose; and how to judge a run of it."""
+    studies = {
+        "grid": {
+            "tuning": "grid.yaml",
+            "all": ["a=0"],
+            "shared": [],
+            "runs": {
+                "one": {"tunes": "host", "set": ["t=1", "lr=0.1"], "is": "the first"},
+                "two": {"tunes": "host", "set": ["t=2", "lr=0.2"], "is": "the second"},
+                "three": {"tunes": "guest", "tuned": "host", "set": ["form=x", "lr=0.3"], "is": "the third"},
+            },
+        },
+        "long": {
+            "tuning": "grid.yaml",
+            "all": ["a=0"],
+            "shared": ["b=0"],
+            "runs": {"run": {"tuned": "guest", "set": ["epochs=5"]}, "alone": {"shared": False}},
+        },
+    }
+    for name, study in studies.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+
+    def judge(run, accuracy, rate):
+        rows = [{"protocol": f"{kind}:v1(k=20)", "metric": "top-1", "value": accuracy} for kind in ("knn", "linear")]
+        (tmp_path / "grid").mkdir(exist_ok=True)
+        write_json(
+            tmp_path / "grid" / f"{run}.json",
+            {"recipe": {"optimizer": {"base_lr": rate}}, "seeds": {"100": {"results": rows}}},
+        )
+
+    return tmp_path, judge
+
+
+def test_a_tuned_run_takes_what_won_its_grid_below_what_it_says_itself(tuned, grid):
+    folder, judge = grid
+    judge("one", 50.0, 0.1)
+    judge("two", 51.0, 0.2)
+    judge("three", 40.0, 0.3)
+    assert tuned.overrides_of(folder / "grid.yaml", "three") == ["a=0", "t=2", "lr=0.2", "form=x", "lr=0.3"]
+    expected = ["a=0", "b=0", "t=2", "lr=0.2", "form=x", "lr=0.3", "epochs=5"]
+    assert tuned.overrides_of(folder / "long.yaml", "run") == expected
+    assert tuned.overrides_of(folder / "long.yaml", "alone") == ["a=0"]
+
+
+def test_of_equal_runs_of_a_grid_the_lower_rate_wins(tuned, grid):
+    folder, judge = grid
+    judge("two", 50.0, 0.2)
+    judge("one", 50.0, 0.1)
+    assert tuned.winner(folder / "grid.yaml", "host") == "one"
+
+
+def test_a_grid_that_is_not_whole_chooses_nothing_and_says_what_to_run(tuned, grid):
+    folder, judge = grid
+    judge("two", 50.0, 0.2)
+    judge("three", 40.0, 0.3)
+    with pytest.raises(ClzooError, match=r"1 of 2 runs were judged.*--only one"):
+        tuned.overrides_of(folder / "long.yaml", "run")
+    with pytest.raises(ClzooError, match="tunes: nobody"):
+        tuned.winner(folder / "grid.yaml", "nobody")
+
+
 def test_the_tables_of_the_results_are_those_of_the_kept_files(table, study):
     content = yaml.safe_load(study.read_text())
     kept = {name: study.with_suffix("") / f"{name}.json" for name in content["runs"]}
     runs = {name: read_json(path)["seeds"] for name, path in kept.items() if path.exists()}
     results = table.RESULTS.read_text()
+    if not runs:
+        assert f"<!-- {study.stem} runs: written by studies/table.py -->\n<!-- end" in results, "a table of no runs"
+        return
     told = f"run `python studies/table.py studies/{study.name}`"
     assert table.table_of_runs(content, runs) in results, told
     if "ranks" in content:

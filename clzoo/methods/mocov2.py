@@ -24,6 +24,7 @@ class MoCoV2Options(Table):
     queue: int = Field(65_536, gt=0)
     momentum: float = Field(0.999, ge=0, le=1)
     projector: list[int] = Field(min_length=1)
+    projector_batchnorm: bool = False  # on: the head of SimCLR, for comparisons
 
 
 class MoCoV2(MomentumHost):
@@ -32,7 +33,8 @@ class MoCoV2(MomentumHost):
     one_pass = True  # each network is called once in a step
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: MoCoV2Options) -> None:
-        super().__init__(backbone, mlp([feature_dim, *options.projector], hidden_batchnorm=False))
+        head = mlp([feature_dim, *options.projector], hidden_batchnorm=options.projector_batchnorm)
+        super().__init__(backbone, head)
         self.queue = Queue(options.queue, options.projector[-1])
         self.options = options
 
