@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -133,34 +135,54 @@ def against_plain(recipe: Recipe, device: torch.device, steps: int) -> None:
     """Forward and backward as they are, with the networks compiled, and with `compile: true`, in turns; best of each.
 
     Where each network is passed once, `compile: true` makes one region of networks and loss; else it is the networks.
-    On a CPU in CPU time, which other processes disturb less.
+    On a CPU in CPU time, which other processes disturb less; the first step, which compiles with nothing cached, by the
+    wall, for compilers are other processes.
     """
     batch_size, side = recipe.schedule.batch_size, recipe.data.size
     pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
     samples = torch.arange(batch_size, device=device)
     batch = Batch(render_views(pixels, samples, recipe, epoch=0), samples % 10, progress=0.5)
-    clock = busy(device)
-    methods, calls = {}, {}
-    for kind in ("plain", "networks", "compile: true"):
+    kinds = ("plain", "networks", "compile: true")
+
+    def step_of(kind: str) -> Callable[[], None]:
         method = build_method(recipe, classes=10).to(device, memory_format=torch.channels_last)
         if kind == "networks":
             compile_networks(method)
-        methods[kind], calls[kind] = method, compile_step(method, method) if kind == "compile: true" else method
-    best, first = dict.fromkeys(methods, float("inf")), dict.fromkeys(methods, 0.0)
-    for step in range(steps + 1):
-        for kind, method in methods.items():
-            since = clock()
+        call = compile_step(method, method) if kind == "compile: true" else method
+
+        def step() -> None:
             with autocast(device, recipe.precision):
-                calls[kind](batch).backward()
+                call(batch).backward()
             method.zero_grad(set_to_none=True)
-            if step:
-                best[kind] = min(best[kind], clock() - since)
-            else:  # it compiles, of which the child processes that do C++ are not counted
-                first[kind] = clock() - since
+
+        return step
+
+    compiling_seconds(device, step_of("networks"))  # with it what a process pays once
+    first = {kind: compiling_seconds(device, step_of(kind)) for kind in kinds}
+    functions = [step_of(kind) for kind in kinds]
+    for function in functions:
+        function()
+    best = dict(zip(kinds, interleaved(device, steps, *functions, clock=busy(device)), strict=True))
     print(f"{recipe.name}, {recipe.backbone.name}, batch {batch_size} x {len(recipe.view_policies())} views")
     for kind, seconds in best.items():
         print(f"  {kind:14} {1e3 * seconds:8.1f} ms, {best['plain'] / seconds:.2f} times as fast, "
               f"first step {first[kind]:.1f} s")  # fmt: skip
+
+
+def compiling_seconds(device: torch.device, step: Callable[[], None]) -> float:
+    """Of a step that finds nothing compiled, in this process or on the disk."""
+    torch.compiler.reset()
+    kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    with tempfile.TemporaryDirectory() as nothing_cached:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = nothing_cached
+        since = now(device)
+        step()
+        seconds = now(device) - since
+    del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    if kept is not None:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = kept
+    torch.compiler.reset()
+    return seconds
 
 
 def step_shares(recipe: Recipe, device: torch.device, steps: int) -> None:
