@@ -18,6 +18,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import torch
 
@@ -171,16 +172,10 @@ def against_plain(recipe: Recipe, device: torch.device, steps: int) -> None:
 
 def compiling_seconds(device: torch.device, step: Callable[[], None]) -> float:
     """Of a step that finds nothing compiled, in this process or on the disk."""
-    torch.compiler.reset()
-    kept = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    with tempfile.TemporaryDirectory() as nothing_cached:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = nothing_cached
+    with tempfile.TemporaryDirectory() as empty, patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=empty):
         since = now(device)
         step()
         seconds = now(device) - since
-    del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-    if kept is not None:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = kept
     torch.compiler.reset()
     return seconds
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kept import results_of
 from tuned import overrides_of
 
 from clzoo.files import read_json, write_json
@@ -74,13 +75,6 @@ def clzoo(*arguments: str) -> None:
 
 
 # What is kept -------------------------------------------------------------------------------------------------------
-
-
-def results_of(kept: Path, name: str) -> dict[str, Any]:
-    """What was measured of a run, by seed."""
-    path = kept / f"{name}.json"
-    seeds: dict[str, Any] = read_json(path)["seeds"] if path.exists() else {}
-    return seeds
 
 
 def protocols_missing(study: dict[str, Any], found: dict[str, Any]) -> list[str]:

@@ -16,15 +16,15 @@ from typing import Any
 
 import matplotlib
 import yaml
+from kept import KNN, LINEAR, Values, results_of, values
 from scipy.stats import t as student_t
 
-from clzoo.files import read_json, write_text
+from clzoo.files import write_text
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
-KNN, LINEAR = ("knn:v1", "top-1"), ("linear:v1", "top-1")
 LONG_TAIL = ("imbalanced:v1(longtail-100, linear:v1 logit-adjusted)", "balanced accuracy")
 COLUMNS = (  # heading, (protocol, metric), digits
     ("k-NN", KNN, 2),
@@ -42,8 +42,6 @@ ENOUGH = 3  # seeds
 AT_LEAST = 1.0  # points by which an effect must be there to be called shown
 NOT_LOWER = -2.0  # points: what may be lost by something that is to be "not lower"
 
-Values = dict[str, float]  # of a metric by seed
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,7 +49,7 @@ def main() -> None:
     path = parser.parse_args().study
     study = yaml.safe_load(path.read_text())
     kept = path.with_suffix("")
-    runs = {name: found["seeds"] for name in study["runs"] if (found := read_json_or_none(kept / f"{name}.json"))}
+    runs = {name: found for name in study["runs"] if (found := results_of(kept, name))}
     if not runs:
         sys.exit(f"no run of {path} was judged yet; first: python studies/run.py {path} --data DIR")
     fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
@@ -60,10 +58,6 @@ def main() -> None:
     if study["comparisons"]:  # a study that only chooses settings has none
         fill(RESULTS, f"{kept.name} comparisons", table_of_comparisons(study, runs))
         draw(RESULTS.with_name(f"results_{kept.name}.png"), study, runs)
-
-
-def read_json_or_none(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
 
 
 def fill(document: Path, name: str, table: str) -> None:
@@ -144,16 +138,6 @@ def difference(runs: dict[str, Any], of: str, against: str, metric: tuple[str, s
 def _side(runs: dict[str, Any], side: str, metric: tuple[str, str]) -> Values:
     run, _, other = side.partition(" - ")
     return difference(runs, run, other, metric) if other else values(runs.get(run, {}), metric)
-
-
-def values(seeds: dict[str, Any], metric: tuple[str, str]) -> Values:
-    protocol, name = metric
-    return {
-        seed: row["value"]
-        for seed, found in seeds.items()
-        for row in found["results"]
-        if row["protocol"].startswith(protocol) and row["metric"] == name
-    }
 
 
 def spread(numbers: list[float], digits: int, *, sign: bool = False) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from kept import KNN, results_of, values
 
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
@@ -39,16 +40,20 @@ def winner(path: Path, method: str) -> str:
     Raises:
         ClzooError: not every run of the method's grid was judged.
     """
-    runs = candidates(path, method)
-    kept = {name: path.with_suffix("") / f"{name}.json" for name in runs}
-    missing = [name for name, file in kept.items() if not file.exists()]
+    runs = {name: results_of(path.with_suffix(""), name) for name in candidates(path, method)}
+    missing = [name for name, seeds in runs.items() if not seeds]
     if missing:
         raise ClzooError(
             f"{len(runs) - len(missing)} of {len(runs)} runs were judged. For the others: "
             f"python studies/run.py {path} --data DIR --only {' '.join(missing)}"
         )
-    found = {name: read_json(file) for name, file in kept.items()}
-    return max(runs, key=lambda name: (held_out_knn(found[name]), -found[name]["recipe"]["optimizer"]["base_lr"]))
+    return max(runs, key=lambda name: (max(values(runs[name], KNN).values()), -rate_of(path, name)))
+
+
+def rate_of(path: Path, name: str) -> float:
+    """The learning rate that a run was trained with."""
+    recipe = read_json(path.with_suffix("") / f"{name}.json")["recipe"]
+    return float(recipe["optimizer"]["base_lr"])
 
 
 def candidates(path: Path, method: str) -> list[str]:
@@ -57,14 +62,6 @@ def candidates(path: Path, method: str) -> list[str]:
     if not runs:
         raise ClzooError(f"no run of {path} says `tunes: {method}`.")
     return runs
-
-
-def held_out_knn(found: dict[str, Any]) -> float:
-    """Top-1 of `knn:v1` of the one seed that a grid is run with."""
-    (seed,) = found["seeds"].values()
-    rows = (row for row in seed["results"] if row["protocol"].startswith("knn:v1") and row["metric"] == "top-1")
-    (accuracy,) = (float(row["value"]) for row in rows)
-    return accuracy
 
 
 def overrides_of(path: Path, run: str, choose: Callable[[Path, str], str] = winner) -> list[str]:

@@ -28,7 +28,9 @@ def tuned():
 def script(name):
     spec = importlib.util.spec_from_file_location(name, STUDIES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(STUDIES)  # they share studies/kept.py
+        spec.loader.exec_module(module)
     return module
 
 
