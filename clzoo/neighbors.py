@@ -89,10 +89,15 @@ def nearest_others(vectors: np.ndarray, k: int) -> np.ndarray:
     return rows[~is_self].reshape(len(rows), k)
 
 
-def precision(groups: Sequence[str], neighbors: Sequence[Sequence[int]] | np.ndarray) -> float:
-    """Which share, 0 to 1, of all neighbors, rows (N, k), is of the group (N) of the row whose neighbors they are."""
+def of_own_group(groups: Sequence[str], neighbors: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """Bool (N, k): which neighbors, rows (N, k), are of the group (N) of the row whose neighbors they are."""
     own = np.asarray(groups)
-    return float((own[np.asarray(neighbors)] == own[:, None]).mean())
+    return np.asarray(own[np.asarray(neighbors)] == own[:, None])
+
+
+def precision(groups: Sequence[str], neighbors: Sequence[Sequence[int]] | np.ndarray) -> float:
+    """Which share, 0 to 1, of all neighbors (N, k) is `of_own_group`."""
+    return float(of_own_group(groups, neighbors).mean())
 
 
 @dataclass(frozen=True)
