@@ -223,7 +223,7 @@ def test_the_site_is_built_and_a_dead_link_fails(tmp_path):
     pytest.importorskip("mkdocs", reason="make docs installs it")
     pytest.importorskip("griffe")
     root = shutil.copytree(DOCS.parent / "docs", tmp_path / "docs").parent
-    for name in ("clzoo", "recipes", "hub"):
+    for name in ("clzoo", "recipes", "hub", "examples"):
         (root / name).symlink_to(DOCS.parent / name)
     for file in (*DOCS.parent.glob("*.md"), DOCS.parent / "mkdocs.yml", DOCS.parent / "CITATION.cff"):
         shutil.copy(file, root)
