@@ -4,6 +4,7 @@
     python benchmarks/train_step.py --recipe mocov2_cifar10 --steps 30
     python benchmarks/train_step.py --recipe mocov2_cifar10 --set backbone.name=resnet10_w16 --compile
     python benchmarks/train_step.py --losses                     # losses alone, compiled against plain
+    python benchmarks/train_step.py --bf16                       # forward and backward, compiled, bf16 against fp32
 
 Prints ratios of the best of several interleaved rounds; absolute times move with the machine's load. Images are
 generated: the time does not depend on what they show. lightly is optional (pip install lightly); what is missing is
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--compile", action="store_true", help="only: forward and backward with and without compiling")
     parser.add_argument("--losses", action="store_true", help="only: losses alone with and without compiling")
+    parser.add_argument("--bf16", action="store_true", help="only: forward and backward, compiled, in bf16 and in fp32")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{describe_hardware(str(device))}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
@@ -53,6 +55,10 @@ def main() -> None:
         return
     if arguments.losses:
         losses_alone(device, arguments.rounds)
+        return
+    if arguments.bf16:
+        name, overrides = arguments.recipe or "cacr_cifar10_narrow", (*arguments.overrides, "compile=false")
+        against_fp32(load_recipe(find_recipe(name), overrides), device, arguments.steps)
         return
     against_lightly(device, arguments.rounds)
     on_gpu = device.type == "cuda" and arguments.recipe is None
@@ -139,24 +145,11 @@ def against_plain(recipe: Recipe, device: torch.device, steps: int) -> None:
     On a CPU in CPU time, which other processes disturb less; the first step, which compiles with nothing cached, by the
     wall, for compilers are other processes.
     """
-    batch_size, side = recipe.schedule.batch_size, recipe.data.size
-    pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
-    samples = torch.arange(batch_size, device=device)
-    batch = Batch(render_views(pixels, samples, recipe, epoch=0), samples % 10, progress=0.5)
     kinds = ("plain", "networks", "compile: true")
+    batch = made_batch(recipe, device)
 
     def step_of(kind: str) -> Callable[[], None]:
-        method = build_method(recipe, classes=10).to(device, memory_format=torch.channels_last)
-        if kind == "networks":
-            compile_networks(method)
-        call = compile_step(method, method) if kind == "compile: true" else method
-
-        def step() -> None:
-            with autocast(device, recipe.precision):
-                call(batch).backward()
-            method.zero_grad(set_to_none=True)
-
-        return step
+        return forward_and_backward(recipe, device, batch, kind)
 
     compiling_seconds(device, step_of("networks"))  # with it what a process pays once
     first = {kind: compiling_seconds(device, step_of(kind)) for kind in kinds}
@@ -164,10 +157,51 @@ def against_plain(recipe: Recipe, device: torch.device, steps: int) -> None:
     for function in functions:
         function()
     best = dict(zip(kinds, interleaved(device, steps, *functions, clock=busy(device)), strict=True))
-    print(f"{recipe.name}, {recipe.backbone.name}, batch {batch_size} x {len(recipe.view_policies())} views")
+    print(described(recipe))
     for kind, seconds in best.items():
         print(f"  {kind:14} {1e3 * seconds:8.1f} ms, {best['plain'] / seconds:.2f} times as fast, "
               f"first step {first[kind]:.1f} s")  # fmt: skip
+
+
+def against_fp32(recipe: Recipe, device: torch.device, steps: int) -> None:
+    """Forward and backward with compiled networks in fp32 and in bf16, in turns; best of each, on a CPU in CPU time."""
+    batch = made_batch(recipe, device)
+    in_precision = {p: recipe.model_copy(update={"precision": p}) for p in ("fp32", "bf16")}
+    functions = [forward_and_backward(each, device, batch, "networks") for each in in_precision.values()]
+    best = dict(zip(in_precision, interleaved(device, steps, *functions, clock=busy(device)), strict=True))
+    images = len(batch.views) * recipe.schedule.batch_size
+    print(described(recipe))
+    for precision, seconds in best.items():
+        print(f"  {precision} {1e3 * seconds:8.1f} ms, {images / seconds:6.0f} images/s")
+    print(f"  bf16 is {best['fp32'] / best['bf16']:.2f} times as fast as fp32")
+
+
+def described(recipe: Recipe) -> str:
+    batch = f"batch {recipe.schedule.batch_size} x {len(recipe.view_policies())} views"
+    return f"{recipe.name}, {recipe.backbone.name}, {batch}"
+
+
+def made_batch(recipe: Recipe, device: torch.device) -> Batch:
+    """One batch of noise as the recipe would see it, with labels of ten classes."""
+    batch_size, side = recipe.schedule.batch_size, recipe.data.size
+    pixels = torch.randint(0, 256, (batch_size, side, side, 3), dtype=torch.uint8, device=device)
+    samples = torch.arange(batch_size, device=device)
+    return Batch(render_views(pixels, samples, recipe, epoch=0), samples % 10, progress=0.5)
+
+
+def forward_and_backward(recipe: Recipe, device: torch.device, batch: Batch, kind: str) -> Callable[[], None]:
+    """One step of a new method without the optimiser; `kind` says what of it is compiled, as in `against_plain`."""
+    method = build_method(recipe, classes=10).to(device, memory_format=torch.channels_last)
+    if kind == "networks":
+        compile_networks(method)
+    call = compile_step(method, method) if kind == "compile: true" else method
+
+    def step() -> None:
+        with autocast(device, recipe.precision):
+            call(batch).backward()
+        method.zero_grad(set_to_none=True)
+
+    return step
 
 
 def compiling_seconds(device: torch.device, step: Callable[[], None]) -> float:

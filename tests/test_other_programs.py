@@ -69,7 +69,7 @@ def place(tmp_path_factory) -> Path:
     """A folder with what the beginning of the section has: `photos-embeddings`, and `query.jpg`, which is in it."""
     place = tmp_path_factory.mktemp("programs")
     photographs = ROOT / "examples" / "photographs"
-    clzoo.embed_folder(photographs, "supcon-resnet10_w32-tiny", out=place / "photos-embeddings", labels=True)
+    clzoo.embed_folder(photographs, "supcon-resnet10_w48-tiny", out=place / "photos-embeddings", labels=True)
     store = clzoo.open_store(place / "photos-embeddings")
     main(["store", "index", str(store.path), "--quiet"])
     shutil.copy(photographs / store.paths[0], place / "query.jpg")

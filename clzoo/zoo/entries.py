@@ -14,7 +14,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.metrics import measured
 
-DEFAULT_MODEL = "supcon-resnet10_w32-tiny"
+DEFAULT_MODEL = "supcon-resnet10_w48-tiny"
 """The bundled model, used where none is named."""
 
 WEIGHTS = "model.safetensors"
