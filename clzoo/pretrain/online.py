@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,55 @@ import torch
 
 from clzoo.data.classes import with_classes_of
 from clzoo.data.training import TrainingSet, open_training_set, pixel_batches
+from clzoo.distributed import rank
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.knn import knn_accuracy
 from clzoo.methods import Batch
-from clzoo.pretrain.diagnostics import EARLY, diagnose
+from clzoo.pretrain.diagnostics import EARLY, diagnose, warning_of
 from clzoo.pretrain.feed import Steps, labels_of_queue
+from clzoo.pretrain.finite import FiniteLosses
+from clzoo.pretrain.log import StepLog
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.recipe import Recipe
+from clzoo.pretrain.train_state import TrainState
 from clzoo.pretrain.trained import encoder_of
+
+log = logging.getLogger("clzoo")
+
+
+class Watch:
+    """Looks at a run while it trains: what it measures goes into the log, and what looks like a collapse is warned of.
+
+    k-NN is measured of the first weights too, when a new run is given to it.
+    """
+
+    def __init__(
+        self, run: TrainState, steps: Steps, queries: TrainingSet | None, step_log: StepLog, losses: FiniteLosses
+    ) -> None:
+        self._run, self._steps, self._queries, self._log, self._losses = run, steps, queries, step_log, losses
+        self._warned = False
+        if queries is not None and run.first_step == 0:
+            self._measure(0)
+
+    def after(self, step: int, batch: Batch) -> None:
+        """To be called after each step, in every process; raises ClzooError of weights that are not finite."""
+        run, recipe, done = self._run, self._run.recipe, step + 1
+        if is_look_due(recipe, done):
+            self._losses.check_weights(step, run.method)
+            told = look(run.complete(), batch, run.images, recipe, self._steps, done)
+            self._log.note(done, told)
+            if not self._warned and (warning := warning_of(told, done)):
+                self._warned = True
+                log.warning(warning)
+        if self._queries is not None and is_knn_due(recipe, self._steps, done):
+            self._losses.check_weights(step, run.method)
+            self._measure(done)
+
+    def _measure(self, done: int) -> None:
+        seen = self._run.complete()
+        if rank() == 0 and self._queries is not None:
+            self._log.note(done, {"knn": online_knn(seen, self._run.recipe, self._run.images, self._queries)})
 
 
 def is_look_due(recipe: Recipe, done: int) -> bool:
