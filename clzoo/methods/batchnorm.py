@@ -23,17 +23,22 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, H, W)
         if not self.training:
             return super().forward(x)
-        batch, channels, height, width = x.shape
-        g = self.groups
+        batch, g = len(x), self.groups
         if batch % g or batch == g:
             raise ClzooError(
                 f"backbone.batchnorm_groups={g} must divide the batch of {batch} into groups of at least two images."
             )
-        assert self.running_mean is not None
-        assert self.running_var is not None
         assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        mean, var = self.running_mean.repeat(g), self.running_var.repeat(g)
+        self.num_batches_tracked += 1
+        # Groups as channels go through torch's own kernels. The compiler has none of them and makes better ones of the
+        # formula: 2.1 in place of 8.5 ms, forward and backward of (256, 16, 16, 16) in bf16 on one core.
+        return self._by_formula(x) if torch.compiler.is_compiling() else self._as_channels(x)
+
+    def _as_channels(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W), normalised by one batch norm of B/g images with g C channels."""
+        batch, channels, height, width = x.shape
+        g, (running_mean, running_var, momentum) = self.groups, self._running()
+        mean, var = running_mean.repeat(g), running_var.repeat(g)
         # Image i goes to group i mod g: groups become channels.
         y = F.batch_norm(
             x.reshape(batch // g, g * channels, height, width),
@@ -42,13 +47,32 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             self.weight.repeat(g),
             self.bias.repeat(g),
             training=True,
-            momentum=self.momentum,
+            momentum=momentum,
             eps=self.eps,
         )
-        self.running_mean.copy_(mean.view(g, channels).mean(dim=0))
-        self.running_var.copy_(var.view(g, channels).mean(dim=0))
-        self.num_batches_tracked += 1
+        running_mean.copy_(mean.view(g, channels).mean(dim=0))
+        running_var.copy_(var.view(g, channels).mean(dim=0))
         return y.reshape(batch, channels, height, width)
+
+    def _by_formula(self, x: torch.Tensor) -> torch.Tensor:
+        """The same in float32, written out for the compiler."""
+        batch, channels, height, width = x.shape
+        running_mean, running_var, momentum = self._running()
+        count = batch // self.groups * height * width  # of a group, in each channel
+        z = x.permute(0, 2, 3, 1).reshape(-1, self.groups, height * width, channels).float()  # (B/g, g, H W, C)
+        var, mean = torch.var_mean(z, dim=(0, 2), correction=0, keepdim=True)  # (1, g, 1, C)
+        y = (z - mean) * (torch.rsqrt(var + self.eps) * self.weight) + self.bias
+        with torch.no_grad():
+            running_mean.lerp_(mean.mean(dim=(0, 1, 2)), momentum)
+            running_var.lerp_(var.mean(dim=(0, 1, 2)) * (count / (count - 1)), momentum)
+        return y.to(x.dtype).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def _running(self) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Running mean and variance (C,), and the share of a batch in them."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.momentum is not None
+        return self.running_mean, self.running_var, self.momentum
 
 
 def split_batchnorm(module: nn.Module, groups: int) -> nn.Module:

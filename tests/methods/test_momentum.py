@@ -174,6 +174,25 @@ def test_split_batchnorm_is_a_batchnorm_for_each_group():
     assert split.state_dict().keys() == plain.state_dict().keys()
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_compiled_split_batchnorm_is_written_out_and_computes_the_same(memory_format):
+    torch.manual_seed(0)
+    x, weight = torch.randn(8, 3, 4, 5).to(memory_format=memory_format), torch.randn(8, 3, 4, 5)
+    plain = SplitBatchNorm2d(3, 4)
+    nn.init.uniform_(plain.weight)
+    nn.init.uniform_(plain.bias)
+    written_out = copy.deepcopy(plain)
+    found = []
+    for norm, call in ((plain, plain), (written_out, torch.compile(written_out, backend="eager", fullgraph=True))):
+        pixels = x.clone().requires_grad_()
+        (call(pixels) * weight).sum().backward()
+        found.append((call(x), pixels.grad, norm.weight.grad, norm.bias.grad, *norm.buffers()))
+    torch.compiler.reset()
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(found[0][0], found[1][0]), "both went through the same code"
+
+
 def test_split_batchnorm_in_eval_mode_is_a_plain_one():
     torch.manual_seed(0)
     split = SplitBatchNorm2d(3, 2).eval()
