@@ -72,17 +72,31 @@ def fill(document: Path, name: str, table: str) -> None:
 
 
 def table_of_runs(study: dict[str, Any], runs: dict[str, Any]) -> str:
-    """One row a run: what it cost, mean and standard deviation over its seeds, what was published elsewhere."""
-    headings = ["run", "seeds", "images seen", "encoder forwards", "minutes", *(name for name, *_ in COLUMNS)]
-    lines = [row([*headings, "published"]), row(["---"] * (len(headings) + 1))]
+    """One row a run: what it cost, mean and standard deviation over its seeds, what was published elsewhere.
+
+    What was measured of no run has no column.
+    """
+    columns = [column for column in COLUMNS if any(values(seeds, column[1]) for seeds in runs.values())]
+    published = ["published"] if any("published" in study["runs"][name] for name in runs) else []
+    headings = [
+        "run",
+        "seeds",
+        "images seen",
+        "encoder forwards",
+        "minutes",
+        *(name for name, *_ in columns),
+        *published,
+    ]
+    lines = [row(headings), row(["---"] * len(headings))]
     for name, seeds in runs.items():
         first = next(iter(seeds.values()))
         minutes = statistics.mean(found["minutes"] for found in seeds.values())
         cost = [f"{first['images_seen']:,}", f"{first['encoder_forwards']:,}", f"{minutes:.1f}"]
-        measured = [spread(list(values(seeds, metric).values()), digits) for _, metric, digits in COLUMNS]
+        measured = [spread(list(values(seeds, metric).values()), digits) for _, metric, digits in columns]
         run = study["runs"][name]
         what = f"{run['is']} (`{name}`)"
-        lines.append(row([what, ", ".join(seeds), *cost, *measured, run.get("published", "-")]))
+        elsewhere = [run.get(key, "-") for key in published]
+        lines.append(row([what, ", ".join(seeds), *cost, *measured, *elsewhere]))
     return "\n".join(lines) + "\n"
 
 
