@@ -166,8 +166,9 @@ def made_up_photographs(folder: Path, count: int) -> Path:
 def parity(images: Path, *, small: bool) -> int:
     """Embeddings of the same pictures on the CPU and on the GPU: cosines and differences, fp32 and bf16."""
     import clzoo
+    from clzoo.embed import DEFAULT_MODEL
 
-    names = ["supcon-resnet10_w48-tiny", "cacr-resnet18_w16-cifar10"][: 1 if small else 2]
+    names = [DEFAULT_MODEL, "cacr-resnet18_w16-cifar10"][: 1 if small else 2]
     paths = sorted(images.rglob("*.[jJ][pP]*[gG]")) if images.is_dir() else []
     if not paths:
         print("parity needs a folder of JPEG files: not measured")

@@ -49,16 +49,13 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{describe_hardware(str(device))}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    if arguments.compile:
+    if arguments.compile or arguments.bf16:
         name, overrides = arguments.recipe or "cacr_cifar10_narrow", (*arguments.overrides, "compile=false")
-        against_plain(load_recipe(find_recipe(name), overrides), device, arguments.steps)
+        measure = against_plain if arguments.compile else against_fp32
+        measure(load_recipe(find_recipe(name), overrides), device, arguments.steps)
         return
     if arguments.losses:
         losses_alone(device, arguments.rounds)
-        return
-    if arguments.bf16:
-        name, overrides = arguments.recipe or "cacr_cifar10_narrow", (*arguments.overrides, "compile=false")
-        against_fp32(load_recipe(find_recipe(name), overrides), device, arguments.steps)
         return
     against_lightly(device, arguments.rounds)
     on_gpu = device.type == "cuda" and arguments.recipe is None
@@ -169,10 +166,10 @@ def against_fp32(recipe: Recipe, device: torch.device, steps: int) -> None:
     in_precision = {p: recipe.model_copy(update={"precision": p}) for p in ("fp32", "bf16")}
     functions = [forward_and_backward(each, device, batch, "networks") for each in in_precision.values()]
     best = dict(zip(in_precision, interleaved(device, steps, *functions, clock=busy(device)), strict=True))
-    images = len(batch.views) * recipe.schedule.batch_size
+    views = len(batch.views) * recipe.schedule.batch_size
     print(described(recipe))
     for precision, seconds in best.items():
-        print(f"  {precision} {1e3 * seconds:8.1f} ms, {images / seconds:6.0f} images/s")
+        print(f"  {precision} {1e3 * seconds:8.1f} ms, {views / seconds:6.0f} views/s")
     print(f"  bf16 is {best['fp32'] / best['bf16']:.2f} times as fast as fp32")
 
 

@@ -26,6 +26,7 @@ from matplotlib import pyplot
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results.md"
 LONG_TAIL = ("imbalanced:v1(longtail-100, linear:v1 logit-adjusted)", "balanced accuracy")
+ABOUT_A_RUN = ("run", "seeds", "images seen", "encoder forwards", "minutes")
 COLUMNS = (  # heading, (protocol, metric), digits
     ("k-NN", KNN, 2),
     ("linear", LINEAR, 2),
@@ -78,15 +79,7 @@ def table_of_runs(study: dict[str, Any], runs: dict[str, Any]) -> str:
     """
     columns = [column for column in COLUMNS if any(values(seeds, column[1]) for seeds in runs.values())]
     published = ["published"] if any("published" in study["runs"][name] for name in runs) else []
-    headings = [
-        "run",
-        "seeds",
-        "images seen",
-        "encoder forwards",
-        "minutes",
-        *(name for name, *_ in columns),
-        *published,
-    ]
+    headings = [*ABOUT_A_RUN, *(name for name, *_ in columns), *published]
     lines = [row(headings), row(["---"] * len(headings))]
     for name, seeds in runs.items():
         first = next(iter(seeds.values()))

@@ -31,7 +31,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         self.num_batches_tracked += 1
         # Groups as channels go through torch's own kernels. The compiler has none of them and makes better ones of the
-        # formula: 2.1 in place of 8.5 ms, forward and backward of (256, 16, 16, 16) in bf16 on one core.
+        # formula: benchmarks/train_step.py --compile, docs/performance.md.
         return self._by_formula(x) if torch.compiler.is_compiling() else self._as_channels(x)
 
     def _as_channels(self, x: torch.Tensor) -> torch.Tensor:

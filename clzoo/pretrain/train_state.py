@@ -55,7 +55,6 @@ class TrainState:
             self._kept = {key: saved[key] for key in _OF_THE_START if key in saved}
         else:
             self._kept = self._begin(images)
-        self._start: dict[str, torch.Tensor] | None = self._kept.get("start")
         self.images = drawn_by(images, self._kept)
         self._sharded = recipe.shard_weights and world_size() > 1
         self._model: Any = for_processes(method, device, sharded=self._sharded)
@@ -93,7 +92,11 @@ class TrainState:
         return rate
 
     def learn(self, batch: Batch, step: int, losses: FiniteLosses) -> torch.Tensor:
-        """The loss of a batch, of which `losses` hears first; its gradients; where the step moves them, new weights."""
+        """The scalar loss of a batch, of which `losses` hears first; its gradients; where the step moves, new weights.
+
+        Raises:
+            ClzooError: `losses` has seen one that is not finite.
+        """
         with _no_sync(self._model, self.moves(step)):
             with self._precision:
                 loss: torch.Tensor = self._model(batch)
@@ -108,8 +111,8 @@ class TrainState:
 
     def go_towards_start(self, steps: Steps) -> None:
         """After the last step: the weights between the start's and these, if the recipe says so."""
-        if self._start is not None:
-            move_towards(self.method.backbone, self._start, self.recipe.schedule.towards_start)
+        if "start" in self._kept:
+            move_towards(self.method.backbone, self._kept["start"], self.recipe.schedule.towards_start)
             last = feed(self.images, self.recipe, steps, max(0, steps.total - BATCHES), self.device)
             estimate_batchnorm(self.method, last)
 
@@ -123,7 +126,11 @@ class TrainState:
         return twin.to(self.device, memory_format=torch.channels_last)
 
     def checkpoint(self, done: int, steps: Steps, then: Callable[[Any, int, Steps], object] | None) -> None:
-        """Write what a run needs to go on after `done` steps, and call `then` with the method; of all, one process."""
+        """Write what a run needs to go on after `done` steps, and call `then` with the method; of all, one process.
+
+        Raises:
+            ClzooError: it cannot be written; the one before is whole.
+        """
         seconds = self._seconds_before + time.monotonic() - self._began
         trained = {"method": self.method.state_dict(), "optimizer": self._optimizer.state_dict()}
         state = {**trained, "step": done, "seconds": seconds}
