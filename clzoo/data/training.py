@@ -67,6 +67,11 @@ class TrainingSet:
         return len(self.rows)
 
     @property
+    def class_count(self) -> int | None:
+        """The number of classes, None without labels."""
+        return None if self.labels is None else len(self.classes)
+
+    @property
     def skipped(self) -> tuple[str, ...]:
         """ "name: reason" of every image that could not be used so far."""
         return (*self.left_out, *self.unreadable.values())

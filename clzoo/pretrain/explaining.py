@@ -196,7 +196,7 @@ def explain_batch(
         raise ClzooError(f"{run} does not record where its images are. Say it: --data DIR")
     images = drawn_by(images_of(recipe, source), state)
     require_same_data(run, images.fingerprint(), "Name those images with --data.")
-    method = build_method(recipe, None if images.labels is None else len(images.classes)).to(target)
+    method = build_method(recipe, images.class_count).to(target)
     method.load_state_dict(state["method"])
     steps, step = Steps.of(recipe, images), int(state["step"])
     batch = _batch_of(images, recipe, steps, step, target)

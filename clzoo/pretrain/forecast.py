@@ -84,14 +84,15 @@ def seconds_per_step(recipe: Recipe, images: TrainingSet, device: torch.device) 
     Raises:
         ClzooError: the recipe needs labels that the images do not have.
     """
+    classes = None if images.class_count is None else max(2, images.class_count)
     with torch.random.fork_rng(devices=[]):
-        method = build_method(recipe, None if images.labels is None else max(2, len(images.classes)))
+        method = build_method(recipe, classes)
     method = method.to(device, memory_format=torch.channels_last)
     optimizer = create_optimizer(method, recipe)
     batch, size = recipe.schedule.batch_size, recipe.data.size
     pixels = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     pixels, samples = pixels.to(device), torch.arange(batch)
-    labels = None if images.labels is None else torch.arange(batch, device=device) % max(2, len(images.classes))
+    labels = None if classes is None else torch.arange(batch, device=device) % classes
     began = 0.0
     for step in range(_TRIED + 1):
         if step == 1:

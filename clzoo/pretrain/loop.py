@@ -76,12 +76,12 @@ def pretrain(
     _require_start(recipe)
     images = images_of(recipe, data) if images is None else images
     steps = Steps.of(recipe, images)
-    classes = None if images.labels is None else len(images.classes)
-    method = build_method(recipe, classes).to(target, memory_format=torch.channels_last)
+    method = build_method(recipe, images.class_count).to(target, memory_format=torch.channels_last)
     if method.needs.labels:
         images.require_labels(recipe.method.name)
     if begun is not None and recipe.start is not None:
-        start_from(method, begun, None if classes is None else images.classes, recipe.start.weights_sha256)
+        classes = None if images.labels is None else images.classes
+        start_from(method, begun, classes, recipe.start.weights_sha256)
         del begun  # the encoder's own memory
     queries = knn_queries(data, recipe, images)
     deadline = None if max_minutes is None else began + 60 * max_minutes

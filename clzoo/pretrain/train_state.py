@@ -121,7 +121,7 @@ class TrainState:
         if not self._sharded:
             return self.method
         with torch.random.fork_rng(devices=[]):
-            twin = build_method(self.recipe, None if self.images.labels is None else len(self.images.classes))
+            twin = build_method(self.recipe, self.images.class_count)
         twin.load_state_dict(whole(self.method.state_dict()) if state is None else state)
         return twin.to(self.device, memory_format=torch.channels_last)
 
