@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,6 +16,7 @@ from clzoo.data.listing import Failure, Listing, has_container_suffix
 from clzoo.data.opening import is_hub, open_source, selected
 from clzoo.data.parallel import usable_cores
 from clzoo.data.storage import is_remote
+from clzoo.embed.batch import Encoded
 from clzoo.embed.compute import choose, ready
 from clzoo.embed.gpu import compile_pays
 from clzoo.embed.manifest import MANIFEST, Manifest
@@ -220,14 +221,9 @@ def embed_share(
     images = len(listing.items)  # of all shares: the choice of what computes is the same for each
     if share is not None:
         folder, listing = share.folder(folder), share.of(listing)
+    _require_names(source, encoder, options)
     on_ray = options.engine == "ray"
-    if on_ray and not isinstance(source, str | Path):
-        raise ClzooError("the workers of a Ray cluster read the images themselves: name a source.")
-    if on_ray and isinstance(encoder, Encoder):
-        raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
     by_name = not on_ray and not isinstance(encoder, Encoder)
-    if options.backend == "onnx" and not by_name:
-        raise ClzooError("backend 'onnx' is for a model that is given by name and embedded on this machine.")
     encoder, load = _loaded(encoder, "cpu" if on_ray else options.device, options.size)
     if options.decode == "gpu":
         nvjpeg(encoder.device)  # what it cannot do is said before anything is written
@@ -265,11 +261,7 @@ def embed_share(
             settings = replace(settings, compile=by_name and options.backend == "auto" and is_long)
             started = time.perf_counter()
             if on_ray:
-                from clzoo.embed.ray_engine import encode_on_ray
-
-                # In the type that the manifest names: a GPU worker's "auto" would be another one.
-                todo, device, batch_size = run.plan.todo, options.device, options.batch_size
-                stream = encode_on_ray(listing.items, todo, encoder, load, settings, device, batch_size)
+                stream = _encode_on_ray(run, listing, encoder, load, settings, options)
             else:
                 encoder = ready(encoder, compute) if len(run.plan.todo) else encoder  # nothing new, nothing exported
                 stream = encode_items(listing.items, run.plan.todo, encoder, settings, clock)
@@ -283,6 +275,31 @@ def embed_share(
             f"{folder} cannot be written: {error.strerror or error}. What is saved is kept; the same command continues."
         ) from error
     return _summary(run, listing, seconds, clock), run.failures
+
+
+def _require_names(source: Any, encoder: Encoder | str | Path, options: EmbedOptions) -> None:
+    """Refuse images or an encoder that the program holds, where only what has a name will do.
+
+    Raises:
+        ClzooError: the workers of a Ray cluster would not find them; a held encoder has its backend already.
+    """
+    on_ray, is_held = options.engine == "ray", isinstance(encoder, Encoder)
+    if on_ray and not isinstance(source, str | Path):
+        raise ClzooError("the workers of a Ray cluster read the images themselves: name a source.")
+    if on_ray and is_held:
+        raise ClzooError("the workers of a Ray cluster load the model themselves: give its name or path.")
+    if options.backend == "onnx" and (on_ray or is_held):
+        raise ClzooError("backend 'onnx' is for a model that is given by name and embedded on this machine.")
+
+
+def _encode_on_ray(
+    run: Run, listing: Listing, encoder: Encoder, load: str, settings: Settings, options: EmbedOptions
+) -> Generator[Encoded, None, None]:
+    from clzoo.embed.ray_engine import encode_on_ray
+
+    # In the type that the manifest names: a GPU worker's "auto" would be another one.
+    todo, device, batch_size = run.plan.todo, options.device, options.batch_size
+    return encode_on_ray(listing.items, todo, encoder, load, settings, device, batch_size)
 
 
 def local_out(out: str | Path | None, source: Any) -> Path:
