@@ -19,7 +19,6 @@ from clzoo.embed.store import Store, open_store
 from clzoo.embed.stream import Encoded
 from clzoo.embed.writer import StoreWriter, VectorFile
 from clzoo.encoder import Encoder
-from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
 
@@ -78,14 +77,16 @@ class Run:
                 self.writer.commit((merge(self.writer, [self._reopened()]),), self.writer.errors or [], complete=False)
 
     def embed(self, stream: Iterable[Encoded], advance: Callable[[int], None]) -> None:
-        """Store what the stream brings. Cut short by Ctrl-C or an error of the model, it saves what it has first."""
+        """Store what the stream brings. Cut short by Ctrl-C or any error of the model, it saves what it has first."""
         try:
             for encoded in stream:
                 self._add(encoded)
                 advance(len(encoded.positions) + len(encoded.failures))
                 if self._flush_is_due():
                     self._flush()
-        except (KeyboardInterrupt, ClzooError):
+        except OSError:  # the store cannot be written
+            raise
+        except BaseException:
             self._flush()
             log.warning("%d images of this run are saved; the same command continues", self.embedded)
             raise

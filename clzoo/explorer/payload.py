@@ -111,7 +111,9 @@ def _category(name: str, values: Sequence[str | None]) -> dict[str, Any]:
 
 
 def _number(name: str, values: np.ndarray, meaning: str) -> dict[str, Any]:
-    return {"name": name, "kind": "number", "meaning": meaning, "values": _array(values, "<f4")}
+    # Scores are float32. What a list says is kept as it is: times and ids beyond 2**24 would not survive that.
+    kind = "<f4" if values.dtype == np.float32 else "<f8"
+    return {"name": name, "kind": "number", "meaning": meaning, "type": kind, "values": _array(values, kind)}
 
 
 def _scores(view: Exploration) -> Iterable[dict[str, Any]]:

@@ -54,11 +54,19 @@ def rows_where(store: Store, conditions: Sequence[str]) -> np.ndarray:
 
 
 def own_row(store: Store, query: Path, row_of: dict[str, int]) -> int | None:
-    """The row of the query itself, if it is one of the store's images; `row_of` is the row of each path."""
-    try:
-        return row_of.get(query.resolve().relative_to(store.root.resolve()).as_posix())
-    except ValueError:  # lies elsewhere
-        return None
+    """The row of the query itself, if it is one of the store's images; `row_of` is the row of each path.
+
+    A link that is stored under its own name is that row; any other is the file that it leads to.
+    """
+    root = store.root.resolve()
+    for place, above in (
+        (query.absolute(), store.root.absolute()),
+        (query.parent.resolve() / query.name, root),
+        (query.resolve(), root),
+    ):
+        if place.is_relative_to(above) and (row := row_of.get(place.relative_to(above).as_posix())) is not None:
+            return row
+    return None
 
 
 def stored_image(store: Store, query: str) -> Path | None:

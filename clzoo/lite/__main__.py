@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from clzoo.data.listing import Item, item_ids, label_of
+from clzoo.data.listing import Item, item_ids, label_of_item
 from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError
 from clzoo.graphs.session import DEVICES
@@ -88,7 +88,7 @@ def _embed(given: argparse.Namespace) -> None:
     encoder = load(given.model, given.device)
     items, vectors, failed = _of_source(given.source, encoder.embed)
     paths = [item.path for item in items]
-    labels = [label_of(path) if given.labels else None for path in paths]
+    labels = [label_of_item(item) if given.labels else None for item in items]
     said = encoder.provenance.model, encoder.provenance.store_sha256
     Vectors(paths, labels, item_ids(paths), vectors, *said).save(given.out)
     _say(f"{given.out}: {len(paths)} vectors of {said[0]}, {failed} failed")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -146,7 +145,10 @@ class PairLoss(nn.Module):
 
 def bernoulli_entropy(gates: torch.Tensor) -> torch.Tensor:
     """Mean of -g log g - (1 - g) log(1 - g), in nats."""
-    return F.binary_cross_entropy(gates, gates)
+    # Written out: CUDA's autocast refuses F.binary_cross_entropy. A gate at 0 or 1 has neither entropy nor gradient.
+    tiny = torch.finfo(torch.float32).eps
+    g = gates.float().clamp(tiny, 1 - tiny)
+    return -(g * g.log() + (1 - g) * (1 - g).log()).mean()
 
 
 class Hydra(nn.Module):

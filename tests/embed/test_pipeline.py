@@ -296,19 +296,20 @@ def test_a_second_run_on_the_same_store_is_refused_while_the_first_writes(
     embed(images, encoder, tmp_path / "store")
 
 
-def test_ctrl_c_keeps_what_was_done_and_the_next_run_continues(
-    images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("an error of the GPU")])
+def test_ctrl_c_or_an_error_keeps_what_was_done_and_the_next_run_continues(
+    images: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     real, calls = Encoder.encode, []
 
     def interrupted(self: Encoder, pixels: torch.Tensor, **options: str) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 4:
-            raise KeyboardInterrupt
+            raise error
         return real(self, pixels, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Encoder, "encode", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(type(error)):
         embed(images, encoder, tmp_path / "store", batch_size=4, workers=1)
     monkeypatch.undo()
     cut_off = open_store(tmp_path / "store")

@@ -119,6 +119,19 @@ def test_the_query_itself_is_left_out_and_k_others_are_found(store, tmp_path):
         search(store, np.ones(store.dim, np.float32), exclude_self=True)
 
 
+def test_an_image_that_is_stored_as_a_link_is_left_out_of_its_own_neighbors(pictures, model_folder, tmp_path):
+    links = tmp_path / "links"
+    links.mkdir()
+    for number, picture in enumerate(sorted(pictures.rglob("*.jpg"))):
+        (links / f"{number}.jpg").symlink_to(picture)
+    (tmp_path / "way").symlink_to(links)
+    clzoo.embed_folder(links, str(model_folder), tmp_path / "linked", progress=False)
+    store = clzoo.open_store(tmp_path / "linked")
+    for query in (links / "0.jpg", tmp_path / "way" / "0.jpg", "0.jpg"):
+        (hits,) = search(store, query, k=5, exclude_self=True)
+        assert sorted(hit.path for hit in hits) == [f"{number}.jpg" for number in range(1, 6)]
+
+
 def test_scores_never_exceed_one(make_store):
     vectors = np.random.default_rng(0).normal(size=(300, 48)).astype(np.float32)
     index = build_index(make_store(vectors))

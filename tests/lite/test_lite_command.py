@@ -66,6 +66,18 @@ def test_a_folder_is_embedded_and_searched_without_anything_else(place):
     assert len(by_image) == 3 and 1 - 1e-4 < by_image[0]["score"] <= 1  # noqa: PT018
 
 
+def test_labels_that_a_list_states_come_before_those_of_folders(place):
+    listed = place / "listed.csv"
+    listed.write_text("path,label\npictures/red/00.png,crimson\npictures/blue/00.png,\n")
+    out = place / "listed.npz"
+    assert main(["embed", str(listed), "--model", str(place / "model.onnx"), "--out", str(out), "--labels"]) == 0
+    clzoo.embed_folder(listed, small_encoder(), place / "listed", labels=True, progress=False)
+    found = clzoo.lite.open_vectors(out)
+    labels = dict(zip(found.paths, found.labels, strict=True))
+    assert labels == {"pictures/red/00.png": "crimson", "pictures/blue/00.png": "pictures"}
+    assert found.labels == clzoo.open_store(place / "listed").labels
+
+
 def test_it_finds_what_clzoo_finds_in_a_store_or_its_export(place, capsys):
     store = clzoo.open_store(place / "store")
     exported = export_store(store, place / "exported.npz")

@@ -90,5 +90,14 @@ def test_the_entropy_penalty_is_added_with_its_weight():
     assert penalised(data).item() - plain(data).item() == pytest.approx(entropy.item(), abs=1e-5)
 
 
+def test_the_entropy_of_gates_is_that_of_coins_and_is_computed_where_autocast_of_a_gpu_is_on():
+    gates = torch.tensor([0.0, 0.25, 0.5, 1.0], requires_grad=True)
+    with torch._C._IncludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCUDA):  # as if these tensors lay on a GPU
+        entropy = bernoulli_entropy(gates)
+    assert entropy.item() == pytest.approx((0.5623351 + 0.6931472) / 4, abs=1e-5)
+    entropy.backward()
+    assert gates.grad.tolist() == pytest.approx([0, 1.0986123 / 4, 0, 0], abs=1e-5)
+
+
 def test_without_a_gate_there_are_no_gate_weights():
     assert not any("filter" in name for name in tiny_method("hydra", gate=False).state_dict())

@@ -8,6 +8,7 @@ export function bytes(text) {
 }
 
 const floats = (text) => new Float32Array(bytes(text).buffer);
+const doubles = (text) => new Float64Array(bytes(text).buffer);
 const integers = (text) => new Int32Array(bytes(text).buffer);
 
 export function decode(raw) {
@@ -41,8 +42,8 @@ function category({ name, kind, values, codes }) {
   return { name, kind, values, codes: found, counts };
 }
 
-function number({ name, kind, meaning, values }) {
-  const found = floats(values);
+function number({ name, kind, meaning, type, values }) {
+  const found = type === "<f8" ? doubles(values) : floats(values);
   let [low, high] = [Infinity, -Infinity];
   for (const value of found) {
     if (value < low) low = value;
