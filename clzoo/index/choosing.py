@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from clzoo.embed.store import METADATA, Store
@@ -42,7 +43,14 @@ def rows_where(store: Store, conditions: Sequence[str]) -> np.ndarray:
         column = column if column in store.items.column_names else f"{METADATA}{column}"
         if column == "label" and not any(store.labels):
             raise ClzooError(f"{store.path} has no labels. Embed its images again with --labels.")
-        holds = pc.equal(pc.cast(store.items[column], "string"), value).fill_null(False).to_numpy(zero_copy_only=False)
+        try:
+            text = pc.cast(store.items[column], "string")
+        except pa.ArrowNotImplementedError:
+            raise ClzooError(
+                f"where {condition!r}: {column} holds {store.items[column].type}, not one value an image. Choose "
+                "another column, or give the list one that holds a text or a number."
+            ) from None
+        holds = pc.equal(text, value).fill_null(False).to_numpy(zero_copy_only=False)
         if not holds.any():
             known = sorted({str(each) for each in store.labels}) if column == "label" else []
             near = difflib.get_close_matches(value, known, n=3) or known[:5]

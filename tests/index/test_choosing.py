@@ -7,6 +7,8 @@ import shutil
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import clzoo
@@ -92,6 +94,14 @@ def test_with_conditions_the_search_is_exact_among_what_fulfils_them(store):
 def test_conditions_that_nothing_fulfils_are_refused(store, condition, message):
     with pytest.raises(ClzooError, match=message):
         search(store, store.root / store.paths[0], where=[condition])
+
+
+def test_a_condition_on_a_column_of_lists_is_refused(pictures, model_folder, tmp_path):
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in pictures.rglob("*.*"))
+    pq.write_table(pa.table({"path": paths, "tags": [["a", "b"]] * len(paths)}), tmp_path / "list.parquet")
+    clzoo.embed_folder(tmp_path / "list.parquet", str(model_folder), tmp_path / "store", progress=False)
+    with pytest.raises(ClzooError, match=r"tags holds list<.*string>, not one value an image"):
+        search(clzoo.open_store(tmp_path / "store"), paths[0], where=["tags=a"])
 
 
 def test_a_threshold_leaves_out_what_is_less_alike(store):
