@@ -56,6 +56,9 @@ _HOME = {
     "explore": "clzoo.explorer",
 }
 
+# Modules that may be named after `import clzoo` alone.
+_ROOMS = ("curation", "embed", "evaluation", "export", "images", "index", "lite", "losses", "zoo")
+
 __all__ = [
     "Adaptation",
     "ClzooError",
@@ -87,12 +90,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "lite":
-        return import_module("clzoo.lite")
+    if name in _ROOMS:
+        return import_module(f"clzoo.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'clzoo' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, "lite"})
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -59,6 +59,11 @@ def test_lite_is_reached_in_both_ways_without_torch():
     assert "torch" not in modules_after("from clzoo import lite; lite.load")
 
 
+def test_modules_of_the_public_names_are_reached_from_clzoo_alone():
+    code = "import clzoo; clzoo.index.build_part; clzoo.curation.classify_images; clzoo.images.SUFFIXES; clzoo.losses"
+    assert "pyarrow" in modules_after(code)
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["embed", "--help"], ["search", "-h"]], ids=" ".join)
 def test_help_comes_without_anything_heavy(arguments):
     assert not modules_of(*arguments) & HEAVY

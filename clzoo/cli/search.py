@@ -15,7 +15,9 @@ from clzoo.cli.common import max_pixels_option, output_file, print_json, print_t
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbors per query.")
 @click.option("--exclude-self", is_flag=True, help="Leave out the stored image that a query is itself.")
 @click.option("--label", metavar="NAME", help="Find images of this label only.")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Find only those; of path, label, size or id.")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Of path, label, size, id or a column of the list."
+)
 @click.option("--threshold", type=float, metavar="SCORE", help="The least score of what is found.")
 @click.option("--model", metavar="NAME", help="The model of DIR, where it has moved; other weights are refused.")
 @click.option("--images", metavar="PLACE", help="Where the images of the store lie now, if they have moved.")

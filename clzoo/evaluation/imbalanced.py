@@ -81,8 +81,7 @@ def evaluate_imbalanced(
     """
     test = check_splits(train, test)
     counts = kept_counts(train)
-    for name in subsets:
-        _check_size(name, class_sizes(counts, name), train.origin)
+    _check_sizes({name: class_sizes(counts, name) for name in subsets}, train.origin)
     tested = kept_counts(test)
     least = min(count for count, images in zip(counts, tested, strict=True) if count or images)
     names = [*subsets, AS_GIVEN] if least < _BALANCED * max(counts) else subsets
@@ -184,14 +183,19 @@ def _measure(
     return results, {"name": name, "kept": kept, "probes": sections}
 
 
-def _check_size(name: str, sizes: list[int], origin: str) -> None:
-    images, classes = sum(sizes), sum(size > 0 for size in sizes)
-    if classes < 2 or images < KNN_V1.k:
-        raise ClzooError(
-            f"the subset {name} of {origin} keeps {images} images of {classes} class{'es' * (classes != 1)}; its "
-            f"probes need at least {KNN_V1.k} ({KNN_V1.id}) of 2. Leave it out: --set "
-            "imbalanced.subsets=[longtail-10]; or give a train split with more images of each class."
-        )
+def _check_sizes(sizes: dict[str, list[int]], origin: str) -> None:
+    """Refuse subsets, by name the images that they keep of each class, that are too small for their probes."""
+    small = {name: kept for name, kept in sizes.items() if sum(kept) < KNN_V1.k or sum(n > 0 for n in kept) < 2}
+    if not small:
+        return
+    name, kept = next(iter(small.items()))
+    classes = sum(n > 0 for n in kept)
+    others = ",".join(name for name in sizes if name not in small)
+    advice = f"Choose the others: clzoo evaluate ... --set imbalanced.subsets=[{others}]; or give" if others else "Give"
+    raise ClzooError(
+        f"the subset {name} of {origin} keeps {sum(kept)} images of {classes} class{'es' * (classes != 1)}; its "
+        f"probes need at least {KNN_V1.k} ({KNN_V1.id}) of 2. {advice} a train split with more images of each class."
+    )
 
 
 def _scores(

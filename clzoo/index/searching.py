@@ -63,8 +63,8 @@ def search(
         device: where to search: "cpu", or "cuda" for many queries, by FAISS where it can and else exactly in torch
             (`clzoo.index.exact`). Queries that are images are embedded where the encoder is.
         exclude_self: leave out the stored image that a query is itself; queries must be paths.
-        where: conditions "column=value" that a hit must fulfil, on path, label, size or id; the search is exact then,
-            among the images that do.
+        where: conditions "column=value" that a hit must fulfil, on path, label, size, id or a column of the list that
+            named the images; the search is exact then, among the images that do.
         threshold: the least score of a hit.
 
     Returns:

@@ -105,6 +105,11 @@ def pretrain(
                     f"a step of {steps.local_batch} images does not fit into the memory of {target}. Try smaller "
                     f"batches: --set schedule.batch_size={steps.batch_size // 2}. What was reported: {error}"
                 ) from error
+            if recipe.compile and "InvalidCxxCompiler" in str(error):
+                raise ClzooError(
+                    "compile: true needs a C++ compiler, and none was found that works (CXX names one; Debian: apt "
+                    "install g++). Without one, type: --set compile=false"
+                ) from error
             raise
 
 

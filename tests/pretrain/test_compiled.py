@@ -7,6 +7,7 @@ import torch
 from small_recipes import small_recipe
 from small_runs import lines_of, same, weights_of
 
+from clzoo.errors import ClzooError
 from clzoo.losses import info_nce
 from clzoo.losses.seen import watching
 from clzoo.methods import METHODS, Batch
@@ -82,6 +83,15 @@ def test_a_compiled_run_in_two_pieces_equals_the_uninterrupted_one_bit_for_bit(n
 def test_so_it_does_with_convolutions_and_a_look_between_for_every_method(name, pictures, tmp_path):
     recipe, plain = (small_recipe(name, f"compile={word}", "monitor.every_steps=2") for word in ("true", "false"))
     require_the_same_in_pieces(recipe, plain, 3, pictures, tmp_path)
+
+
+def test_without_a_compiler_the_error_says_how_to_go_on(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch.compiler.reset()
+    with pytest.raises(ClzooError, match=r"needs a C\+\+ compiler.*type: --set compile=false"):
+        pretrain(of_one_block("simclr_cifar10", "compile=true"), pictures, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def calls_of_each_network(method, batch):
