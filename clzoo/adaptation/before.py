@@ -1,7 +1,7 @@
 """What is measured before anything is trained: the start encoder, the controls, and the set that nothing should lose.
 
-It is kept beside the plan: a run that goes on need not measure it again, and how long it took tells how much of
-`--minutes` the verdict has to be left.
+It is kept beside the plan, with the arguments that it was measured for: a run that goes on with the same ones need not
+measure it again, and how long it took tells how much of `--minutes` the verdict has to be left.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,11 +77,37 @@ def measure(encoder: Encoder, train: Collection, held: Collection, *, labels: bo
     return found, {name: 100 * float(np.mean(each)) for name, each in found.items()}
 
 
-def measure_before(encoder: Encoder, train: Collection, held: Collection, folder: Path, *, labels: bool) -> Before:
-    """What lies in the folder, or measured and put there."""
+def is_measured_for(arguments: dict[str, Any], folder: Path) -> bool:
+    """Whether the adaptation that measured, or was measuring, what lies in the folder had these arguments.
+
+    Raises:
+        ClzooError: what lies there is damaged.
+    """
+    path = folder / f"{_FILE}.json"
+    return path.is_file() and bool(read_json(path).get("arguments") == arguments)
+
+
+def forget(folder: Path) -> None:
+    """Remove what was measured before, if anything was."""
+    for ending in (".npz", ".json"):  # in this order, since the first makes the second count
+        (folder / f"{_FILE}{ending}").unlink(missing_ok=True)
+
+
+def measure_before(
+    encoder: Encoder, train: Collection, held: Collection, folder: Path, arguments: dict[str, Any], *, labels: bool
+) -> Before:
+    """What lies in the folder of the same arguments, else measured and put there.
+
+    Args:
+        arguments: all that the adaptation was asked for, as JSON gives it back.
+
+    Raises:
+        ClzooError: what lies there is damaged; what the measures raise.
+    """
     path = folder / f"{_FILE}.npz"
-    if path.is_file():
+    if path.is_file() and is_measured_for(arguments, folder):
         return _read(path)
+    forget(folder)
     log.info("measuring before: the start encoder, then the controls, on %d held-out images", len(held))
     began = clock.now()
     measured = {START: measure(encoder, train, held, labels=labels)}
@@ -92,7 +119,8 @@ def measure_before(encoder: Encoder, train: Collection, held: Collection, folder
     before = Before(outcomes, {of: values for of, (_, values) in measured.items()}, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     names = {of: list(found) for of, found in outcomes.items()}
-    write_json(folder / f"{_FILE}.json", {"values": before.values, "outcomes": names, "seconds": round(seconds, 2)})
+    told = {"arguments": arguments, "values": before.values, "outcomes": names, "seconds": round(seconds, 2)}
+    write_json(folder / f"{_FILE}.json", told)
     arrays = {f"{of}/{name}": each for of, found in outcomes.items() for name, each in found.items()}
     with atomic_path(path) as temporary:  # last: it makes the rest count
         np.savez(temporary, **arrays)  # type: ignore[arg-type]

@@ -8,12 +8,13 @@ import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from clzoo.adaptation.before import seconds_per_image
+from clzoo.adaptation.before import forget, is_measured_for, seconds_per_image
 from clzoo.adaptation.clock import PLANNED, Clock
 from clzoo.adaptation.pilots import SHARE, Scored, Setting, best_of, measure_of, pilot_steps, run_pilot, settings_of
 from clzoo.adaptation.recipes import (
@@ -75,6 +76,7 @@ class Job:
     flatten: bool
     folder: Path  # of the plan, in the run folder
 
+    @cached_property
     def arguments(self) -> dict[str, Any]:
         """What another call must have to be the same adaptation."""
         every = np.arange(len(self.whole))
@@ -104,7 +106,7 @@ def planned(
     """
     path = job.folder / PLAN
     plan = read_json(path) if path.is_file() else None
-    arguments = job.arguments()
+    arguments = job.arguments
     if plan is not None and plan["arguments"] != arguments:
         differing = [key for key, value in arguments.items() if plan["arguments"].get(key) != value]
         key = differing[0]
@@ -113,6 +115,9 @@ def planned(
             "Choose another --out."
         )
     if plan is None:
+        if not is_measured_for(arguments, job.folder):  # but for those of an attempt that never had a plan
+            forget(job.folder)
+            clock.begin_anew()
         plan = _begun(job, images, arguments, clock, reserved)
         write_json(path, plan)
     require_current(plan, "shortened", path)

@@ -148,7 +148,7 @@ def adapt(
     train, held = part(whole, parts.train), part(whole, parts.judged)
 
     def reserved() -> float:
-        before = measure_before(encoder, train, held, job.folder, labels=labels)
+        before = measure_before(encoder, train, held, job.folder, job.arguments, labels=labels)
         each = before.seconds + (0.0 if elsewhere is None else elsewhere.seconds)
         return _SLOWER * each * seeds + _PAGE_SECONDS
 
@@ -165,7 +165,7 @@ def adapt(
         if not _trained(job, with_nearer_end(_of_seed(recipe, seed), plan), plan, place, trained_on, clock, seconds):
             return Adaptation(folder, None, {}, has_encoder=True)
     adapted = [load(place, encoder.device) for place in folders]
-    before = measure_before(encoder, train, held, job.folder, labels=labels)
+    before = measure_before(encoder, train, held, job.folder, job.arguments, labels=labels)
     verdict, report = _judged(job, before, adapted, plan, elsewhere)
     write_json(folder / VERDICT, report)
     write_page(folder / "verdict.html", report)

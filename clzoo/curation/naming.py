@@ -124,10 +124,25 @@ def _encoder_of(classifier: Classifier, saved: str | Path, encoder: Encoder | st
                 f"{saved} remembers its encoder as {classifier.model}, and that cannot be loaded: {error} "
                 "If it has moved, say where it is: --model PLACE"
             ) from error
-    ours = encoder.weights_sha256, text_of(preprocessing_of(encoder))
-    if ours != (classifier.weights_sha256, classifier.preprocessing):
-        raise ClzooError(
-            f"the classifier was fitted to features of the weights {classifier.weights_sha256[:12]}, "
-            f"{encoder.config.name} has {ours[0][:12]}, or another preprocessing. Name its encoder: --model NAME"
-        )
+    require_own(classifier, encoder)
     return encoder
+
+
+def require_own(classifier: Classifier, encoder: Encoder) -> None:
+    """Refuse an encoder that a classifier was not fitted to.
+
+    Raises:
+        ClzooError: other weights, or another preprocessing.
+    """
+    name, ours = encoder.config.name, text_of(preprocessing_of(encoder))
+    if encoder.weights_sha256 != classifier.weights_sha256:
+        raise ClzooError(
+            f"the classifier was fitted to features of the weights {classifier.weights_sha256[:12]}, {name} has "
+            f"{encoder.weights_sha256[:12]}. Name its encoder: --model NAME"
+        )
+    if ours != classifier.preprocessing:
+        raise ClzooError(
+            f"the classifier was fitted to features of the preprocessing {classifier.preprocessing}; {name} has "
+            f"another preprocessing, {ours}. Name its encoder: --model NAME, in Python "
+            f"clzoo.load(NAME, size={classifier.size})"
+        )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from clzoo.curation.few_shot import Classifier, text_of
+from clzoo.curation.naming import require_own
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.export import export_onnx
@@ -28,14 +29,11 @@ def export_classifier(classifier: Classifier, encoder: Encoder, out: str | Path)
     It takes `images`, uint8 (B, H, W, 3), and also gives what `clzoo export` gives; so `clzoo.lite` embeds with it.
 
     Raises:
-        ClzooError: an encoder of other weights; as `clzoo.export.export_onnx`; or the file differs. Then none is left.
+        ClzooError: an encoder of other weights or of another preprocessing; as `clzoo.export.export_onnx`; or the file
+            differs. Then none is left.
     """
     out = Path(out)
-    if encoder.weights_sha256 != classifier.weights_sha256:
-        raise ClzooError(
-            f"the classifier was fitted to features of the weights {classifier.weights_sha256[:12]}, the encoder's are "
-            f"{encoder.weights_sha256[:12]}. Name the encoder of its store: --model NAME"
-        )
+    require_own(classifier, encoder)
     if out.suffix != ".onnx" or out.is_dir():
         raise ClzooError(f"{out} must be the name of a file that ends in .onnx, e.g. --onnx classifier.onnx")
     with output_path(out) as temporary:

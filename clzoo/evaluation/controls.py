@@ -17,7 +17,7 @@ from clzoo.config import ModelConfig
 from clzoo.data.collection import Collection
 from clzoo.data.parallel import in_order
 from clzoo.encoder import Encoder
-from clzoo.errors import UnreadableImageError
+from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.knn import evaluate_knn
 from clzoo.evaluation.linear import evaluate_linear
@@ -30,7 +30,7 @@ log = logging.getLogger("clzoo")
 UNTRAINED, PIXELS = "random initialisation", "raw pixels"
 """Values of a result's "of" for the two controls."""
 
-BATCH = 500  # images per forward pass
+BATCH = 500  # images per forward pass, at most
 _MOST_BYTES = 8 << 30  # of pixels as float32
 
 
@@ -84,7 +84,11 @@ def measure_controls(
 
 
 def untrained_encoder(config: ModelConfig, seed: int, train: Collection, device: torch.device) -> Encoder:
-    """The config's network with random weights of a seed, the same on every device but for BatchNorm's statistics."""
+    """The config's network with random weights of a seed, the same on every device but for BatchNorm's statistics.
+
+    Raises:
+        ClzooError: as `calibrate_batchnorm`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = Encoder.untrained(config, device)
@@ -93,7 +97,11 @@ def untrained_encoder(config: ModelConfig, seed: int, train: Collection, device:
 
 
 def recalibrated(encoder: Encoder, images: Collection) -> Encoder | None:
-    """A copy of an encoder with BatchNorm statistics estimated anew on a collection; None if it has no BatchNorm."""
+    """A copy of an encoder with BatchNorm statistics estimated anew on a collection; None if it has no BatchNorm.
+
+    Raises:
+        ClzooError: as `calibrate_batchnorm`.
+    """
     module = copy.deepcopy(encoder.module)
     if not any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
         return None
@@ -113,7 +121,10 @@ def _pixels(encoder: Encoder, images: Collection) -> Features:
 
 
 def _read(encoder: Encoder, images: Collection) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows (B,) and pixels uint8 (B, S, S, 3) of those images that can be read."""
+    """Rows (B,) and pixels uint8 (B, S, S, 3) of those images that can be read, in as many from each batch of rows.
+
+    Sizes of the batches differ by one at most: a small one at the end would have statistics of its own.
+    """
 
     def pixels(row: int) -> np.ndarray | None:
         try:
@@ -121,23 +132,45 @@ def _read(encoder: Encoder, images: Collection) -> Iterator[tuple[np.ndarray, np
         except UnreadableImageError:  # named when features were extracted
             return None
 
-    read = in_order(pixels, len(images.images))
-    for first in range(0, len(images.images), BATCH):
-        part = {first + place: found for place, found in enumerate(islice(read, BATCH)) if found is not None}
+    count = len(images.images)
+    read = in_order(pixels, count)
+    parts = -(-count // BATCH)
+    for number in range(parts):
+        first, stop = number * count // parts, (number + 1) * count // parts
+        part = {row: found for row, found in enumerate(islice(read, stop - first), first) if found is not None}
         if part:
             yield np.array(list(part)), np.stack(list(part.values()))
 
 
 @torch.no_grad()
 def calibrate_batchnorm(encoder: Encoder, batches: Iterable[torch.Tensor]) -> None:
-    """Set the running statistics of every BatchNorm to the averages over uint8 batches (B, S, S, 3)."""
+    """Set the running statistics of every BatchNorm to the averages over uint8 batches (B, S, S, 3), each by its size.
+
+    A batch of one image is passed over: there is no variance between images in it.
+
+    Raises:
+        ClzooError: no batch of two images or more, and a network that has BatchNorm.
+    """
     norms = [module for module in encoder.module.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's way to ask for a plain average over batches
     encoder.module.train()
+    seen = alone = 0
     for part in batches:
+        if len(part) == 1:
+            alone += 1
+            continue
+        seen += len(part)
+        for norm in norms:
+            norm.momentum = len(part) / seen  # of this batch; the rest is of those before it
         encoder.module(normalize(part.to(encoder.device), encoder.config.preprocessing))
     encoder.module.eval()
     for norm in norms:
         norm.momentum = 0.1
+    if not seen:
+        raise ClzooError(
+            f"BatchNorm statistics take at least 2 images at a time that can be read, found {alone}. Name a "
+            "folder with more images."
+        )
