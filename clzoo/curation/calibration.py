@@ -58,6 +58,7 @@ HIGHEST = 0.9999
 _SAMPLE = 2000  # rows whose distances to all others tell the dimension
 _NEIGHBORS = 4  # pairs of each of them, on average, that are looked at
 _SMALLEST = 1e-3  # distance below which half-precision vectors do not tell anything
+_AT_ONCE = 8  # pictures in memory, and a copy of each: one of 12 megapixels takes 36 MB
 SEEN, HALF_SEEN = 0.95, 0.5
 
 
@@ -76,9 +77,16 @@ class Distinct:
     dimension: float
 
     def beyond(self, similarity: np.ndarray | float) -> np.ndarray:
-        """Expected number of distinct pairs with a cosine of at least `similarity`, of any shape."""
+        """Expected number of distinct pairs with a cosine of at least `similarity`, of any shape.
+
+        Of those within `radius`: farther out it stays at `pairs`.
+        """
         share = distance(similarity) / self.radius
         return np.asarray(self.pairs * np.minimum(share, 1.0) ** self.dimension)
+
+    def expected(self, similarity: float) -> float | None:
+        """As `beyond`; None farther out than `radius`, where the fit tells nothing."""
+        return float(self.beyond(similarity)) if distance(similarity) <= self.radius else None
 
     def similarity_of(self, pairs: float) -> float:
         """The cosine beyond which so many are expected."""
@@ -114,7 +122,7 @@ class Calibration:
         rule: how it was chosen, in words.
         false_flags: the share that was asked for; None where the threshold was given.
         expected_false: pairs of distinct images that are expected beyond it, in the whole collection; None where there
-            are too few images to tell.
+            are too few images to tell, or the threshold is one at which most pairs are of distinct images.
         dimension: d of the fit, or None.
         kinds: what became of the planted copies; empty where none were planted.
         planted_images: whose copies they were.
@@ -217,17 +225,22 @@ def plant(pictures: Pictures, rows: np.ndarray, encoder: Encoder) -> tuple[np.nd
     Returns:
         the rows (P,) whose picture can be read, and unit vectors (P, D) by kind.
     """
-    images, kept = [], []
-    for row in rows.tolist():
-        try:
-            images.append(pictures.image(row))
-            kept.append(row)
-        except UnreadableImageError:
-            continue
+    kept: list[int] = []
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in KINDS}
+    for first in range(0, len(rows), _AT_ONCE):
+        images = []
+        for row in rows[first : first + _AT_ONCE].tolist():
+            try:
+                images.append(pictures.image(row))
+                kept.append(row)
+            except UnreadableImageError:
+                continue
+        if images:
+            for name, copy in KINDS.items():
+                vectors[name].append(encoder.embed([copy(image) for image in images]))
     if not kept:
         raise pictures.missing()
-    vectors = {name: encoder.embed([copy(image) for image in images]) for name, copy in KINDS.items()}
-    return np.array(kept), vectors
+    return np.array(kept), {name: np.concatenate(parts) for name, parts in vectors.items()}
 
 
 def kinds_found(planted: dict[str, np.ndarray], originals: np.ndarray, threshold: float) -> tuple[Kind, ...]:
@@ -275,6 +288,8 @@ def in_words(calibration: Calibration) -> Sequence[str]:
         )
     if calibration.expected_false is not None:
         lines.append(f"{calibration.expected_false:.2g} pairs of distinct images are expected beyond it.")
+    elif calibration.dimension is not None:
+        lines.append("How many pairs of distinct images lie beyond it is not known: it is too low for an estimate.")
     for verdict in ("seen", "seen in part", "mostly not seen"):
         names = [f"{kind.name} ({kind.found:.1%})" for kind in calibration.kinds if kind.verdict == verdict]
         if names:
@@ -344,7 +359,7 @@ def calibrate(
         threshold=threshold,
         rule=rule,
         false_flags=asked,
-        expected_false=None if distinct is None else float(distinct.beyond(threshold)),
+        expected_false=None if distinct is None else distinct.expected(threshold),
         dimension=None if distinct is None else distinct.dimension,
         kinds=kinds_found(planted, vectors[shown], threshold),
         planted_images=len(shown),

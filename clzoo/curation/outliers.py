@@ -34,7 +34,7 @@ class Outlier:
 class Outliers:
     """What `find_outliers` found: all images that were looked at, the farthest first; `k` as it was used.
 
-    `alone` are classes of one image, which has no neighbor in it, where classes are looked at.
+    Where classes are looked at, smaller ones use their last neighbor; `alone` are those of one image, which has none.
     """
 
     store: Store
@@ -110,6 +110,12 @@ def find_outliers(store: Store | str | Path, *, k: int = NEIGHBOR, by_class: boo
             raise ClzooError(f"{store.path} has no labels. Embed its images again with --labels.")
         alone = sorted(label for label, rows in members.items() if len(rows) == 1)
         groups = [np.array(rows) for rows in members.values() if len(rows) > 1]
+        if not groups:
+            raise ClzooError(
+                f"each of the {len(alone)} classes of {store.path} has one image, which has no neighbor in it. Look at "
+                "the collection as a whole: leave out --by-class (in Python: by_class=False)."
+            )
+    k = min(k, max(map(len, groups)) - 1)
     vectors = unit_vectors(store)
     found = [
         (int(row), float(d)) for rows in groups for row, d in zip(rows, kth_distances(vectors[rows], k), strict=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageEnhance
 
-from clzoo.images import decode_image
+from clzoo.images.saving import saved
 
 
 def _jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:
-    return lambda image: _saved(image, "JPEG", quality=quality)
+    return lambda image: saved(image, "JPEG", quality=quality)
 
 
 def _scaled(share: float) -> Callable[[Image.Image], Image.Image]:
@@ -37,16 +36,10 @@ def _captioned(image: Image.Image) -> Image.Image:
     return copy
 
 
-def _saved(image: Image.Image, kind: str, **options: int) -> Image.Image:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return decode_image(buffer.getvalue())
-
-
 _BEST = Image.Resampling.LANCZOS
 
 KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "PNG": lambda image: _saved(image, "PNG"),
+    "PNG": lambda image: saved(image, "PNG"),
     "JPEG, quality 95": _jpeg(95),
     "JPEG, quality 75": _jpeg(75),
     "JPEG, quality 40": _jpeg(40),

@@ -6,7 +6,6 @@ them. The number says nothing about classes: an untrained network finds many cop
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,7 +18,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.results import Outcome, Result
-from clzoo.images import decode_image
+from clzoo.images.saving import saved
 from clzoo.losses.embeddings import unit
 from clzoo.neighbors import nearest
 
@@ -31,9 +30,7 @@ _TIE = 1e-6  # of cosines: an image that the set holds twice is found as either
 
 
 def _jpeg(image: Image.Image) -> Image.Image:
-    coded = io.BytesIO()
-    image.save(coded, "JPEG", quality=40)
-    return decode_image(coded.getvalue())
+    return saved(image, "JPEG", quality=40)
 
 
 def _half(image: Image.Image) -> Image.Image:

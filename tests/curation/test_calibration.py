@@ -55,6 +55,14 @@ def test_a_collection_without_copies_has_hardly_ever_anything_to_report():
     assert sum(len(reported(collection(seed, copies=0), 0.001)) for seed in range(5)) == 0
 
 
+def test_what_the_fit_does_not_reach_is_not_foretold():
+    vectors = unit(1000, seed=0, dim=32)
+    distinct = fit_distinct(vectors, draw_samples(1000)[1])
+    real = len(pairs_above(vectors, 0.5))
+    assert distinct.expected(0.5) == pytest.approx(real, rel=0.1)
+    assert distinct.expected(0.2) is None  # 66,126 of them
+
+
 def test_distinct_pairs_are_foretold_far_beyond_those_that_can_be_counted():
     vectors = unit(3000, seed=3, dim=10)
     distinct = fit_distinct(vectors, draw_samples(len(vectors))[1])

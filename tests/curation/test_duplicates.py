@@ -15,8 +15,11 @@ from PIL import Image
 import clzoo
 from clzoo import ClzooError, find_duplicates, open_store
 from clzoo.cli import main
+from clzoo.curation.calibration import plant
 from clzoo.curation.duplicates import BYTES, NEAR, PIXELS
 from clzoo.curation.grouping import Preference, keep_and_remove
+from clzoo.curation.pictures import Pictures
+from clzoo.curation.planting import KINDS
 from clzoo.data import sources
 
 
@@ -131,6 +134,18 @@ def test_a_large_collection_goes_through_the_index_and_the_report_says_so(plante
     assert indexed.groups == found.groups
     assert indexed.as_json()["calibration"]["recall"] == 1
     assert "through an index, which found 100.0% of a sample" in "\n".join(indexed.summary())
+
+
+def test_a_few_pictures_are_in_memory_at_a_time(planted, encoder, monkeypatch):
+    sizes = []
+    real = type(encoder).embed
+    monkeypatch.setattr(type(encoder), "embed", lambda self, images: sizes.append(len(images)) or real(self, images))
+    store = open_store(planted / "store")
+    shown, vectors = plant(Pictures(store), np.arange(20), encoder)
+    assert shown.tolist() == list(range(20))
+    assert {kind: len(copies) for kind, copies in vectors.items()} == dict.fromkeys(KINDS, 20)
+    assert max(sizes) < 10
+    assert sum(sizes) == 20 * len(KINDS)
 
 
 def test_each_shard_is_opened_once(tmp_path, encoder, monkeypatch):
