@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import shlex
@@ -90,7 +92,13 @@ class Job:
             "seeds": self.seeds,
             "flatten": self.flatten,
             "images_sha256": images,
+            "labels_sha256": self._labels_sha256() if self.labels else None,
         }
+
+    def _labels_sha256(self) -> str:
+        """Of the labels by their names, in the order of the images: a list may be corrected and its images stay."""
+        labels = [] if self.whole.labels is None else self.whole.labels.tolist()
+        return hashlib.sha256(json.dumps([self.whole.classes[label] for label in labels]).encode()).hexdigest()
 
 
 def planned(
@@ -107,11 +115,11 @@ def planned(
     path = job.folder / PLAN
     plan = read_json(path) if path.is_file() else None
     arguments = job.arguments
-    if plan is not None and plan["arguments"] != arguments:
-        differing = [key for key, value in arguments.items() if plan["arguments"].get(key) != value]
+    before = arguments if plan is None else plan["arguments"]
+    if differing := [key for key, value in arguments.items() if before.get(key) != value]:
         key = differing[0]
         raise ClzooError(
-            f"{job.folder.parent} is an adaptation with {key} {plan['arguments'].get(key)}, now {arguments[key]}. "
+            f"{job.folder.parent} is an adaptation with {key} {before.get(key)}, now {arguments[key]}. "
             "Choose another --out."
         )
     if plan is None:

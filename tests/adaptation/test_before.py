@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from labelled_pictures import make_splits
@@ -15,6 +17,7 @@ import clzoo.adaptation.run
 from clzoo.adaptation import adapt
 from clzoo.adaptation.before import START, measure_before
 from clzoo.adaptation.measures import ALIGNMENT, KNN, LINEAR, knn_outcomes, part
+from clzoo.adaptation.planning import Job
 from clzoo.data.opening import open_source
 from clzoo.data.parts import parts_of
 from clzoo.errors import ClzooError
@@ -126,3 +129,19 @@ def test_after_an_attempt_that_was_refused_another_start_has_its_own_figures_and
     del measured[:]
     attempt(starts[1], "run")
     assert measured == []
+
+
+def test_images_whose_labels_were_corrected_are_another_adaptation_where_labels_count(pictures, tmp_path):
+    whole = open_source(pictures, "pretrain")
+    corrected = dataclasses.replace(whole, labels=np.roll(whole.labels, 1))
+
+    def arguments(images, *, labels):
+        job = Job(
+            small_encoder(), "start", pictures, images, parts_of(images.images), None, "pictures", None, None, labels,
+            1, False, tmp_path / "plan",
+        )  # fmt: skip
+        return job.arguments
+
+    assert arguments(whole, labels=True) != arguments(corrected, labels=True)
+    assert arguments(whole, labels=True) == arguments(dataclasses.replace(whole), labels=True)
+    assert arguments(whole, labels=False) == arguments(corrected, labels=False)
