@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import shlex
@@ -33,7 +32,7 @@ from clzoo.adaptation.recipes import (
 )
 from clzoo.adaptation.survey import Survey
 from clzoo.data.collection import Collection
-from clzoo.data.content import digests, identity
+from clzoo.data.content import add_labels, digests, identity
 from clzoo.data.parts import RULE, Parts
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
@@ -96,9 +95,11 @@ class Job:
         }
 
     def _labels_sha256(self) -> str:
-        """Of the labels by their names, in the order of the images: a list may be corrected and its images stay."""
-        labels = [] if self.whole.labels is None else self.whole.labels.tolist()
-        return hashlib.sha256(json.dumps([self.whole.classes[label] for label in labels]).encode()).hexdigest()
+        """Of the labels in the order of the images: a list may be corrected and its images stay."""
+        digest = hashlib.sha256()
+        if self.whole.labels is not None:
+            add_labels(digest, self.whole.labels, self.whole.classes)
+        return digest.hexdigest()
 
 
 def planned(

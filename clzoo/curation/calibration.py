@@ -122,7 +122,7 @@ class Calibration:
         rule: how it was chosen, in words.
         false_flags: the share that was asked for; None where the threshold was given.
         expected_false: pairs of distinct images that are expected beyond it, in the whole collection; None where there
-            are too few images to tell, or the threshold is one at which most pairs are of distinct images.
+            are too few images to tell, or the threshold is lower than the fit reaches (`Distinct.expected`).
         dimension: d of the fit, or None.
         kinds: what became of the planted copies; empty where none were planted.
         planted_images: whose copies they were.

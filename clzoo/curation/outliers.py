@@ -90,7 +90,8 @@ def find_outliers(store: Store | str | Path, *, k: int = NEIGHBOR, by_class: boo
         by_class: among the images of the same label, which finds what does not belong there.
 
     Raises:
-        ClzooError: fewer than two images, no labels with `by_class`, vectors that are not finite.
+        ClzooError: fewer than two images; with `by_class` no labels, or no class of two images; vectors that are not
+            finite.
     """
     store = store if isinstance(store, Store) else open_store(store)
     if k < 1:

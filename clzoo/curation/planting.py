@@ -6,18 +6,11 @@ from collections.abc import Callable
 
 from PIL import Image, ImageDraw, ImageEnhance
 
-from clzoo.images.saving import saved
+from clzoo.images.altering import saved, scaled
 
 
 def _jpeg(quality: int) -> Callable[[Image.Image], Image.Image]:
     return lambda image: saved(image, "JPEG", quality=quality)
-
-
-def _scaled(share: float) -> Callable[[Image.Image], Image.Image]:
-    def scale(image: Image.Image) -> Image.Image:
-        return image.resize((max(1, round(image.width * share)), max(1, round(image.height * share))), _BEST)
-
-    return scale
 
 
 def _cut(image: Image.Image) -> Image.Image:
@@ -36,15 +29,13 @@ def _captioned(image: Image.Image) -> Image.Image:
     return copy
 
 
-_BEST = Image.Resampling.LANCZOS
-
 KINDS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "PNG": lambda image: saved(image, "PNG"),
     "JPEG, quality 95": _jpeg(95),
     "JPEG, quality 75": _jpeg(75),
     "JPEG, quality 40": _jpeg(40),
-    "half the size": _scaled(1 / 2),
-    "a quarter of the size": _scaled(1 / 4),
+    "half the size": lambda image: scaled(image, 1 / 2),
+    "a quarter of the size": lambda image: scaled(image, 1 / 4),
     "cut to 90 % of each side": _cut,
     "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
     "turned by 3 degrees": lambda image: image.rotate(3, Image.Resampling.BICUBIC),

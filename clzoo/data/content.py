@@ -15,7 +15,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
@@ -178,6 +178,12 @@ def identity(images: Images, rows: np.ndarray, sha256: np.ndarray) -> hashlib._H
         identity.update(f"{path.name if path.is_absolute() else path.as_posix()}\0".encode())
         identity.update(digest.tobytes())
     return identity
+
+
+def add_labels(digest: hashlib._Hash, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Update a hash with labels (M,) by the names of their classes: how a source numbers them is no difference."""
+    for label in labels.tolist():
+        digest.update(f"{classes[label]}\0".encode())
 
 
 def _place_of(stamps: Iterable[Stamp], cache_dir: str | Path | None) -> Path:

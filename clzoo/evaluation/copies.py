@@ -18,7 +18,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.results import Outcome, Result
-from clzoo.images.saving import saved
+from clzoo.images.altering import saved
 from clzoo.losses.embeddings import unit
 from clzoo.neighbors import nearest
 

@@ -26,7 +26,7 @@ import torch
 
 from clzoo import cache
 from clzoo.data.collection import Collection, Images
-from clzoo.data.content import Recorder, digests, identity, remembered
+from clzoo.data.content import Recorder, add_labels, digests, identity, remembered
 from clzoo.data.parallel import usable_cores
 from clzoo.embed.manifest import preprocessing_of
 from clzoo.embed.progress import progress_bar
@@ -182,8 +182,8 @@ def _fingerprint(
 ) -> dict[str, Any]:
     """Of names, content (N, 32) and the names of the classes: how a source numbers them is no difference."""
     digest = identity(collection.images, rows, sha256)
-    for label in labels.tolist() if collection.classes else ():
-        digest.update(f"{collection.classes[label]}\0".encode())
+    if collection.classes:
+        add_labels(digest, labels, collection.classes)
     return {
         "images": len(rows),
         "classes": len(collection.classes),

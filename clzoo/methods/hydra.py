@@ -144,7 +144,7 @@ class PairLoss(nn.Module):
 
 
 def bernoulli_entropy(gates: torch.Tensor) -> torch.Tensor:
-    """Mean of -g log g - (1 - g) log(1 - g), in nats."""
+    """Mean of -g log g - (1 - g) log(1 - g) over gates of any shape: a scalar, in nats."""
     # Written out: CUDA's autocast refuses F.binary_cross_entropy. A gate at 0 or 1 has neither entropy nor gradient.
     tiny = torch.finfo(torch.float32).eps
     g = gates.float().clamp(tiny, 1 - tiny)

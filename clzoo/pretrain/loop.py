@@ -67,7 +67,7 @@ def pretrain(
 
     Raises:
         ClzooError: bad data, a run folder of another recipe or one that another process trains in, a loss that is not
-            finite.
+            finite, a step that does not fit into memory or that there is no compiler for.
     """
     began = time.monotonic()
     target = resolve_device(device)
@@ -100,16 +100,8 @@ def pretrain(
         except BaseException as error:
             if rank() == 0:
                 release(out)
-            if _is_out_of_memory(error):
-                raise ClzooError(
-                    f"a step of {steps.local_batch} images does not fit into the memory of {target}. Try smaller "
-                    f"batches: --set schedule.batch_size={steps.batch_size // 2}. What was reported: {error}"
-                ) from error
-            if recipe.compile and "InvalidCxxCompiler" in str(error):
-                raise ClzooError(
-                    "compile: true needs a C++ compiler, and none was found that works (CXX names one; Debian: apt "
-                    "install g++). Without one, type: --set compile=false"
-                ) from error
+            if (explained := _explained(error, recipe, steps, target)) is not None:
+                raise explained from error
             raise
 
 
@@ -181,6 +173,21 @@ def autocast(device: torch.device, precision: str) -> Any:
     if device.type == "cpu" and not has_native_bf16():
         raise ClzooError("precision bf16 is emulated by this CPU, unusably slowly. Type: --set precision=fp32")
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def _explained(error: BaseException, recipe: Recipe, steps: Steps, device: torch.device) -> ClzooError | None:
+    """What to do about an error of torch's that has a remedy; None of any other."""
+    if _is_out_of_memory(error):
+        return ClzooError(
+            f"a step of {steps.local_batch} images does not fit into the memory of {device}. Try smaller "
+            f"batches: --set schedule.batch_size={steps.batch_size // 2}. What was reported: {error}"
+        )
+    if recipe.compile and "InvalidCxxCompiler" in str(error):  # the type is wrapped in one of the compiler's
+        return ClzooError(
+            "compile: true needs a C++ compiler, and none was found that works (CXX names one; Debian: apt "
+            "install g++). Without one, type: --set compile=false"
+        )
+    return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -6,11 +6,13 @@ from test_pairs import unit
 
 from clzoo import ClzooError
 from clzoo.curation.calibration import (
+    Calibration,
     check_settings,
     choose_threshold,
     draw_samples,
     expected_at_most,
     fit_distinct,
+    in_words,
     similarity_of,
 )
 from clzoo.curation.pairs import pairs_above
@@ -61,6 +63,9 @@ def test_what_the_fit_does_not_reach_is_not_foretold():
     real = len(pairs_above(vectors, 0.5))
     assert distinct.expected(0.5) == pytest.approx(real, rel=0.1)
     assert distinct.expected(0.2) is None  # 66,126 of them
+    calibration = Calibration(0.2, "as given", None, distinct.expected(0.2), distinct.dimension)
+    assert "not known: it is too low for an estimate" in in_words(calibration)[1]
+    assert calibration.as_json()["expected_false"] is None
 
 
 def test_distinct_pairs_are_foretold_far_beyond_those_that_can_be_counted():

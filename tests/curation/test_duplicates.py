@@ -148,6 +148,13 @@ def test_a_few_pictures_are_in_memory_at_a_time(planted, encoder, monkeypatch):
     assert sum(sizes) == 20 * len(KINDS)
 
 
+def test_a_picture_with_a_side_that_jpeg_cannot_hold_ends_nothing(tmp_path, encoder):
+    folder = make_patterns(tmp_path / "pictures", 5)
+    Image.new("RGB", (66_000, 20), "red").save(folder / "wide.png")
+    clzoo.embed_folder(folder, encoder, out=tmp_path / "store")
+    assert len(find_duplicates(tmp_path / "store", encoder=encoder).calibration.kinds) == len(KINDS)
+
+
 def test_each_shard_is_opened_once(tmp_path, encoder, monkeypatch):
     members = {f"{number:03}.png": encoded(pattern(number)) for number in range(40)}
     members["copy.png"] = members["007.png"]

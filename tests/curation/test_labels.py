@@ -117,5 +117,6 @@ def test_outliers_of_one_image_and_of_classes_of_one(tmp_path):
     assert found.alone == ("b",)
     assert len(found.ranked) == 2
     assert "neighbor 1 of its class" in found.summary()[0]  # there are no ten
+    assert find_outliers(write_store(tmp_path / "four", unit(4))).k == 3
     with pytest.raises(ClzooError, match=r"each of the 3 classes of .* has one image.*leave out --by-class"):
         find_outliers(write_store(tmp_path / "alone", unit(3), labels=["a", "b", "c"]), by_class=True)

@@ -142,6 +142,15 @@ def test_an_image_that_is_stored_as_a_link_is_left_out_of_its_own_neighbors(pict
         assert sorted(hit.path for hit in hits) == [f"{number}.jpg" for number in range(1, 6)]
 
 
+def test_so_is_an_image_below_a_folder_that_is_a_link(pictures, model_folder, tmp_path):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "sub").symlink_to(pictures / "blues")
+    clzoo.embed_folder(tmp_path / "links", str(model_folder), tmp_path / "linked", progress=False)
+    store = clzoo.open_store(tmp_path / "linked")
+    (hits,) = search(store, tmp_path / "links" / "sub" / "0.jpg", k=6, exclude_self=True)
+    assert sorted(hit.path for hit in hits) == sorted(set(store.paths) - {"sub/0.jpg"})
+
+
 def test_scores_never_exceed_one(make_store):
     vectors = np.random.default_rng(0).normal(size=(300, 48)).astype(np.float32)
     index = build_index(make_store(vectors))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from clzoo.images.saving import MOST_JPEG, saved
+from clzoo.images.altering import MOST_JPEG, saved
 
 
 def test_png_keeps_every_pixel_and_jpeg_nearly():
