@@ -54,9 +54,10 @@ def test_without_access_nothing_begins(hub, typed, tmp_path):
         assert said in child.stderr
     elsewhere = hub.python(*typed[:-1], "somebody/theirs")
     assert "no right to write to somebody/theirs" in elsewhere.stderr
-    alone = hub.python(*typed[:-2], "--push-every-epochs", "1")
-    assert alone.returncode == 2
-    assert "needs --push" in alone.stderr
+    for option in (["--push-every-epochs", "1"], ["--private"]):
+        alone = hub.python(*typed[:-2], *option)
+        assert alone.returncode == 2
+        assert f"{option[0]} needs --push" in alone.stderr
     assert not (tmp_path / "run").exists()
     assert not hub.repos
 
@@ -84,6 +85,18 @@ def test_a_push_that_fails_never_ends_the_training_and_the_same_command_pushes_l
     assert set(hub.files(REPO)) >= {"config.json", "model.safetensors", "README.md", "recipe.yaml"}
 
 
+def test_a_private_run_never_pushes_to_what_everybody_can_read(hub, typed, tmp_path):
+    hub.add("tester/public", {"README.md": b"old"})
+    public = hub.python(*typed[:-1], "tester/public", "--private")
+    assert public.returncode == 1
+    assert "tester/public exists and is public" in public.stderr
+    assert not (tmp_path / "run").exists()  # found out before the first step
+    child = hub.python(*typed, "--private", timeout=300)
+    assert child.returncode == 0, child.stderr
+    assert hub.repos[REPO].private
+    assert "model.safetensors" in hub.files(REPO)
+
+
 def test_publish_pushes_what_it_made(hub, typed, tmp_path):
     run, entry = tmp_path / "run", tmp_path / "entry"
     assert hub.python(*typed[:-2], timeout=300).returncode == 0
@@ -91,8 +104,12 @@ def test_publish_pushes_what_it_made(hub, typed, tmp_path):
     publish = ["-m", "clzoo", "publish", str(run), name, "--out", str(entry), "--push"]
     refused = hub.python(*publish, "somebody/theirs")
     assert "no right to write to somebody/theirs" in refused.stderr
+    alone = hub.python(*publish[:-1], "--private")
+    assert alone.returncode == 2
+    assert "--private needs --push" in alone.stderr
     assert not entry.exists()  # found out before anything was measured
-    child = hub.python(*publish, REPO)
+    child = hub.python(*publish, REPO, "--private")
     assert child.returncode == 0, child.stderr
+    assert hub.repos[REPO].private
     assert child.stdout.splitlines()[-1] == f"{hub.endpoint}/{REPO}/commit/{hub.repos[REPO].branches['main']}"
     assert hub.files(REPO)["model.safetensors"] == (entry / "model.safetensors").read_bytes()

@@ -200,6 +200,11 @@ def report(found: Any, as_json: bool, page: Path | None) -> None:
         say(f"wrote {found.write_page(page)}", err=as_json)
 
 
+private_option = click.option(
+    "--private", is_flag=True, help="Make the repository that is pushed to private; an existing public one is refused."
+)
+
+
 def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add what `clzoo evaluate` and `clzoo compare` share."""
     options = (
@@ -210,6 +215,9 @@ def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--seeds", default=1, show_default=True, type=click.IntRange(min=1), help="Mean over so many."),
         click.option("--title", help="What to call the data.  [default: the folder's name]"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. linear_sgd.lr=10, finetune.epochs=5."
+        ),
     )
     for option in reversed(options):
         function = option(function)

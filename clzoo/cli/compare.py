@@ -22,6 +22,7 @@ def command(
     seeds: int,
     title: str | None,
     device: str,
+    settings: tuple[str, ...],
     out: Path,
     quiet: bool,
 ) -> None:
@@ -31,7 +32,7 @@ def command(
     """
     from clzoo.evaluation import compare
 
-    comparison = compare(models, data_of(data), protocols, seeds=seeds, title=title, device=device)
+    comparison = compare(models, data_of(data), protocols, seeds=seeds, title=title, settings=settings, device=device)
     folder = comparison.write(out)
     columns, rows = comparison.accuracy_table()
     print_table(columns, rows)

@@ -13,7 +13,6 @@ from clzoo.cli.common import data_of, evaluation_options, max_pixels_option, pri
 @click.command("evaluate")
 @click.argument("model", metavar="NAME_OR_RUN")
 @evaluation_options
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="E.g. linear_sgd.lr=10, finetune.epochs=5.")
 @click.option(
     "--taxonomy", metavar="FILE", help="CSV class,parent for relations.  [default: one that fits the classes]"
 )

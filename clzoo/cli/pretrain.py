@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from clzoo.cli.common import Minutes, Remembering, max_pixels_option, quiet_option, say, this_command
+from clzoo.cli.common import (
+    Minutes,
+    Remembering,
+    max_pixels_option,
+    private_option,
+    quiet_option,
+    say,
+    this_command,
+)
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), help="Processes of --engine ray [default: one for each GPU].")
 @click.option("--max-minutes", type=Minutes(zero=True), help="Stop with a checkpoint after this time, all included.")
 @click.option("--push", "repo_id", metavar="ORG/NAME", help="Publish and push at the end; access is checked at once.")
+@private_option
 @click.option(
     "--push-every-epochs",
     "push_every",
@@ -50,6 +59,7 @@ def command(
     workers: int | None,
     max_minutes: float | None,
     repo_id: str | None,
+    private: bool,
     push_every: int | None,
     resume: bool,
     dry_run: bool,
@@ -79,17 +89,18 @@ def command(
     out = out or Path("runs") / path.stem
     if resume and not (out / "recipe.yaml").is_file():
         raise ClzooError(f"--resume: {out} holds no run. Start one without --resume.")
-    if push_every is not None and repo_id is None:
-        raise click.UsageError("--push-every-epochs needs --push ORG/NAME.")
+    if repo_id is None and (private or push_every is not None):
+        raise click.UsageError(f"{'--private' if private else '--push-every-epochs'} needs --push ORG/NAME.")
     if workers is not None and engine != "ray":
         raise click.UsageError("--workers needs --engine ray; on one machine: torchrun --nproc-per-node=N -m clzoo ...")
     if engine == "ray":
         if push_every is not None:
             raise click.UsageError("--push-every-epochs is for --engine local.")
-        _on_ray(loaded, data, out, repo_id, workers=workers, device=device, max_minutes=max_minutes, init=init)
+        options = {"workers": workers, "device": device, "max_minutes": max_minutes, "init": init}
+        _on_ray(loaded, data, out, repo_id, private, **options)
         return
     with processes(device) as own_device:
-        uploads = _uploads(loaded, out, repo_id, push_every) if rank() == 0 else None
+        uploads = _uploads(loaded, out, repo_id, private, push_every) if rank() == 0 else None
         finished = pretrain(
             loaded, data, out, device=own_device, max_minutes=max_minutes, init=init, on_checkpoint=uploads
         )
@@ -105,11 +116,11 @@ def command(
             logging.getLogger("clzoo").warning("to go on, type: %s", this_command())
 
 
-def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, **options: Any) -> None:
+def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, private: bool, **options: Any) -> None:
     from clzoo.pretrain.ray_train import pretrain_on_ray
     from clzoo.publish import publish_and_push, publish_command
 
-    _uploads(recipe, out, repo_id, None)  # access is checked before the first step
+    _uploads(recipe, out, repo_id, private, None)  # access is checked before the first step
     if not pretrain_on_ray(recipe, data, out, **options):
         logging.getLogger("clzoo").warning("to go on, type: %s", this_command())
     elif repo_id is None:
@@ -118,14 +129,16 @@ def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, **options
         say(publish_and_push(out, data, repo_id, device="auto"))
 
 
-def _uploads(recipe: Recipe, out: Path, repo_id: str | None, every: int | None) -> CheckpointUploads | None:
+def _uploads(
+    recipe: Recipe, out: Path, repo_id: str | None, private: bool, every: int | None
+) -> CheckpointUploads | None:
     """What pushes the checkpoints, if asked for; without access to the repository nothing begins."""
     if repo_id is None:
         return None
     from clzoo.pretrain.uploads import BRANCH, CheckpointUploads
     from clzoo.zoo.pushing import prepare_push
 
-    prepare_push(repo_id, branch=None if every is None else BRANCH)
+    prepare_push(repo_id, private=private, branch=None if every is None else BRANCH)
     return None if every is None else CheckpointUploads(out, recipe, repo_id, every)
 
 

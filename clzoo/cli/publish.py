@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, quiet_option, say
+from clzoo.cli.common import max_pixels_option, private_option, quiet_option, say
 
 
 @click.command("publish")
@@ -33,6 +33,7 @@ from clzoo.cli.common import max_pixels_option, quiet_option, say
 @click.option("--overwrite", is_flag=True, help="Replace the entry that lies there, as a whole.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the entry [default: hub/NAME].")
 @click.option("--push", "repo_id", metavar="ORG/NAME", help="Push it there; access is checked before it is measured.")
+@private_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @max_pixels_option
 @quiet_option
@@ -49,6 +50,7 @@ def command(
     overwrite: bool,
     out: Path | None,
     repo_id: str | None,
+    private: bool,
     device: str,
     quiet: bool,
 ) -> None:
@@ -59,8 +61,10 @@ def command(
     from clzoo.publish import publish, push_saved
     from clzoo.zoo.pushing import prepare_push
 
+    if private and repo_id is None:
+        raise click.UsageError("--private needs --push ORG/NAME.")
     if repo_id is not None:
-        prepare_push(repo_id)
+        prepare_push(repo_id, private=private)
     folder = publish(
         run,
         name,

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import old_spelling, print_json, quiet_option, say
+from clzoo.cli.common import old_spelling, print_json, private_option, quiet_option, say
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("repo_id", metavar="OWNER/NAME")
-@click.option("--private", is_flag=True, help="Make the repository private; an existing public one is refused.")
+@private_option
 @click.option("--revision", metavar="BRANCH", help="An existing branch. [default: main]")
 @click.option("--message", metavar="TEXT", help="The commit message.")
 @click.option("--create-pr", is_flag=True, help="Propose the commit as a pull request.")

@@ -159,6 +159,7 @@ def compare(
     *,
     seeds: int = 1,
     title: str | None = None,
+    settings: Sequence[str] = (),
     device: str = "auto",
     cache_dir: str | Path | None = None,
 ) -> Comparison:
@@ -174,7 +175,9 @@ def compare(
     whole: list[tuple[Features, Features]] = []
     for model in models:
         subject = find_subject(model, device)
-        evaluations.append(evaluate(subject, data, protocols, seeds=seeds, title=title, cache_dir=cache_dir))
+        evaluations.append(
+            evaluate(subject, data, protocols, seeds=seeds, title=title, settings=settings, cache_dir=cache_dir)
+        )
         test = extract(subject.encoder, test_images, cache_dir=cache_dir)
         if len(models) == 2:
             whole.append((extract(subject.encoder, train_images, cache_dir=cache_dir), test))

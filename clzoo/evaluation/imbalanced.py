@@ -191,7 +191,7 @@ def _check_sizes(sizes: dict[str, list[int]], origin: str) -> None:
     name, kept = next(iter(small.items()))
     classes = sum(n > 0 for n in kept)
     others = ",".join(name for name in sizes if name not in small)
-    advice = f"Choose the others: clzoo evaluate ... --set imbalanced.subsets=[{others}]; or give" if others else "Give"
+    advice = f"Choose the others: --set imbalanced.subsets=[{others}]; or give" if others else "Give"
     raise ClzooError(
         f"the subset {name} of {origin} keeps {sum(kept)} images of {classes} class{'es' * (classes != 1)}; its "
         f"probes need at least {KNN_V1.k} ({KNN_V1.id}) of 2. {advice} a train split with more images of each class."

@@ -94,9 +94,7 @@ def push(
     api = HfApi(token=token, library_name="clzoo", library_version=clzoo.__version__)
     with _explained(repo_id, revision):
         if not create_pr:
-            api.create_repo(repo_id, private=private or None, exist_ok=True)  # None: the owner's own default
-            if private and not api.model_info(repo_id).private:
-                raise ClzooError(f"{repo_id} exists and is public. Type: hf repos settings {repo_id} --private")
+            _make_repository(api, repo_id, private)
         commit = api.create_commit(
             repo_id,
             _operations(folder, config, metrics, repo_id, set(api.list_repo_files(repo_id, revision=revision))),
@@ -109,25 +107,33 @@ def push(
     return url
 
 
-def prepare_push(repo_id: str, *, branch: str | None = None, token: str | None = None) -> None:
+def prepare_push(repo_id: str, *, private: bool = False, branch: str | None = None, token: str | None = None) -> None:
     """Check, before long work, that its result can be pushed: make the repository, and the branch, if they are missing.
 
     Args:
+        private: as in `push`.
         branch: that `push` will be given as its revision; None for main.
 
     Raises:
-        ClzooError: no access, no network, or no name of a repository.
+        ClzooError: no access, no network, no name of a repository, or one that is public and was to be private.
     """
     if repo_id.count("/") != 1:
         raise ClzooError(f"the repository must be OWNER/NAME, found {repo_id!r}.")
     api = HfApi(token=token, library_name="clzoo", library_version=clzoo.__version__)
     with _explained(repo_id, None):
-        api.create_repo(repo_id, exist_ok=True)
+        _make_repository(api, repo_id, private)
         if branch is not None:
             try:
                 api.model_info(repo_id, revision=branch)
             except RevisionNotFoundError:
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
+
+
+def _make_repository(api: HfApi, repo_id: str, private: bool) -> None:
+    """Make it if it does not exist; with `private`, one that everybody can read is refused."""
+    api.create_repo(repo_id, private=private or None, exist_ok=True)  # None: the owner's own default
+    if private and not api.model_info(repo_id).private:
+        raise ClzooError(f"{repo_id} exists and is public. Type: hf repos settings {repo_id} --private")
 
 
 def push_encoder(

@@ -33,6 +33,16 @@ def test_one_page_sets_encoders_side_by_side(pictures, tmp_path):
     assert comparison.differences == []  # of three there is no one difference
 
 
+def test_settings_hold_for_every_model(pictures, tmp_path):
+    models = [small_encoder(0), small_encoder(1)]
+    settings = ["linear_sgd.epochs=1", "linear_sgd.batch_size=4"]
+    comparison = compare(models, pictures, "linear:sgd", settings=settings, cache_dir=tmp_path / "cache")
+    epochs = [len(e.metrics["details"]["linear:sgd"]["losses"]) for e in comparison.evaluations]
+    assert epochs == [1, 1]
+    with pytest.raises(ClzooError, match="of finetune, which is not asked for"):
+        compare(models, pictures, "knn", settings=["finetune.epochs=5"], cache_dir=tmp_path / "cache")
+
+
 def test_one_model_is_no_comparison(pictures):
     with pytest.raises(ClzooError, match="at least two models, found 1"):
         compare([small_encoder()], pictures)
