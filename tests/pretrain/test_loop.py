@@ -225,6 +225,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(pictures, tm
         pretrain(recipe, pictures, tmp_path / "run", device="cpu")
 
 
+def test_a_warm_up_that_outlasts_the_run_is_said_before_the_first_step(pictures, tmp_path, caplog):
+    recipe = small_recipe("simclr_cifar10", "schedule.warmup_epochs=2", "schedule.epochs=0.25")
+    pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    assert "warmup_epochs=2 is not over within schedule.epochs=0.25" in caplog.text
+
+
 def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures, tmp_path):
     recipe = small_recipe("cacr_cifar10")
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
