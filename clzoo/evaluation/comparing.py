@@ -169,11 +169,11 @@ def compare(
     """
     if len(models) < 2:
         raise ClzooError(f"a comparison needs at least two models, found {len(models)}. To judge one: clzoo evaluate")
+    subjects = [find_subject(model, device) for model in models]  # all, before hours go into the first
     train_images, test_images = splits_to_judge(data, cache_dir=cache_dir)
     evaluations, features = [], []
     whole: list[tuple[Features, Features]] = []
-    for model in models:
-        subject = find_subject(model, device)
+    for subject in subjects:
         evaluations.append(evaluate(subject, data, protocols, seeds=seeds, title=title, cache_dir=cache_dir))
         test = extract(subject.encoder, test_images, cache_dir=cache_dir)
         if len(models) == 2:

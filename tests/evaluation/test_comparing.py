@@ -38,6 +38,12 @@ def test_one_model_is_no_comparison(pictures):
         compare([small_encoder()], pictures)
 
 
+def test_a_model_that_is_not_there_is_named_before_the_others_are_measured(pictures, tmp_path):
+    with pytest.raises(ClzooError, match="no-such-model"):
+        compare([small_encoder(), "no-such-model"], pictures, "knn", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_two_encoders_differ_by_a_number_with_its_interval_and_in_images_with_their_neighbors(tmp_path):
     pictures = make_splits(tmp_path / "alike", contrast=6)
     models = [small_encoder(0, name="cacr-test_resnet-a"), small_encoder(1, name="cacr-test_resnet-b")]
