@@ -136,7 +136,7 @@ def evaluate(
         controls: also judge the same network untrained (by each seed) and the raw pixels by k-NN, and the first by
             "linear", where these are asked for: results whose "of" is not the model.
         leaks: certificate of `clzoo curate leaks` of both splits: everything is also measured without the leaked test
-            images, as results whose "split" says so.
+            images, as results whose "split" says so; of "transfer" what it says of `data` alone.
         device: where to load a model that is given by name; probes run where the encoder is.
         cache_dir: of the features, instead of clzoo's cache.
 
@@ -187,6 +187,8 @@ def evaluate(
     if certificate is not None and fewer is not None:
         images = len(fewer.test)
         for result in (result for outcome in without.values() for result in outcome.results):
+            if result.dataset not in (None, called):  # of "transfer": nobody looked for leaks in another set
+                continue
             row = dataclasses.replace(result, split=WITHOUT).to_json(called, THIS_MODEL, images)
             evaluation.metrics["results"].append(row)
         removed = len(job.test) - images
