@@ -234,8 +234,11 @@ def test_a_warm_up_that_outlasts_the_run_is_said_before_the_first_step(pictures,
 def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures, tmp_path):
     recipe = small_recipe("cacr_cifar10")
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
-    with pytest.raises(ClzooError, match="another recipe"):
+    with pytest.raises(ClzooError, match=r"another recipe: seed is 0 there and 1 here\. Choose another --out"):
         pretrain(small_recipe("cacr_cifar10", "seed=1"), pictures, tmp_path / "run", device="cpu")
+    others = ("views.0.flip=0.1", "optimizer.base_lr=0.1", "schedule.epochs=2", "schedule.accumulate=2", "seed=1")
+    with pytest.raises(ClzooError, match=r"views .* optimizer\.base_lr is 0\.12 there and 0\.1 here.*, and 2 more"):
+        pretrain(small_recipe("cacr_cifar10", *others), pictures, tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="other data"):
         pretrain(recipe, pictures / "test", tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="no run folder"):
