@@ -24,7 +24,7 @@ from clzoo.evaluation.class_titles import class_titles
 from clzoo.evaluation.classifier import evaluate_finetune, evaluate_linear_sgd
 from clzoo.evaluation.classifier_settings import Finetune, LinearSGD
 from clzoo.evaluation.collapse import evaluate_collapse
-from clzoo.evaluation.controls import measure_controls
+from clzoo.evaluation.controls import CONTROLLED, measure_controls
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
 from clzoo.evaluation.knn import evaluate_knn
@@ -141,13 +141,15 @@ def evaluate(
         cache_dir: of the features, instead of clzoo's cache.
 
     Raises:
-        ClzooError: an unknown protocol, a split without labels, classes that differ between train and test, a test
-            split drawn from images whose labels the model was pretrained with, or what a protocol refuses (see there).
+        ClzooError: an unknown protocol, a taxonomy or controls that none of them takes, a split without labels, classes
+            that differ between train and test, a test split drawn from images whose labels the model was pretrained
+            with, or what a protocol refuses (see there).
     """
     names = parse_protocols(protocols)
     if seeds < 1:
         raise ClzooError(f"seeds must be at least 1, found {seeds}.")
     changes = _settings(settings, names)
+    _require_use(names, taxonomy, controls)
     started = time.monotonic()
     subject = find_subject(model, device)
     size = subject.encoder.config.preprocessing.size
@@ -304,6 +306,18 @@ def _settings(overrides: Sequence[str], names: list[str]) -> dict[str, dict[str,
         if protocol not in names:
             raise ClzooError(f"--set {table}.{next(iter(values))} is of {protocol}, which is not asked for.")
     return changes
+
+
+def _require_use(names: list[str], taxonomy: str | Path | None, controls: bool) -> None:
+    """Refuse what was asked for and no protocol would look at."""
+    asked = ",".join(names)
+    if taxonomy is not None and "relations" not in names:
+        raise ClzooError(f"--taxonomy {taxonomy} is of relations, which is not asked for: --protocol {asked},relations")
+    if controls and not set(names) & set(CONTROLLED):
+        raise ClzooError(
+            f"--controls are measured by {', '.join(CONTROLLED)}, none of which is asked for. Add one, such as "
+            f"--protocol {asked},knn, or leave out --controls."
+        )
 
 
 def _subsets(values: dict[str, Any]) -> dict[str, Any]:

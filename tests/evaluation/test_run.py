@@ -128,5 +128,15 @@ def test_numbers_stand_in_the_order_in_which_they_were_asked_for(pictures, encod
     assert list(found.metrics["details"]) == ["linear:sgd", "knn"]
 
 
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [({"controls": True}, "--protocol collapse,lowshot,knn"), ({"taxonomy": "no-such.csv"}, "lowshot,relations")],
+)
+def test_what_none_of_the_protocols_would_look_at_is_refused(asked, remedy, pictures, encoder, tmp_path):
+    with pytest.raises(ClzooError, match=f"asked for.*{remedy}"):
+        evaluate(encoder, pictures, "collapse,lowshot", cache_dir=tmp_path, **asked)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_evaluate_is_a_public_name():
     assert clzoo.evaluate is evaluate
