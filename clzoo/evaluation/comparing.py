@@ -114,6 +114,8 @@ class Comparison:
             f"Top-1 in percent, {first} minus {second} in points. Intervals: paired bootstrap over test images, "
             f"{DRAWS:,} draws, seed 0. The last columns count the images that only one of them gets right."
         )
+        if len(self.evaluations[0].metrics["seeds"]) > 1:
+            note += " All of it is of the evaluation's seed 0; below, under Accuracy, stand the means over its seeds."
         protocol = self.differences[0].protocol
         labels, right = self._right(protocol)
         dots = class_differences(labels, right[0], right[1], class_names(self.evaluations[0].metrics))
