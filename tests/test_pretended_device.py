@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,7 +176,7 @@ def kind_of(recipe: Recipe) -> str:
 def steps_of(count, method, recipe, device, images):
     """Loss of the last of so many steps."""
     method = method.to(device, memory_format=torch.channels_last)
-    optimizer, losses = create_optimizer(method, recipe), FiniteLosses(device, "out", recipe)
+    optimizer, losses = create_optimizer(method, recipe), FiniteLosses(device, Path("out"), recipe)
     batches = feed(images, recipe, Steps.of(recipe, images), 0, device)
     for step in range(count):
         loss = method(next(batches))
@@ -254,7 +255,7 @@ def test_a_run_without_labels_is_looked_at_there_too(name):
 
 def losses_until(bad, every=None):
     """Steps 0, 1, ... with a bad loss in the given ones; the error, and the step in which it was raised."""
-    losses = FiniteLosses(DEVICE, "run", small_recipe("simclr_cifar10"))
+    losses = FiniteLosses(DEVICE, Path("run"), small_recipe("simclr_cifar10"))
     for step in range(200):
         try:
             losses.add(step, torch.full((), bad.get(step, 1.0), device=DEVICE))
@@ -266,7 +267,7 @@ def losses_until(bad, every=None):
 def test_a_bad_loss_is_named_with_its_step_though_it_is_read_later():
     with pretended_device() as device:
         error, raised = losses_until({61: float("inf"), 62: float("nan")})
-        assert re.match(r"the loss is inf at step 61; the last good checkpoint is kept in run\. ", error)
+        assert re.match(r"the loss is inf at step 61; no step of the run was kept\. ", error)
         assert raised == 2 * finite.EVERY == 100
         assert len(device.waits) == 3  # of steps 0, 50 and 100
         assert losses_until({}) is None

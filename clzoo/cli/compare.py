@@ -31,7 +31,9 @@ def command(
     The page is DIR/compare.html. Features are extracted once for each model, and shared with clzoo evaluate.
     """
     from clzoo.evaluation import compare
+    from clzoo.evaluation.report import require_folder
 
+    require_folder(out)
     comparison = compare(models, data_of(data), protocols, seeds=seeds, title=title, settings=settings, device=device)
     folder = comparison.write(out)
     columns, rows = comparison.accuracy_table()

@@ -44,9 +44,12 @@ def command(
     protocols' ids, go to DIR/metrics.json, the plots and all details to DIR/report.html.
     """
     from clzoo.evaluation import evaluate
+    from clzoo.evaluation.report import require_folder
     from clzoo.files import as_json, output_path
     from clzoo.metrics import headlines
 
+    out = out or Path(f"{Path(model).name}-evaluation")
+    require_folder(out)
     evaluation = evaluate(
         model,
         data_of(data),
@@ -59,7 +62,7 @@ def command(
         leaks=leaks,
         device=device,
     )
-    folder = evaluation.write(out or Path(f"{Path(model).name}-evaluation"))
+    folder = evaluation.write(out)
     if json_out == "-":
         print_json(evaluation.metrics)
         return

@@ -143,6 +143,7 @@ def _uploads(
 
 
 def _print_plan(recipe: Recipe) -> None:
+    from clzoo.pretrain.optim import warning_of_curve
     from clzoo.pretrain.plan import plan
 
     p = plan(recipe)
@@ -154,3 +155,5 @@ def _print_plan(recipe: Recipe) -> None:
     say(f"# state         {p.state_bytes / 2**20:,.0f} MiB: weights, gradients, optimiser; activations come on top")
     say(f"# views         {', '.join(str(shape) for shape in p.view_shapes)}: {p.view_bytes / 2**20:,.0f} MiB")
     say(f"# learning rate {recipe.learning_rate:g}")
+    if (warning := warning_of_curve(recipe.schedule)) is not None:
+        logging.getLogger("clzoo").warning(warning)

@@ -114,6 +114,8 @@ class Comparison:
             f"Top-1 in percent, {first} minus {second} in points. Intervals: paired bootstrap over test images, "
             f"{DRAWS:,} draws, seed 0. The last columns count the images that only one of them gets right."
         )
+        if len(self.evaluations[0].metrics["seeds"]) > 1:
+            note += " All of it is of the evaluation's seed 0; below, under Accuracy, stand the means over its seeds."
         protocol = self.differences[0].protocol
         labels, right = self._right(protocol)
         dots = class_differences(labels, right[0], right[1], class_names(self.evaluations[0].metrics))
@@ -170,11 +172,11 @@ def compare(
     """
     if len(models) < 2:
         raise ClzooError(f"a comparison needs at least two models, found {len(models)}. To judge one: clzoo evaluate")
+    subjects = [find_subject(model, device) for model in models]  # all, before hours go into the first
     train_images, test_images = splits_to_judge(data, cache_dir=cache_dir)
     evaluations, features = [], []
     whole: list[tuple[Features, Features]] = []
-    for model in models:
-        subject = find_subject(model, device)
+    for subject in subjects:
         evaluations.append(
             evaluate(subject, data, protocols, seeds=seeds, title=title, settings=settings, cache_dir=cache_dir)
         )

@@ -30,6 +30,9 @@ log = logging.getLogger("clzoo")
 UNTRAINED, PIXELS = "random initialisation", "raw pixels"
 """Values of a result's "of" for the two controls."""
 
+CONTROLLED = ("knn", "knn:instdisc", "linear")
+"""Protocols that controls are measured by."""
+
 BATCH = 500  # images per forward pass, at most
 _MOST_BYTES = 8 << 30  # of pixels as float32
 
@@ -51,7 +54,7 @@ def measure_controls(
     (else all cosines are near 1), and not at all where they take more than 8 GiB.
 
     Args:
-        protocols: of them "knn", "knn:instdisc" and "linear" are measured.
+        protocols: those of them that are in `CONTROLLED` are measured.
 
     Returns:
         (UNTRAINED or PIXELS, top-1 accuracy) pairs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,23 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     return write_folder(folder, title, _facts(metrics), sections, metrics, evaluation.arrays, page="report.html")
 
 
+def require_folder(folder: Path) -> None:
+    """Check that an evaluation may be written to a folder; to be asked before hours of measuring.
+
+    Names that begin with a dot, such as what a killed process or a file browser leaves, are passed over.
+
+    Raises:
+        ClzooError: it holds something else, or is, or lies in, what is no folder that can be written to.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        what = "may not be written to" if place.is_dir() else "is no folder"
+        raise ClzooError(f"{folder} cannot be written: {place} {what}. Give another --out.")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if foreign := [name for name in names if name not in _FILES and not name.startswith(".")]:
+        raise ClzooError(f"{folder} holds {foreign[0]}, which is not of an evaluation. Give another --out.")
+
+
 def write_folder(
     folder: Path,
     title: str,
@@ -45,9 +63,7 @@ def write_folder(
     page: str,
 ) -> Path:
     """metrics.json, arrays.npz, plots and one page, each written whole."""
-    foreign = [path.name for path in folder.iterdir() if path.name not in _FILES] if folder.is_dir() else []
-    if foreign:
-        raise ClzooError(f"{folder} holds {foreign[0]}, which is not of an evaluation. Give another --out.")
+    require_folder(folder)
     try:
         body = []
         for section in sections:

@@ -24,7 +24,7 @@ from clzoo.evaluation.class_titles import class_titles
 from clzoo.evaluation.classifier import evaluate_finetune, evaluate_linear_sgd
 from clzoo.evaluation.classifier_settings import Finetune, LinearSGD
 from clzoo.evaluation.collapse import evaluate_collapse
-from clzoo.evaluation.controls import measure_controls
+from clzoo.evaluation.controls import CONTROLLED, measure_controls
 from clzoo.evaluation.features import Features, extract
 from clzoo.evaluation.imbalanced import evaluate_imbalanced
 from clzoo.evaluation.knn import evaluate_knn
@@ -59,6 +59,8 @@ PROTOCOLS = {
     "finetune": "the whole network, short schedule; trains the network",
 }
 """What `protocols` may name."""
+
+_LONG = ("linear:sgd", "finetune")  # they run the network every epoch
 
 _ALIASES = {"knn:v1": "knn", "linear:v1": "linear"}
 
@@ -134,18 +136,20 @@ def evaluate(
         controls: also judge the same network untrained (by each seed) and the raw pixels by k-NN, and the first by
             "linear", where these are asked for: results whose "of" is not the model.
         leaks: certificate of `clzoo curate leaks` of both splits: everything is also measured without the leaked test
-            images, as results whose "split" says so.
+            images, as results whose "split" says so; of "transfer" what it says of `data` alone.
         device: where to load a model that is given by name; probes run where the encoder is.
         cache_dir: of the features, instead of clzoo's cache.
 
     Raises:
-        ClzooError: an unknown protocol, a split without labels, classes that differ between train and test, a test
-            split drawn from images whose labels the model was pretrained with, or what a protocol refuses (see there).
+        ClzooError: an unknown protocol, a taxonomy or controls that none of them takes, a split without labels, classes
+            that differ between train and test, a test split drawn from images whose labels the model was pretrained
+            with, or what a protocol refuses (see there).
     """
     names = parse_protocols(protocols)
     if seeds < 1:
         raise ClzooError(f"seeds must be at least 1, found {seeds}.")
     changes = _settings(settings, names)
+    _require_use(names, taxonomy, controls)
     started = time.monotonic()
     subject = find_subject(model, device)
     size = subject.encoder.config.preprocessing.size
@@ -167,12 +171,16 @@ def evaluate(
     )
     certificate = None if leaks is None else certificate_for(leaks, subject.encoder.weights_sha256)
     fewer = None if certificate is None else job.without(certificate)
-    outcomes, without = {}, {}
-    for name in dict.fromkeys(name.partition(":")[0] if name.startswith("knn") else name for name in names):
+    outcomes: dict[str, Outcome] = {}
+    without: dict[str, Outcome] = {}
+    wanted = list(dict.fromkeys(name.partition(":")[0] if name.startswith("knn") else name for name in names))
+    # Last what takes hours: what another protocol refuses is then refused before them.
+    for name in sorted(wanted, key=_LONG.__contains__):
         log.info("%s on %s", name, job.train_images.origin)
         outcomes[name] = _measure(name, names, job)
         if fewer is not None:
             without[name] = _measure(name, names, fewer)
+    outcomes, without = ({name: each[name] for name in wanted if name in each} for each in (outcomes, without))
     found = []
     if controls:
         log.info("the untrained network and the raw pixels on %s", train.origin)
@@ -181,6 +189,8 @@ def evaluate(
     if certificate is not None and fewer is not None:
         images = len(fewer.test)
         for result in (result for outcome in without.values() for result in outcome.results):
+            if result.dataset not in (None, called):  # of "transfer": nobody looked for leaks in another set
+                continue
             row = dataclasses.replace(result, split=WITHOUT).to_json(called, THIS_MODEL, images)
             evaluation.metrics["results"].append(row)
         removed = len(job.test) - images
@@ -296,6 +306,18 @@ def _settings(overrides: Sequence[str], names: list[str]) -> dict[str, dict[str,
         if protocol not in names:
             raise ClzooError(f"--set {table}.{next(iter(values))} is of {protocol}, which is not asked for.")
     return changes
+
+
+def _require_use(names: list[str], taxonomy: str | Path | None, controls: bool) -> None:
+    """Refuse what was asked for and no protocol would look at."""
+    asked = ",".join(names)
+    if taxonomy is not None and "relations" not in names:
+        raise ClzooError(f"--taxonomy {taxonomy} is of relations, which is not asked for: --protocol {asked},relations")
+    if controls and not set(names) & set(CONTROLLED):
+        raise ClzooError(
+            f"--controls are measured by {', '.join(CONTROLLED)}, none of which is asked for. Add one, such as "
+            f"--protocol {asked},knn, or leave out --controls."
+        )
 
 
 def _subsets(values: dict[str, Any]) -> dict[str, Any]:

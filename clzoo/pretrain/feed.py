@@ -33,7 +33,7 @@ class Steps:
 
     @classmethod
     def of(cls, recipe: Recipe, images: TrainingSet) -> Steps:
-        """Raises ClzooError where the batch does not fit the images or the processes."""
+        """Raises ClzooError where the batch does not fit the images or the processes, or no step moves the weights."""
         batch_size, count = recipe.schedule.batch_size, world_size()
         if len(images) < batch_size:
             raise ClzooError(
@@ -45,7 +45,13 @@ class Steps:
                 f"schedule.batch_size={batch_size} does not go into {count} processes with at least two images each."
             )
         per_epoch = len(images) // batch_size
-        return cls(per_epoch, recipe.schedule.total_steps(per_epoch), batch_size, batch_size // count)
+        total, accumulate = recipe.schedule.total_steps(per_epoch), recipe.schedule.accumulate
+        if accumulate > total:
+            raise ClzooError(
+                f"schedule.accumulate={accumulate}: the weights move once in so many steps, and this run has {total}. "
+                f"Type: --set schedule.accumulate={total}, or fewer"
+            )
+        return cls(per_epoch, total, batch_size, batch_size // count)
 
 
 def images_of(recipe: Recipe, data: str | Path) -> TrainingSet:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from clzoo.errors import ClzooError
+from clzoo.pretrain.checkpoint import has_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.sharding import is_sharded, own_part
 from clzoo.pretrain.stopping import any_process
@@ -27,10 +28,7 @@ class FiniteLosses:
         self._step = torch.full((), -1, dtype=torch.long, device=device)
         self._loss = torch.zeros((), device=device)
         self._every = 1 if device.type == "cpu" else EVERY
-        self._remedy = (
-            f"the last good checkpoint is kept in {out}. "
-            f"Try a lower rate: --set optimizer.base_lr={recipe.optimizer.base_lr / 2:g}"
-        )
+        self._out, self._lower = out, f"--set optimizer.base_lr={recipe.optimizer.base_lr / 2:g}"
 
     @torch.no_grad()
     def add(self, step: int, loss: torch.Tensor) -> None:
@@ -46,7 +44,7 @@ class FiniteLosses:
         """Raise ClzooError if a loss so far was not finite, naming the step."""
         step, loss = torch.stack([self._step.double(), self._loss.double()]).tolist()
         if step >= 0:
-            raise ClzooError(f"the loss is {loss} at step {step:.0f}; {self._remedy}")
+            raise ClzooError(f"the loss is {loss} at step {step:.0f}; {self._remedy()}")
 
     @torch.no_grad()
     def check_weights(self, step: int, method: nn.Module) -> None:
@@ -59,4 +57,9 @@ class FiniteLosses:
         weights = [own_part(tensor) for tensor in method.state_dict().values() if tensor.is_floating_point()]
         bad = not torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all()
         if any_process(bad) if is_sharded(method) else bad:
-            raise ClzooError(f"the weights are not finite after step {step}; {self._remedy}")
+            raise ClzooError(f"the weights are not finite after step {step}; {self._remedy()}")
+
+    def _remedy(self) -> str:
+        if not has_checkpoint(self._out):  # the next command takes the folder over
+            return f"no step of the run was kept. Try a lower rate: {self._lower}"
+        return f"the last good checkpoint is kept in {self._out}. Try a lower rate, with another --out: {self._lower}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -32,7 +33,7 @@ class StepLog:
 
     def __init__(self, folder: Path, first_step: int, total_steps: int, heartbeat: Heartbeat | None = None) -> None:
         self._writes = rank() == 0
-        self._file = (folder / "log.jsonl").open("a", encoding="utf-8") if self._writes else None
+        self._file = _opened(folder / "log.jsonl") if self._writes else None
         self._tensorboard = _tensorboard(folder) if self._writes else None
         self._progress = Progress("step", total_steps, done=first_step, shown=self._writes, heartbeat=heartbeat)
         self._total, self._done = total_steps, first_step
@@ -107,6 +108,13 @@ class StepLog:
             for name, value in line.items():
                 if name != "step":
                     self._tensorboard.add_scalar(name, value, line["step"])
+
+
+def _opened(path: Path) -> TextIO:
+    """The log, to write behind its last whole line: a full disk, or a machine that went down, may have cut one off."""
+    if path.is_file() and not (found := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, found.rfind(b"\n") + 1)
+    return path.open("a", encoding="utf-8")
 
 
 def _tensorboard(folder: Path) -> Any:

@@ -22,6 +22,7 @@ from clzoo.pretrain.finite import FiniteLosses
 from clzoo.pretrain.forecast import Forecast
 from clzoo.pretrain.log import StepLog
 from clzoo.pretrain.online import Watch, knn_queries
+from clzoo.pretrain.optim import warning_of_curve
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import claim, release, train_alone
 from clzoo.pretrain.start import start_from, with_start
@@ -74,6 +75,8 @@ def pretrain(
     precision = autocast(target, recipe.precision)
     recipe, begun = with_start(recipe, init, out)
     _require_start(recipe)
+    if rank() == 0 and (warning := warning_of_curve(recipe.schedule)) is not None:
+        log.warning(warning)
     images = images_of(recipe, data) if images is None else images
     steps = Steps.of(recipe, images)
     method = build_method(recipe, images.class_count).to(target, memory_format=torch.channels_last)

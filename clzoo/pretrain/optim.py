@@ -59,3 +59,21 @@ def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> 
         return 0.1 ** sum(place >= milestone * steps_per_epoch for milestone in schedule.milestones)
     progress = (place - warmup) / max(1, schedule.planned_steps(steps_per_epoch) - warmup)
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warning_of_curve(schedule: Schedule) -> str | None:
+    """What a shortened schedule leaves of its curve, where it never comes to its full rate or never down; else None."""
+    s = schedule
+    if s.warmup_epochs >= s.epochs:
+        return (
+            f"schedule.warmup_epochs={s.warmup_epochs:g} is not over within schedule.epochs={s.epochs:g}: the rate "
+            "never comes to its full height and never falls. A tenth of the run, for example: "
+            f"--set schedule.warmup_epochs={s.epochs / 10:g}"
+        )
+    late = [milestone for milestone in s.milestones if milestone >= s.epochs]
+    if s.decay == "steps" and late:
+        return (
+            f"schedule.milestones={s.milestones} are for a longer run than schedule.epochs={s.epochs:g}: the rate does "
+            f"not fall at {', '.join(map(str, late))}. Name earlier ones, or type: --set schedule.decay=cosine"
+        )
+    return None

@@ -12,7 +12,7 @@ from clzoo.config import HUB_PREFIX
 from clzoo.data.storage import is_remote
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
-from clzoo.files import read_json, write_json, write_text
+from clzoo.files import read_bytes, read_json, write_json, write_text
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.locking import held
 from clzoo.methods import encoder_forwards
@@ -20,6 +20,8 @@ from clzoo.pretrain.checkpoint import delete_uncounted, has_checkpoint
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.temporary import is_temporary, temporary_folder, was_left
+from clzoo.wording import shown
+from clzoo.yaml_text import LONGEST, parse_yaml
 from clzoo.zoo.saving import delete_encoder
 
 log = logging.getLogger("clzoo")
@@ -33,6 +35,7 @@ VERDICT = "verdict.json"
 """In the run folder of an adaptation: whether it helped, and by which numbers."""
 
 _NAMES, _SOURCE = "class_names", "source"
+_TOLD = 3  # keys that differ between two recipes, in a message
 _CLAIMING = "the beginning of a run"
 
 
@@ -54,9 +57,14 @@ def claim(
     fingerprint = images.fingerprint()
     if _is_run(out) and has_checkpoint(out):
         kept = load_recipe(out / "recipe.yaml")  # as recipes: a key that is newer than the run has its default
-        unsaid = init is not None and kept == recipe.model_copy(update={"start": None}) != recipe
+        unsaid = (
+            init is not None and kept == recipe.model_copy(update={"start": None}) != recipe and _says_no_start(out)
+        )
         if kept != recipe and not unsaid:
-            raise ClzooError(f"{out} is the run of another recipe (see {out / 'recipe.yaml'}). Choose another --out.")
+            raise ClzooError(
+                f"{out} is the run of another recipe: {_differences(kept, recipe)}. Choose another --out, or type what "
+                f"{out / 'recipe.yaml'} says."
+            )
         require_same_data(out, fingerprint, "Choose another --out.")
         if unsaid:
             log.warning("%s did not record what it started from; its recipe now names %s", out, init)
@@ -74,6 +82,29 @@ def claim(
         write_json(out / "data.json", {**fingerprint, **names, **place})
         write_text(out / "recipe.yaml", recipe.to_yaml())  # last: it makes the folder a run folder
     delete_uncounted(out)
+
+
+def _says_no_start(out: Path) -> bool:
+    """Whether a run was begun by a version that did not record its start: later ones write null for random weights."""
+    path = out / "recipe.yaml"
+    return "start" not in parse_yaml(read_bytes(path, LONGEST).decode("utf-8"), str(path))
+
+
+def _differences(kept: Recipe, recipe: Recipe) -> str:
+    """Which keys of two recipes differ, and how, for a message; the first few."""
+    there, here = (dict(_leaves(each.model_dump(mode="json"))) for each in (kept, recipe))
+    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    told = [f"{key} is {shown(there.get(key))} there and {shown(here.get(key))} here" for key in keys[:_TOLD]]
+    return ", ".join(told) + (f", and {len(keys) - _TOLD} more" if len(keys) > _TOLD else "")
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """("schedule.epochs", 200) and so on of nested tables; a list is a value."""
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(inner, f"{key}.{name}" if key else name)
 
 
 def move_end(out: Path, recipe: Recipe) -> None:

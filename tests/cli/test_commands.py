@@ -49,3 +49,19 @@ def test_missing_data_is_an_error_with_the_exact_command(run):
     result = run("pretrain", "cacr_cifar10")
     assert result.returncode == 1
     assert "clzoo pretrain cacr_cifar10 --data DIR" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "models",
+    [["evaluate", "supcon-resnet10_w48-tiny"], ["compare", "supcon-resnet10_w48-tiny", "supcon-resnet10_w32-tiny"]],
+)
+def test_a_folder_that_cannot_take_the_report_is_refused_before_anything_is_measured(models, run, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "thesis.tex").touch()
+    for out, reason in ((own, "own holds thesis.tex"), (own / "thesis.tex" / "report", "thesis.tex is no folder")):
+        result = run(*models, "--data", str(tmp_path / "not-looked-at"), "--out", str(out))
+        assert result.returncode == 1
+        assert reason in result.stderr
+        assert "not-looked-at" not in result.stderr
+    assert [path.name for path in own.iterdir()] == ["thesis.tex"]

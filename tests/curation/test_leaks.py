@@ -73,6 +73,15 @@ def test_every_protocol_is_measured_with_and_without(place, certificate):
     assert without[0]["value"] == pytest.approx(100 * right[kept].mean(), abs=0.05)
 
 
+def test_no_number_of_a_set_that_the_certificate_is_not_of_says_without_leaks(place, certificate, tmp_path):
+    other = make_splits(tmp_path / "other", contrast=6)
+    found = evaluate(
+        place / "model", place / "data", "transfer", settings=[f"transfer.sets=[{other}]"], leaks=certificate
+    )
+    assert {row["dataset"] for row in found.results if row["split"] != WITHOUT} == {"data", "other", "data, other"}
+    assert {row["dataset"] for row in found.results if row["split"] == WITHOUT} == {"data"}
+
+
 def test_the_page_shows_one_headline_of_each_protocol(place, certificate, tmp_path):
     folder = evaluate(place / "model", place / "data", "knn", leaks=certificate).write(tmp_path / "report")
     page = (folder / "report.html").read_text()

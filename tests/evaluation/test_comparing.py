@@ -48,6 +48,19 @@ def test_one_model_is_no_comparison(pictures):
         compare([small_encoder()], pictures)
 
 
+def test_a_model_that_is_not_there_is_named_before_the_others_are_measured(pictures, tmp_path):
+    with pytest.raises(ClzooError, match="no-such-model"):
+        compare([small_encoder(), "no-such-model"], pictures, "knn", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_of_several_seeds_the_page_says_of_which_the_paired_difference_is(pictures, tmp_path, seeds):
+    models = [small_encoder(0), small_encoder(1)]
+    folder = compare(models, pictures, "linear", seeds=seeds, cache_dir=tmp_path / "cache").write(tmp_path / "out")
+    assert ("is of the evaluation&#39;s seed 0" in (folder / "compare.html").read_text()) == (seeds > 1)
+
+
 def test_two_encoders_differ_by_a_number_with_its_interval_and_in_images_with_their_neighbors(tmp_path):
     pictures = make_splits(tmp_path / "alike", contrast=6)
     models = [small_encoder(0, name="cacr-test_resnet-a"), small_encoder(1, name="cacr-test_resnet-b")]

@@ -43,6 +43,15 @@ def test_the_page_opens_with_the_numbers_and_what_they_are_held_against(evaluati
     assert "not measured (--controls)" in page  # what to type to have them
 
 
+def test_a_report_is_replaced_whatever_lies_hidden_beside_it(evaluation, tmp_path):
+    folder = tmp_path / "report"
+    (folder / ".tmp-killed").mkdir(parents=True)
+    (folder / ".DS_Store").touch()
+    for _ in range(2):
+        evaluation.write(folder)
+    assert {".DS_Store", "metrics.json", "report.html"} <= {path.name for path in folder.iterdir()}
+
+
 def test_controls_stand_beside_the_number_of_their_protocol(evaluation):
     (row,) = [row for row in evaluation.results if row["protocol"].startswith("knn") and row["metric"] == "top-1"]
     rows = [*evaluation.results, {**row, "of": "raw pixels", "value": 39.8}]

@@ -107,5 +107,36 @@ def test_what_cannot_be_evaluated_is_refused_with_the_next_step(pictures, encode
         evaluate(encoder, pictures, "knn", settings=["lr=1"])
 
 
+SHORT = ("linear_sgd.epochs=1", "linear_sgd.batch_size=16")
+
+
+def test_what_a_short_protocol_refuses_is_refused_before_the_long_ones(pictures, encoder, tmp_path, caplog):
+    caplog.set_level("INFO", "clzoo")
+    settings = (*SHORT, "transfer.sets=[no-such-folder]")
+    with pytest.raises(ClzooError, match="no-such-folder"):
+        evaluate(encoder, pictures, "linear:sgd,transfer", settings=settings, cache_dir=tmp_path)
+    assert "transfer on" in caplog.text
+    assert "linear:sgd on" not in caplog.text
+
+
+def test_numbers_stand_in_the_order_in_which_they_were_asked_for(pictures, encoder, tmp_path):
+    found = evaluate(encoder, pictures, "linear:sgd,knn", settings=SHORT, cache_dir=tmp_path)
+    assert [row["protocol"].partition("(")[0] for row in found.results if row["metric"] == "top-1"] == [
+        "linear:sgd",
+        "knn:v1",
+    ]
+    assert list(found.metrics["details"]) == ["linear:sgd", "knn"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "remedy"),
+    [({"controls": True}, "--protocol collapse,lowshot,knn"), ({"taxonomy": "no-such.csv"}, "lowshot,relations")],
+)
+def test_what_none_of_the_protocols_would_look_at_is_refused(asked, remedy, pictures, encoder, tmp_path):
+    with pytest.raises(ClzooError, match=f"asked for.*{remedy}"):
+        evaluate(encoder, pictures, "collapse,lowshot", cache_dir=tmp_path, **asked)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_evaluate_is_a_public_name():
     assert clzoo.evaluate is evaluate

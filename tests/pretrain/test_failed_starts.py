@@ -34,6 +34,12 @@ WRONG = {
     "k-NN without a test split": ("simclr_cifar10", ("monitor.knn_every_epochs=1",), {"data": "flat"}, "label|split"),
     "data that are not there": ("simclr_cifar10", (), {"data": "nowhere"}, "nowhere"),
     "a device that is not there": ("simclr_cifar10", (), {"device": "cuda:99"}, "cuda:99"),
+    "gradients that no step is left to move by": (
+        "simclr_cifar10",
+        ("schedule.accumulate=9",),
+        {},
+        r"accumulate=9: .* this run has 8.*--set schedule.accumulate=8",
+    ),
     "a rate that is too high": ("simclr_cifar10", ("optimizer.base_lr=1e38",), {}, "the loss is|not finite"),
 }
 

@@ -53,6 +53,17 @@ def test_a_run_that_goes_on_says_nothing_of_its_first_step_again(tmp_path):
     assert [line["step"] for line in lines_of(tmp_path)] == [100, 130]
 
 
+def test_a_line_that_a_full_disk_cut_off_does_not_keep_a_run_from_its_end(pictures, tmp_path, curves):
+    run, recipe = tmp_path / "run", small_recipe("simclr_cifar10")
+    assert not pretrain(recipe, pictures, run, device="cpu", max_minutes=0)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 2, "lo')
+    assert pretrain(recipe, pictures, run, device="cpu")
+    assert [line["step"] for line in lines_of(run)] == list(range(1, 9))
+    assert (run / "curves.png").is_file()
+    assert (run / "config.json").is_file()
+
+
 def test_a_run_that_fails_writes_nothing_of_the_steps_since_the_last_line(tmp_path):
     def fail():
         with StepLog(tmp_path, 0, 5000) as log:

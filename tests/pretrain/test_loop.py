@@ -221,15 +221,39 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # bytes; a checkpoi
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(pictures, tmp_path):
     recipe = small_recipe("cacr_cifar10", "optimizer.base_lr=1e30", "schedule.epochs=4")
-    with pytest.raises(ClzooError, match=r"the loss is nan at step \d+"):
+    with pytest.raises(
+        ClzooError, match=r"the loss is nan at step \d+; no step .* was kept\. .* --set optimizer.base_lr="
+    ):
         pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+
+
+def test_after_a_checkpoint_the_remedy_for_a_bad_loss_is_one_that_is_taken(pictures, tmp_path, monkeypatch):
+    run, recipe = tmp_path / "run", small_recipe("simclr_cifar10", "schedule.epochs=2")
+    assert not pretrain(recipe, pictures, run, device="cpu", max_minutes=0)
+    with monkeypatch.context() as patch:
+        patch.setattr("clzoo.methods.simclr.info_nce", lambda z, *_, **__: z.sum() * float("nan"))
+        with pytest.raises(ClzooError, match=r"kept in .*run\. .* with another --out: --set optimizer.base_lr=0.15"):
+            pretrain(recipe, pictures, run, device="cpu")
+    lower = small_recipe("simclr_cifar10", "schedule.epochs=2", "optimizer.base_lr=0.15")
+    with pytest.raises(ClzooError, match="another recipe"):  # so the same folder would be no remedy
+        pretrain(lower, pictures, run, device="cpu")
+    assert pretrain(lower, pictures, tmp_path / "another", device="cpu")
+
+
+def test_a_warm_up_that_outlasts_the_run_is_said_before_the_first_step(pictures, tmp_path, caplog):
+    recipe = small_recipe("simclr_cifar10", "schedule.warmup_epochs=2", "schedule.epochs=0.25")
+    pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    assert "warmup_epochs=2 is not over within schedule.epochs=0.25" in caplog.text
 
 
 def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures, tmp_path):
     recipe = small_recipe("cacr_cifar10")
     pretrain(recipe, pictures, tmp_path / "run", device="cpu")
-    with pytest.raises(ClzooError, match="another recipe"):
+    with pytest.raises(ClzooError, match=r"another recipe: seed is 0 there and 1 here\. Choose another --out"):
         pretrain(small_recipe("cacr_cifar10", "seed=1"), pictures, tmp_path / "run", device="cpu")
+    others = ("views.0.flip=0.1", "optimizer.base_lr=0.1", "schedule.epochs=2", "schedule.accumulate=2", "seed=1")
+    with pytest.raises(ClzooError, match=r"views .* optimizer\.base_lr is 0\.12 there and 0\.1 here.*, and 2 more"):
+        pretrain(small_recipe("cacr_cifar10", *others), pictures, tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="other data"):
         pretrain(recipe, pictures / "test", tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="no run folder"):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
+from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer, warning_of_curve
 from clzoo.pretrain.recipe import Schedule
-from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
 
 
 def test_cosine_with_warmup_rises_linearly_and_falls_to_zero():
@@ -42,6 +42,17 @@ def test_steps_divide_by_ten_at_each_milestone():
     schedule = Schedule(epochs=200, batch_size=2, decay="steps", milestones=[155, 170, 185])
     shares = [learning_rate_share(schedule, epoch * 7, 7) for epoch in (0, 154, 155, 170, 185, 199)]
     assert shares == pytest.approx([1, 1, 0.1, 0.01, 0.001, 0.001])
+
+
+def test_a_recipe_that_is_shortened_below_its_warm_up_or_milestones_is_warned_of():
+    for name in recipe_names():
+        assert warning_of_curve(load_recipe(find_recipe(name)).schedule) is None, name
+    warmed = load_recipe(find_recipe("simclr_cifar10"), ("schedule.epochs=10",)).schedule
+    assert max(learning_rate_share(warmed, step, 97) for step in range(969)) < 1  # it has 10 epochs of warm-up
+    assert "--set schedule.warmup_epochs=1" in warning_of_curve(warmed)
+    cut = load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs=160",)).schedule
+    assert "does not fall at 170, 185." in warning_of_curve(cut)
+    assert warning_of_curve(cut.model_copy(update={"decay": "cosine"})) is None
 
 
 @pytest.mark.parametrize(("name", "decayed_vectors"), [("cacr_cifar10", True), ("simclr_cifar10", False)])

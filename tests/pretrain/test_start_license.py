@@ -151,7 +151,7 @@ def test_a_stopped_run_goes_on_by_its_own_record_when_the_start_is_gone(start, p
 def test_a_run_of_before_the_start_was_recorded_records_it_when_it_goes_on(start, pictures, tmp_path, caplog):
     out = tmp_path / "run"
     assert not pretrain(recipe(), pictures, out, device="cpu", init=str(start), max_minutes=0)
-    (out / "recipe.yaml").write_text(recipe().to_yaml())
+    (out / "recipe.yaml").write_text(recipe().to_yaml().replace("start: null\n", ""))
     with caplog.at_level(logging.WARNING, "clzoo"):
         assert pretrain(recipe(), pictures, out, device="cpu", init=str(start))
     assert f"its recipe now names {start}" in caplog.text
@@ -165,6 +165,9 @@ def test_a_run_from_random_weights_is_not_continued_by_a_recipe_with_a_start(sta
     named = recipe("start={}", f"start.name={start}", f"start.weights_sha256={sha256}")
     with pytest.raises(ClzooError, match="is the run of another recipe"):
         pretrain(named, pictures, out, device="cpu")
+    with pytest.raises(ClzooError, match=r"another recipe: start.name is None there"):
+        pretrain(recipe(), pictures, out, device="cpu", init=str(start))
+    assert load_recipe(out / "recipe.yaml").start is None
 
 
 @pytest.mark.parametrize("own", ["cc-by-nc-4.0", "not stated"])
