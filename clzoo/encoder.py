@@ -22,7 +22,7 @@ from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.images import as_levels, as_rgb
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
-from clzoo.stages import maps_of
+from clzoo.stages import maps_of, patches_of
 from clzoo.transform import normalize, resize_and_crop
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ class Encoder:
 
         Args:
             pixels: uint8 (B, H, W, 3), on any device.
-            features: "pooled" for (B, dim); "patch" for the map (B, C, h, w) of a ResNet, or the patch tokens
-                (B, N, C) of a ViT without its class token; the name of a stage, such as "layer3", for its map
+            features: "pooled" for (B, dim); "patch" for the map (B, C, h, w) that a ResNet or Swin pools, or the patch
+                tokens (B, N, C) of a ViT without its class token; the name of a stage, such as "layer3", for its map
                 (B, C, h, w) (clzoo.stages).
             dtype: "fp32", or an autocast type: "fp16" (CUDA only), "bf16" (CUDA, and CPUs that compute in it); "auto"
                 is the encoder's own, which is bf16 on CUDA, else fp32, if `load` was not told.
@@ -121,7 +121,7 @@ class Encoder:
             float32 features on the encoder's device, not normalised.
 
         Raises:
-            ClzooError: the network's feature is not `dim` long, or it has no such stage.
+            ClzooError: the network's feature is not `dim` long, or it has no such stage or no patches.
         """
         return self._encode(pixels, [features], dtype)[0]
 
@@ -135,10 +135,7 @@ class Encoder:
             if features == ["pooled"]:
                 return [self._checked(self.module(inputs)).float()]
             if features == ["patch"]:
-                maps = self.module.forward_features(inputs)
-                return [
-                    maps[:, getattr(self.module, "num_prefix_tokens", 0) :].float() if maps.ndim == 3 else maps.float()
-                ]
+                return [patches_of(self.module, inputs).float()]
             return [stage.float() for stage in maps_of(self.module, inputs, features)]
 
     def _checked(self, vectors: torch.Tensor) -> torch.Tensor:
