@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -61,6 +60,7 @@ class Encoder:
         self.device = resolve_device(device)
         self._inside = 0  # calls that need eval mode and are under way
         self._training: list[torch.nn.Module] = []  # what was in training mode before them
+        self._hashed: tuple[list[Any], str] | None = None  # where the tensors are and how often written; their hash
         # channels_last is 1.2 to 1.4 times faster for ResNets and costs ViTs nothing (docs/performance.md).
         self.module = module.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -82,10 +82,19 @@ class Encoder:
         """Length of one pooled feature."""
         return self.config.num_features
 
-    @cached_property
+    @property
     def weights_sha256(self) -> str:
-        """Canonical hash of the module's tensors (clzoo.proof), computed once: which weights these really are."""
-        return weights_sha256(self.module.state_dict())
+        """Canonical hash of the module's tensors (clzoo.proof): which weights these are now.
+
+        Kept until they change, as torch counts it: `parameter.data` written in place goes unnoticed.
+        """
+        if (known := getattr(self.module, "weights_sha256", None)) is not None:  # of an exported graph
+            return str(known)
+        tensors = self.module.state_dict()
+        state = [(t.data_ptr(), None if t.is_inference() else t._version) for t in tensors.values()]
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = (state, weights_sha256(tensors))
+        return self._hashed[1]
 
     def probe(self) -> list[float]:
         """First 16 values of the unnormalised feature of the probe image: with the hash, the proof of weights."""

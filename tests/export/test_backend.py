@@ -57,6 +57,18 @@ def test_other_weights_have_another_graph(cache, twin):
     assert np.abs(other.embed(images(2)) - twin.embed(images(2))).max() > 1e-3
 
 
+def test_weights_that_were_changed_since_have_a_graph_of_their_own(cache):
+    encoder = small_encoder()
+    before = with_backend(encoder, "onnx", cache_dir=cache)
+    with torch.no_grad():
+        for parameter in encoder.module.parameters():
+            parameter.mul_(1.5)
+    after = with_backend(encoder, "onnx", cache_dir=cache)
+    assert after.module.path != before.module.path
+    assert np.abs(after.embed(images(2)) - encoder.embed(images(2))).max() < 1e-4
+    assert (before.weights_sha256, after.weights_sha256) == (small_encoder().weights_sha256, encoder.weights_sha256)
+
+
 def test_a_call_uses_as_many_threads_as_torch_would(twin):
     before = torch.get_num_threads()
     try:
