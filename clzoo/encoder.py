@@ -16,7 +16,7 @@ from PIL import Image
 
 from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
-from clzoo.data.given import given_to_embed
+from clzoo.data.given import given_to_embed, require_pixels
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.images import as_levels, as_rgb
@@ -130,13 +130,15 @@ class Encoder:
             float32 features on the encoder's device, not normalised.
 
         Raises:
-            ClzooError: the network's feature is not `dim` long, or it has no such stage or no patches.
+            ClzooError: other values than uint8 or in another order; the network's feature is not `dim` long, or it has
+                no such stage or no patches.
         """
         return self._encode(pixels, [features], dtype)[0]
 
     @torch.inference_mode()
     def _encode(self, pixels: torch.Tensor, features: Sequence[str], dtype: str) -> list[torch.Tensor]:
         """Each of the features of one forward pass; "pooled" and "patch" come alone."""
+        require_pixels(pixels, torch.Tensor)
         autocast = _AUTOCAST[self.compute_dtype(dtype)]
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
         # A user may have called .train() on the module.
