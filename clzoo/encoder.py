@@ -96,6 +96,18 @@ class Encoder:
             self._hashed = (state, weights_sha256(tensors))
         return self._hashed[1]
 
+    def require_weights(self) -> None:
+        """For what needs the tensors themselves.
+
+        Raises:
+            ClzooError: the network is an exported graph (backend "onnx").
+        """
+        if hasattr(self.module, "weights_sha256"):
+            raise ClzooError(
+                f"{self.config.name} was loaded as an exported graph, whose weights cannot be taken out of it. Load it "
+                "as a network: clzoo.load(NAME, backend='torch')"
+            )
+
     def probe(self) -> list[float]:
         """First 16 values of the unnormalised feature of the probe image: with the hash, the proof of weights."""
         vector = self.embed(probe_image(), normalize=False)

@@ -74,6 +74,13 @@ class OnnxNetwork(nn.Module):
         self._lock = threading.Lock()
         self._session(torch.get_num_threads())  # what cannot be opened is refused here
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, also in another process, opens the file anew: sessions and locks cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name not in ("_sessions", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_sessions": {}, "_lock": threading.Lock()})
+
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         session = self._session(torch.get_num_threads())
         array = pixels.float().cpu().contiguous().numpy()
