@@ -122,7 +122,7 @@ def pixel_batches_of(
         raise ClzooError("embed() was given no images; expected one image or a non-empty sequence.")
 
 
-def require_pixels(pixels: Any, kind: type) -> None:
+def require_pixels(pixels: Any, kind: type[Any]) -> None:
     """Refuse what the `encode` of an encoder would take for pixels and is none: it would give vectors of it.
 
     Raises:
