@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -17,12 +16,12 @@ from PIL import Image
 
 from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
-from clzoo.data.given import given_to_embed
+from clzoo.data.given import given_to_embed, require_pixels
 from clzoo.device import has_native_bf16, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.images import as_levels, as_rgb
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
-from clzoo.stages import maps_of
+from clzoo.stages import maps_of, patches_of
 from clzoo.transform import normalize, resize_and_crop
 
 if TYPE_CHECKING:
@@ -61,6 +60,7 @@ class Encoder:
         self.device = resolve_device(device)
         self._inside = 0  # calls that need eval mode and are under way
         self._training: list[torch.nn.Module] = []  # what was in training mode before them
+        self._hashed: tuple[list[Any], str] | None = None  # where the tensors are and how often written; their hash
         # channels_last is 1.2 to 1.4 times faster for ResNets and costs ViTs nothing (docs/performance.md).
         self.module = module.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -82,10 +82,31 @@ class Encoder:
         """Length of one pooled feature."""
         return self.config.num_features
 
-    @cached_property
+    @property
     def weights_sha256(self) -> str:
-        """Canonical hash of the module's tensors (clzoo.proof), computed once: which weights these really are."""
-        return weights_sha256(self.module.state_dict())
+        """Canonical hash of the module's tensors (clzoo.proof): which weights these are now.
+
+        Kept until they change, as torch counts it: `parameter.data` written in place goes unnoticed.
+        """
+        if (known := getattr(self.module, "weights_sha256", None)) is not None:  # of an exported graph
+            return str(known)
+        tensors = self.module.state_dict()
+        state = [(t.data_ptr(), None if t.is_inference() else t._version) for t in tensors.values()]
+        if self._hashed is None or self._hashed[0] != state:
+            self._hashed = (state, weights_sha256(tensors))
+        return self._hashed[1]
+
+    def require_weights(self) -> None:
+        """For what needs the tensors themselves.
+
+        Raises:
+            ClzooError: the network is an exported graph (backend "onnx").
+        """
+        if hasattr(self.module, "weights_sha256"):
+            raise ClzooError(
+                f"{self.config.name} was loaded as an exported graph, whose weights cannot be taken out of it. Load it "
+                "as a network: clzoo.load(NAME, backend='torch')"
+            )
 
     def probe(self) -> list[float]:
         """First 16 values of the unnormalised feature of the probe image: with the hash, the proof of weights."""
@@ -111,8 +132,8 @@ class Encoder:
 
         Args:
             pixels: uint8 (B, H, W, 3), on any device.
-            features: "pooled" for (B, dim); "patch" for the map (B, C, h, w) of a ResNet, or the patch tokens
-                (B, N, C) of a ViT without its class token; the name of a stage, such as "layer3", for its map
+            features: "pooled" for (B, dim); "patch" for the map (B, C, h, w) that a ResNet or Swin pools, or the patch
+                tokens (B, N, C) of a ViT without its class token; the name of a stage, such as "layer3", for its map
                 (B, C, h, w) (clzoo.stages).
             dtype: "fp32", or an autocast type: "fp16" (CUDA only), "bf16" (CUDA, and CPUs that compute in it); "auto"
                 is the encoder's own, which is bf16 on CUDA, else fp32, if `load` was not told.
@@ -121,13 +142,15 @@ class Encoder:
             float32 features on the encoder's device, not normalised.
 
         Raises:
-            ClzooError: the network's feature is not `dim` long, or it has no such stage.
+            ClzooError: other values than uint8 or in another order; the network's feature is not `dim` long, or it has
+                no such stage or no patches.
         """
         return self._encode(pixels, [features], dtype)[0]
 
     @torch.inference_mode()
     def _encode(self, pixels: torch.Tensor, features: Sequence[str], dtype: str) -> list[torch.Tensor]:
         """Each of the features of one forward pass; "pooled" and "patch" come alone."""
+        require_pixels(pixels, torch.Tensor)
         autocast = _AUTOCAST[self.compute_dtype(dtype)]
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
         # A user may have called .train() on the module.
@@ -135,10 +158,7 @@ class Encoder:
             if features == ["pooled"]:
                 return [self._checked(self.module(inputs)).float()]
             if features == ["patch"]:
-                maps = self.module.forward_features(inputs)
-                return [
-                    maps[:, getattr(self.module, "num_prefix_tokens", 0) :].float() if maps.ndim == 3 else maps.float()
-                ]
+                return [patches_of(self.module, inputs).float()]
             return [stage.float() for stage in maps_of(self.module, inputs, features)]
 
     def _checked(self, vectors: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,6 @@
-"""Maps of a network's stages, as timm's `features_only` gives them, by the names that timm has for the stages."""
+"""Maps of a network: of its end, before pooling, and of its stages, as timm's `features_only` gives them, by the names
+that timm has for the stages.
+"""
 
 from __future__ import annotations
 
@@ -40,3 +42,26 @@ def maps_of(network: Any, inputs: torch.Tensor, stages: Sequence[str]) -> list[t
     maps = network.forward_intermediates(inputs, indices=wanted, intermediates_only=True, output_fmt="NCHW")
     by_name = {names[index]: found for index, found in zip(wanted, maps, strict=True)}
     return [by_name[stage] for stage in stages]
+
+
+def patches_of(network: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """The map (B, C, h, w) that a network pools, or its patch tokens (B, N, C) without what stands before them.
+
+    Args:
+        inputs: normalised, (B, 3, H, W).
+
+    Raises:
+        ClzooError: a network that ends with something else: several maps, or tokens that are not told apart.
+    """
+    maps = network.forward_features(inputs)
+    before = getattr(network, "num_prefix_tokens", None)
+    if isinstance(maps, torch.Tensor) and maps.ndim == 4:
+        # timm's Swin, MambaOut, Sequencer and a few others keep the channels last, and say so.
+        return maps.permute(0, 3, 1, 2) if getattr(network, "output_fmt", "NCHW") == "NHWC" else maps
+    told_apart = before is not None or getattr(network, "cls_token", None) is None
+    if isinstance(maps, torch.Tensor) and maps.ndim == 3 and told_apart:
+        return maps[:, before or 0 :]
+    raise ClzooError(
+        f"{type(network).__name__} ends with no map of its patches alone. Ask for the map of a stage, e.g. "
+        f"features={stage_names(network)[-1]!r}"
+    )

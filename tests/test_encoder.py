@@ -306,3 +306,32 @@ def test_threads_that_embed_together_leave_the_mode_as_it_was():
     for vectors in results:
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
     assert encoder.module.training
+
+
+# What the network takes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pixels: (pixels / 255).astype(np.float32),  # nearly black, were it taken for levels
+        lambda pixels: pixels.astype(np.int64),
+        lambda pixels: pixels.transpose(0, 3, 1, 2),
+        lambda pixels: pixels[0],
+    ],
+    ids=["floats", "integers", "channels first", "one image"],
+)
+def test_encode_takes_levels_in_one_order_and_nothing_else(encoder, change):
+    pixels = np.stack([encoder.pixels(path) for path in PICTURES])
+    other = change(pixels)
+    as_given = torch.from_numpy if isinstance(encoder, Encoder) else np.asarray
+    assert len(encoder.encode(as_given(pixels))) == len(PICTURES)
+    with pytest.raises(ClzooError, match=rf"uint8 \(B, H, W, 3\); found a .*{other.dtype} .*call embed"):
+        encoder.encode(as_given(other))
+
+
+def test_what_transform_made_is_not_normalised_again(torch_encoder):
+    with pytest.raises(ClzooError, match=r"encode takes .*found a Tensor torch\.float32 \(1, 3, 32, 32\)"):
+        torch_encoder.encode(torch_encoder.transform(PICTURES[0])[None])
+    with pytest.raises(ClzooError, match="found a ndarray uint8"):
+        torch_encoder.encode(torch_encoder.pixels(PICTURES[0])[None])

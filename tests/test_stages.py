@@ -1,11 +1,16 @@
 """Maps of stages are what the named parts of the network give; a call and a load say what is computed in."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from small_models import small_config, small_encoder
 
 import clzoo
+from clzoo.backbones import measured_width
+from clzoo.config import Preprocessing
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.stages import stage_names
@@ -16,6 +21,11 @@ FAMILIES = {
     "test_efficientnet": {"num_features": 256},
     "test_convnext": {"num_features": 64},
 }
+
+
+def at_64_px(architecture: str, **changes: Any) -> Encoder:
+    config = small_config(architecture=architecture, preprocessing=Preprocessing(64), **changes)
+    return Encoder.untrained(dataclasses.replace(config, num_features=measured_width(config)))
 
 
 def images(count: int) -> np.ndarray:
@@ -75,3 +85,27 @@ def test_the_type_of_a_call_and_of_a_loaded_encoder(tmp_path, monkeypatch):
         clzoo.load(model, device="cpu", dtype="int4")
     with pytest.raises(ClzooError, match="emulated by this CPU"):
         exact.embed(images(1), dtype="fp16")
+
+
+@pytest.mark.parametrize("architecture", ["test_mambaout", "test_resnet"])
+def test_patches_are_a_map_with_the_channels_first_whatever_the_order_inside_the_network(architecture):
+    encoder = at_64_px(architecture)
+    with torch.inference_mode():
+        inside = encoder.module.forward_features(torch.stack([encoder.transform(image) for image in images(3)]))
+    channels = encoder.module.num_features
+    wanted = inside if inside.shape[1] == channels else inside.permute(0, 3, 1, 2)
+    found = encoder.embed(images(3), features="patch", normalize=False)
+    assert found.shape[:2] == (3, channels)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    lengths = np.linalg.norm(encoder.embed(images(3), features="patch"), axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stage"), [("pit_ti_224", "transformers.2"), ("coat_tiny", "parallel_blocks")]
+)
+def test_a_network_whose_patches_are_not_told_apart_names_a_stage_instead(architecture, stage):
+    encoder = at_64_px(architecture, global_pool="token", model_args={"img_size": 64})
+    with pytest.raises(ClzooError, match=rf"no map of its patches alone.*features='{stage}'"):
+        encoder.embed(images(1), features="patch")
+    assert encoder.embed(images(1), features=stage).ndim == 4

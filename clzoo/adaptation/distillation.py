@@ -175,7 +175,7 @@ def _train_student(job: _Job, plan: dict[str, Any]) -> bool:
 
     finished = _in_time(job, plan, "recipe", train, runs=2)
     encoder = job.encoder
-    job.encoder = Encoder(encoder.module.eval(), encoder.config, encoder.device)  # its hash is computed once: from now
+    job.encoder = Encoder(encoder.module.eval(), encoder.config, encoder.device)
     if not (job.folder / _VERDICT).is_file():
         _save(job, "not judged yet")
     return finished

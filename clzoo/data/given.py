@@ -122,6 +122,21 @@ def pixel_batches_of(
         raise ClzooError("embed() was given no images; expected one image or a non-empty sequence.")
 
 
+def require_pixels(pixels: Any, kind: type[Any]) -> None:
+    """Refuse what the `encode` of an encoder would take for pixels and is none: it would give vectors of it.
+
+    Raises:
+        ClzooError: not a `kind` uint8 (B, H, W, 3).
+    """
+    usable = isinstance(pixels, kind) and pixels.ndim == 4 and pixels.shape[3] == 3
+    if not usable or str(pixels.dtype) not in ("uint8", "torch.uint8"):
+        shape = f" {pixels.dtype} {tuple(pixels.shape)}" if hasattr(pixels, "dtype") else ""
+        raise ClzooError(
+            f"encode takes what `pixels` makes of images, stacked to a {kind.__name__} uint8 (B, H, W, 3); found a "
+            f"{type(pixels).__name__}{shape}. To embed images of any kind, call embed."
+        )
+
+
 def check_on_error(on_error: str, single: bool) -> None:
     """Refuse what `on_error` cannot be.
 

@@ -51,9 +51,8 @@ def with_backend(encoder: Encoder, backend: str, *, cache_dir: str | Path | None
     if not path.is_file():
         log.info("exporting %s to ONNX, once: %s", encoder.config.name, path)
         encoder.export(path)
-    twin = Encoder(OnnxNetwork(path, encoder.device.type), encoder.config, encoder.device)
-    twin.__dict__["weights_sha256"] = encoder.weights_sha256  # of the weights in the graph; the module has none
-    return twin
+    network = OnnxNetwork(path, encoder.device.type, encoder.weights_sha256)
+    return Encoder(network, encoder.config, encoder.device)
 
 
 class OnnxNetwork(nn.Module):
@@ -61,16 +60,26 @@ class OnnxNetwork(nn.Module):
 
     A session uses as many threads as torch would in the calling thread: all in `Encoder.embed`, one in each worker of
     the embedding pipeline, whose batches run side by side.
+
+    Attributes:
+        weights_sha256: of the weights in the graph; the module has no tensors.
     """
 
     only_dtype = "fp32"  # what it computes in; see Encoder.compute_dtype
 
-    def __init__(self, path: Path, device: str) -> None:
+    def __init__(self, path: Path, device: str, weights_sha256: str) -> None:
         super().__init__()
-        self.path, self.kind = path, device
+        self.path, self.kind, self.weights_sha256 = path, device, weights_sha256
         self._sessions: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._session(torch.get_num_threads())  # what cannot be opened is refused here
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, also in another process, opens the file anew: sessions and locks cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name not in ("_sessions", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "_sessions": {}, "_lock": threading.Lock()})
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         session = self._session(torch.get_num_threads())

@@ -7,6 +7,7 @@ promised nothing refuses the entry, as it must: a wrong vector without an error 
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +147,7 @@ def _compare(library: _Library, entry: _Entry, images: dict[str, Image.Image], o
         extra = "cpu" if library.exports else "interop"
         why = f'Type: pip install "clzoo[{extra}]" (missing: {", ".join(missing)})'
         return Comparison(library.name, None, "not installed", {}, None, why)
-    version = importlib.metadata.version(library.packages[0])
+    version = _version_of(library.packages[0])
     try:
         theirs = library.run(entry, list(images.values()))
     except Exception as error:  # of whatever kind that library raises
@@ -161,6 +162,14 @@ def _compare(library: _Library, entry: _Entry, images: dict[str, Image.Image], o
     same = cosines.min() >= required if (required := _required_cosine(library, entry)) else difference <= MAX_DIFFERENCE
     per_image = dict(zip(images, map(float, cosines), strict=True))
     return Comparison(library.name, version, "same" if same else "differs", per_image, difference)
+
+
+def _version_of(package: str) -> str:
+    """Of a module, whichever distribution brings it: onnxruntime is also onnxruntime-gpu's and -openvino's."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(importlib.import_module(package.replace("-", "_")).__version__)
 
 
 def _required_cosine(library: _Library, entry: _Entry) -> float | None:

@@ -79,6 +79,7 @@ def export_onnx(
     out = Path(out)
     _check_arguments(out, dtype, int8)
     _require_packages()
+    encoder.require_weights()
     import onnx
 
     reference = Encoder(copy.deepcopy(encoder.module).float(), encoder.config, "cpu")

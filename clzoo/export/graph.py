@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 
@@ -54,6 +55,9 @@ preprocessing (uint8[batch, height, width, 3] {images}) => (float[batch, 3, {siz
 }}
 """
 
+_ONE_AT_A_TIME = threading.Lock()
+"""torch's exporter is no matter for threads: it follows what modules call by replacing it for the whole process."""
+
 _INTERPOLATION = {"bicubic": 'mode = "cubic", cubic_coeff_a = -0.5', "bilinear": 'mode = "linear"'}
 
 
@@ -81,7 +85,7 @@ def network_graph(backbone: nn.Module, size: int, dtype: torch.dtype = torch.flo
         ClzooError: torch cannot export the network with a batch of any size.
     """
     example = torch.zeros(2, 3, size, size)  # two: a batch of one would be taken for a constant
-    with _quiet():
+    with _ONE_AT_A_TIME, _quiet():
         try:
             program = torch.onnx.export(
                 _Network(backbone, dtype).eval(),

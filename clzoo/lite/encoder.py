@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from clzoo.data.given import given_to_embed
+from clzoo.data.given import given_to_embed, require_pixels
 from clzoo.errors import ClzooError
 from clzoo.files import parse_json
 from clzoo.graphs.provenance import CLASSES, EMBEDDING, FEATURE, IMAGES, PIXELS, PROBABILITIES
@@ -67,10 +67,14 @@ class LiteEncoder:
 
         Returns:
             float32 (B, dim).
+
+        Raises:
+            ClzooError: other values than uint8, or in another order.
         """
         return self._run(EMBEDDING if normalize else FEATURE, pixels)
 
     def _run(self, output: str, pixels: np.ndarray) -> np.ndarray:
+        require_pixels(pixels, np.ndarray)
         if self.provenance.preprocess:
             feed = {IMAGES: np.ascontiguousarray(pixels)}
         else:

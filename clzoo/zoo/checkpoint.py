@@ -126,6 +126,12 @@ def _unpickle(path: Path) -> Any:
         what = f"wants to run code ({wanted[1]})" if wanted else "holds more than tensors and plain values"
         raise ClzooError(f"{path} is a pickle that {what}, or is damaged. Nothing in it was run. {_ASK}") from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError) as error:
+        if "TorchScript" in str(error):
+            raise ClzooError(
+                f"{path} is a TorchScript archive, which holds a program; nothing in it was run. If you trust its "
+                f"author, take its weights out: torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), "
+                "'weights.pth')"
+            ) from error
         raise ClzooError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read, it was truncated or damaged: "
             f"{str(error).splitlines()[0] if str(error) else 'unexpected end'}. Fetch or copy it again."

@@ -22,6 +22,7 @@ def at_size(encoder: Encoder, size: int) -> Encoder:
     config = encoder.config
     if size == config.preprocessing.size:
         return encoder
+    encoder.require_weights()
     module: Any = encoder.module
     embedded = hasattr(module, "set_input_size")  # it has something that belongs to places of the image
     model_args = {**config.model_args, "img_size": size} if embedded else config.model_args

@@ -78,6 +78,7 @@ def save_entry(
         ClzooError: weights that are not finite or do not fit the config, invalid metrics, another kind of config.json
             in the folder, or a folder that cannot be written.
     """
+    encoder.require_weights()
     tensors = _stored_tensors(encoder.module, dtype)
     config = _with_proof(encoder.config, tensors)
     settle(folder, PARTS)

@@ -10,6 +10,8 @@ Files of the user's own in the old folder are moved into the new one; nothing bu
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +20,16 @@ from clzoo.errors import ClzooError
 from clzoo.files import fsync_all, fsync_folder
 from clzoo.temporary import KEEP, held_leftover, temporary_folder
 
+log = logging.getLogger("clzoo")
+
 _NEW, _OLD = "new", "old"
 
 
 @contextmanager
 def swapped_folder(folder: Path, parts: Collection[str]) -> Iterator[Path]:
     """Yield a new, empty folder that takes the place of `folder` at the end; on an exception `folder` stays as it is.
+
+    A process that stands in `folder` stands in the new one afterwards; its shell has to be told.
 
     Args:
         parts: names of files and sub-folders that belong to what is replaced. All others are the user's, and stay.
@@ -33,6 +39,7 @@ def swapped_folder(folder: Path, parts: Collection[str]) -> Iterator[Path]:
     """
     folder = folder.resolve()
     settle(folder, parts)
+    stand_in_it = _working_folder() == folder
     refusal = f"another clzoo process is writing {folder}. Wait until it ends, or name another folder."
     with temporary_folder(folder.parent, _purpose(folder), refusal=refusal) as place:
         new = place / _NEW
@@ -45,6 +52,9 @@ def swapped_folder(folder: Path, parts: Collection[str]) -> Iterator[Path]:
         elif folder.is_dir():
             folder.rmdir()
         new.rename(folder)
+        if stand_in_it:  # else this process stands in the old one, where relative paths lead nowhere
+            os.chdir(folder)
+            log.warning("%s is another folder now, by the same name. Type in your shell: cd .", folder)
         fsync_folder(folder.parent)
         _tidy(place, folder, parts)
 
@@ -87,6 +97,13 @@ def _tidy(place: Path, folder: Path, parts: Collection[str]) -> None:
             if path.name not in parts and not (folder / path.name).exists():
                 path.rename(folder / path.name)
     (place / KEEP).unlink(missing_ok=True)
+
+
+def _working_folder() -> Path | None:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # deleted
+        return None
 
 
 def _purpose(folder: Path) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pictures import by_path
 from small_models import small_encoder
 from written_stores import write_store
@@ -59,6 +60,20 @@ def test_the_model_that_made_the_store_is_told_from_another(store: Store, encode
     store.check_model(encoder)
     with pytest.raises(ClzooError, match="weights"):
         store.check_model(small_encoder(seed=1))
+
+
+def test_an_encoder_that_was_trained_on_since_adds_nothing_to_the_store(images: Path, tmp_path: Path) -> None:
+    encoder = small_encoder()
+    embed_folder(images, encoder, tmp_path / "store", progress=False)
+    before = encoder.weights_sha256
+    optimizer = torch.optim.SGD(encoder.module.parameters(), lr=0.1)
+    encoder.module(torch.ones(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    assert encoder.weights_sha256 != before
+    with pytest.raises(ClzooError, match="weights"):
+        embed_folder(images, encoder, tmp_path / "store", progress=False)
+    encoder.module.load_state_dict(small_encoder().module.state_dict())
+    assert encoder.weights_sha256 == before
 
 
 _WRITER = """

@@ -1,5 +1,8 @@
 """The backend "onnx": the same features by another runtime, for the same calls."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.export import backend as backends
 from clzoo.export.backend import OnnxNetwork, with_backend
+from clzoo.zoo.resizing import at_size
 
 pytest.importorskip("onnxruntime")
 
@@ -55,6 +59,18 @@ def test_other_weights_have_another_graph(cache, twin):
     other = with_backend(small_encoder(seed=1), "onnx", cache_dir=cache)
     assert other.module.path != twin.module.path
     assert np.abs(other.embed(images(2)) - twin.embed(images(2))).max() > 1e-3
+
+
+def test_weights_that_were_changed_since_have_a_graph_of_their_own(cache):
+    encoder = small_encoder()
+    before = with_backend(encoder, "onnx", cache_dir=cache)
+    with torch.no_grad():
+        for parameter in encoder.module.parameters():
+            parameter.mul_(1.5)
+    after = with_backend(encoder, "onnx", cache_dir=cache)
+    assert after.module.path != before.module.path
+    assert np.abs(after.embed(images(2)) - encoder.embed(images(2))).max() < 1e-4
+    assert (before.weights_sha256, after.weights_sha256) == (small_encoder().weights_sha256, encoder.weights_sha256)
 
 
 def test_a_call_uses_as_many_threads_as_torch_would(twin):
@@ -106,3 +122,25 @@ def test_a_graph_of_fp32_refuses_another_type_and_says_what_it_computes_in(twin)
     assert twin.compute_dtype() == twin.compute_dtype("fp32") == "fp32"
     with pytest.raises(ClzooError, match=r"computes in fp32.*--backend torch"):
         twin.encode(torch.zeros((1, 32, 32, 3), dtype=torch.uint8), dtype="bf16")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda encoder: pickle.loads(pickle.dumps(encoder))])
+def test_a_copy_computes_the_same_and_is_known_by_the_same_weights(twin, copied):
+    other = copied(twin)
+    assert np.array_equal(other.embed(images(2)), twin.embed(images(2)))
+    assert other.weights_sha256 == twin.weights_sha256
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda encoder, place: encoder.export(place / "again.onnx"),
+        lambda encoder, place: encoder.save_pretrained(place / "model"),
+        lambda encoder, place: at_size(encoder, 48),
+    ],
+    ids=["export", "save", "another size"],
+)
+def test_what_needs_the_weights_themselves_asks_for_the_network(twin, tmp_path, use):
+    with pytest.raises(ClzooError, match=r"loaded as an exported graph.*backend='torch'"):
+        use(twin, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -222,6 +223,19 @@ def test_a_library_that_is_not_installed_is_named_with_what_to_type(tmp_path, cl
         assert f"{library} is not installed" in err
         assert f'pip install "clzoo[{extra}]"' in err
         assert "same" in out  # timm's row is printed
+
+
+def test_onnx_runtime_is_the_same_library_whatever_its_package_is_called(tmp_path, monkeypatch):
+    ours = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package == "onnxruntime":  # where onnxruntime-gpu is installed in its place
+            raise importlib.metadata.PackageNotFoundError(package)
+        return ours(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    (found,) = compare_elsewhere(saved(tmp_path / "entry", BUILT["resnet"]()), ["onnx"])
+    assert (found.status, found.version) == ("same", ours("onnxruntime"))
 
 
 def test_a_folder_that_names_code_is_given_to_no_library(tmp_path):

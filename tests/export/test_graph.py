@@ -2,6 +2,8 @@
 
 import logging
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from small_models import small_encoder
 
 from clzoo.backbones import create_backbone
 from clzoo.config import Preprocessing
@@ -162,3 +165,15 @@ def test_a_network_that_needs_a_fixed_batch_is_refused():
     with pytest.raises(ClzooError, match="PairsOnly can only be exported for a batch of 2"):
         network_graph(PairsOnly(), 8)
     assert logging.getLogger().handlers == handlers  # the exporter set up no logging
+
+
+def test_threads_may_export_at_once():
+    together = threading.Barrier(3)
+
+    def export(seed: int) -> onnx.ModelProto:
+        network = small_encoder(seed).module
+        together.wait()
+        return network_graph(network, 32)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(graph.graph.output for graph in pool.map(export, range(3)))

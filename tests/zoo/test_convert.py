@@ -3,8 +3,10 @@
 import argparse
 import os
 import pickle
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from fake_checkpoints import (
     SHIPPED,
@@ -20,6 +22,7 @@ from safetensors.torch import save_file
 import clzoo
 from clzoo.errors import ClzooError
 from clzoo.files import sha256_of
+from clzoo.proof import weights_sha256
 from clzoo.zoo.convert import assumptions, convert, convert_to_folder, parse_model_args
 
 NEXT = "Type: something"
@@ -394,3 +397,15 @@ def test_model_args_are_json_or_text():
     assert parse_model_args(["num_heads=12", "qk_norm=true", "act=x"]) == {"num_heads": 12, "qk_norm": True, "act": "x"}
     with pytest.raises(ClzooError, match="KEY=VALUE"):
         parse_model_args(["num_heads"])
+
+
+def test_of_a_torchscript_archive_the_weights_are_taken_out_as_the_error_says(tmp_path, monkeypatch):
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    archive = tmp_path / "script.pt"
+    torch.jit.save(torch.jit.trace(network, torch.zeros(1, 3, 64, 64)), archive)
+    with pytest.raises(ClzooError, match=r"TorchScript archive.*nothing in it was run") as refusal:
+        convert_to_folder(archive, "test_resnet", tmp_path / "model", model_args={})
+    monkeypatch.chdir(tmp_path)
+    exec(str(refusal.value).rpartition("take its weights out: ")[2].removesuffix("."), {"torch": torch})
+    _, config = convert_to_folder(Path("weights.pth"), "test_resnet", tmp_path / "model", model_args={})
+    assert config.weights_sha256 == weights_sha256(network.state_dict())

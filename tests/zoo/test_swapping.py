@@ -143,3 +143,16 @@ def test_what_speaks_of_other_weights_goes_and_what_is_the_users_stays(tmp_path:
     save_entry(small_encoder(seed=1), folder)
     assert {"pretrain.safetensors", "model.onnx", "recipe.yaml"}.isdisjoint(p.name for p in folder.iterdir())
     assert (folder / "mine.txt").read_text() == "of the first"
+
+
+def test_who_stands_in_the_folder_stands_in_the_new_one_and_is_told(tmp_path: Path, monkeypatch, caplog) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    save_entry(small_encoder(), Path())
+    assert "Type in your shell: cd ." in caplog.text
+    assert Path.cwd() == folder
+    (folder / "notes.txt").write_text("mine")
+    save_entry(small_encoder(seed=1), Path())
+    assert Path("notes.txt").read_text() == "mine"
+    assert clzoo.load(Path(), device="cpu").weights_sha256 == small_encoder(seed=1).weights_sha256
