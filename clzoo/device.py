@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from clzoo.errors import ClzooError
@@ -21,6 +23,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
     """
     import torch
 
+    mind_fork()
     if str(device) == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
         log.info("device: %s (chosen by device='auto')", kind)
@@ -39,6 +42,31 @@ def resolve_device(device: str | torch.device) -> torch.device:
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise ClzooError("device 'mps' was asked for, but torch sees no Apple GPU here. Ask for --device cpu.")
     return resolved
+
+
+def mind_fork(*, computes: bool = False) -> None:
+    """In a process that was forked from one in which torch computed, let it compute with one thread, and say so.
+
+    The threads of GNU OpenMP, which torch has on Linux, are not there after a fork, and torch waits for them for ever.
+
+    Args:
+        computes: torch is about to compute in this process.
+    """
+    global _computed_in
+    import torch
+
+    forked = sys.platform == "linux" and _computed_in not in (None, os.getpid())
+    if forked and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+        log.warning(
+            "this process was forked from one in which torch had computed, whose threads are not here: it computes with "
+            "one thread. For all of them start processes by multiprocessing.get_context('spawn')"
+        )
+    if computes:
+        _computed_in = os.getpid()
+
+
+_computed_in: int | None = None  # the process
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -17,7 +17,7 @@ from PIL import Image
 from clzoo.backbones import network_of, skeleton_of
 from clzoo.config import ModelConfig
 from clzoo.data.given import given_to_embed, require_pixels
-from clzoo.device import has_native_bf16, resolve_device
+from clzoo.device import has_native_bf16, mind_fork, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.images import as_levels, as_rgb
 from clzoo.proof import PROBE_LENGTH, probe_image, weights_sha256
@@ -58,6 +58,7 @@ class Encoder:
         self.config = config
         self.dtype = dtype
         self.device = resolve_device(device)
+        mind_fork(computes=True)
         self._inside = 0  # calls that need eval mode and are under way
         self._training: list[torch.nn.Module] = []  # what was in training mode before them
         self._hashed: tuple[list[Any], str] | None = None  # where the tensors are and how often written; their hash
@@ -151,6 +152,7 @@ class Encoder:
     def _encode(self, pixels: torch.Tensor, features: Sequence[str], dtype: str) -> list[torch.Tensor]:
         """Each of the features of one forward pass; "pooled" and "patch" come alone."""
         require_pixels(pixels, torch.Tensor)
+        mind_fork(computes=True)
         autocast = _AUTOCAST[self.compute_dtype(dtype)]
         inputs = normalize(pixels.to(self.device, non_blocking=True), self.config.preprocessing)
         # A user may have called .train() on the module.
