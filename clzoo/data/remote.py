@@ -186,8 +186,11 @@ def _named(path: str, url: str) -> Item | Failure:
     return RemoteItem(path, int(info["size"]), stamp_of(info), url, None)
 
 
-def read_remote(root: str, path: str) -> bytes:
+def read_remote(root: str, path: str, column: str | None = None) -> bytes:
     """The encoded image at an item's path below the URL `root`, which may lie inside a shard, or be that shard.
+
+    Args:
+        column: of the images in Parquet files, as the source chose it.
 
     Raises:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
@@ -207,7 +210,7 @@ def read_remote(root: str, path: str) -> bytes:
         if type(shard) is RemoteItem:
             add_members(listing, shard, read_index(shard).replay())
         else:
-            _open_shards(listing, [shard], None)
+            _open_shards(listing, [shard], column)
     except Exception as error:
         raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
     for item in listing.items:

@@ -113,8 +113,11 @@ def _is_folder_at(file: Path) -> bool:
         return False
 
 
-def read_image(root: Path, path: str) -> bytes:
+def read_image(root: Path, path: str, column: str | None = None) -> bytes:
     """The encoded image at an item's path, which may lie inside a shard.
+
+    Args:
+        column: of the images in a Parquet file, where the source chose one.
 
     Raises:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
@@ -125,7 +128,11 @@ def read_image(root: Path, path: str) -> bytes:
         return Item(path, 0, 0, str(whole), None).read()
     status = shard.stat()
     with _READING:  # of threads that ask at once one reads the headers
-        items = _items_of_shard(root, shard.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+        name = shard.relative_to(root).as_posix()
+        try:
+            items = _items_of_shard(root, name, column, status.st_size, status.st_mtime_ns)
+        except ClzooError as error:  # it has other columns by now
+            raise UnreadableImageError(str(error)) from error
     if path not in items:
         raise UnreadableImageError(f"not in {shard} (any more)")
     return items[path].read()
@@ -135,10 +142,10 @@ _READING = Lock()
 
 
 @lru_cache(maxsize=256)
-def _items_of_shard(root: Path, shard: str, size: int, mtime_ns: int) -> dict[str, Item]:
+def _items_of_shard(root: Path, shard: str, column: str | None, size: int, mtime_ns: int) -> dict[str, Item]:
     """The images of a shard by path; its headers are read once, as long as the file is the same."""
     listing = Listing(root)
-    _add_shard(listing, str(root / shard), shard)
+    _add_shard(listing, str(root / shard), shard, column)
     return {item.path: item for item in listing.items}
 
 

@@ -208,7 +208,7 @@ class Store:
         """
         from clzoo.data.opening import read_stored
 
-        return read_stored(self.manifest.root, self.items["path"][int(row)].as_py())
+        return read_stored(self.manifest.root, self.items["path"][int(row)].as_py(), self.manifest.source)
 
     def check_model(self, encoder: Encoder) -> None:
         """Raise ClzooError unless this encoder (weights and preprocessing) made the store."""
