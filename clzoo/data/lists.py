@@ -1,6 +1,7 @@
 """Lists of paths: a text file with one a line, or a table (CSV, TSV, Parquet) with a column of paths.
 
-The other columns of a table are kept beside the images, as `Listing.metadata`; a column `label` states their labels.
+The other columns of a table are kept beside the images, as `Listing.metadata`; a column `label` (in any case, as those
+of paths) states their labels.
 """
 
 from __future__ import annotations
@@ -82,28 +83,42 @@ def path_column(columns: Sequence[str], source: str, wanted: str | None) -> str:
     return found
 
 
-def keep_table(listing: Listing, rows: dict[str, int], table: pa.Table | None) -> None:
+def keep_table(listing: Listing, paths: Sequence[str], table: pa.Table | None) -> None:
     """Give the items of a finished listing their rows of the list's table, and the labels that it states.
 
     Args:
-        rows: by path, the row of the table.
+        paths: of each row of the table; of one that stands there again the first row counts.
     """
     import pyarrow as pa
 
     if table is None:
         return
+    rows = {path: row for row, path in reversed(list(enumerate(paths)))}
     order = [rows[item.path] for item in listing.items]
     listing.metadata = table.take(pa.array(order, pa.int64())).combine_chunks()
-    if LABEL in table.column_names:
-        labels = [None if value is None else str(value) for value in listing.metadata[LABEL].to_pylist()]
-        if any(labels) and not all(labels):
-            log.warning(
-                "%d of %d images have no label in the column %r: the name of their first sub-folder is taken for it",
-                sum(not label for label in labels),
-                len(labels),
-                LABEL,
-            )
-        listing.items = [item._replace(label=label or None) for item, label in zip(listing.items, labels, strict=True)]
+    known = {name.strip().lower(): name for name in reversed(table.column_names)}
+    if LABEL not in known:
+        return
+    column = LABEL if LABEL in table.column_names else known[LABEL]
+    stated = ["" if value is None else str(value).strip() for value in table[column].to_pylist()]
+    labels = [stated[row] or None for row in order]
+    if any(labels) and not all(labels):
+        log.warning(
+            "%d of %d images have no label in the column %r: the name of their first sub-folder is taken for it",
+            sum(not label for label in labels),
+            len(labels),
+            column,
+        )
+    if other := {path: row for row, path in enumerate(paths) if stated[row] != stated[rows[path]]}:
+        path, row = next(iter(other.items()))
+        log.warning(
+            "%d images stand in the list again with another label, and the first counts: %s is %r and then %r",
+            len(other),
+            path,
+            stated[rows[path]],
+            stated[row],
+        )
+    listing.items = [item._replace(label=label) for item, label in zip(listing.items, labels, strict=True)]
 
 
 def _rows_of(text: str, delimiter: str, source: str) -> list[list[str]]:

@@ -152,14 +152,10 @@ def _list_paths(listing: Listing, files: Any, url: str, column: str | None) -> L
     base, _, name = url.rpartition("/")
     _, root = open_url(url)
     listed = read_list(patiently(lambda: files.cat_file(root)), name, url, column)
-    rows: dict[str, int] = {}
-    for row, line in enumerate(listed.paths):
-        path = line if is_remote(line) else posixpath.normpath(line).lstrip("/")
-        if path in rows:
-            listing.ignored[REPEATED] += 1
-        else:
-            rows[path] = row
-    paths = list(rows)
+    listed_paths = [line if is_remote(line) else posixpath.normpath(line).lstrip("/") for line in listed.paths]
+    paths = list(dict.fromkeys(listed_paths))
+    if repeated := len(listed_paths) - len(paths):
+        listing.ignored[REPEATED] = repeated
     pool = ThreadPoolExecutor(_AT_ONCE, "clzoo-list")
     try:
         for found in pool.map(lambda path: _named(path, path if is_remote(path) else join(base, path)), paths):
@@ -170,7 +166,7 @@ def _list_paths(listing: Listing, files: Any, url: str, column: str | None) -> L
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     listing = finished(listing, url)
-    keep_table(listing, rows, listed.table)
+    keep_table(listing, listed_paths, listed.table)
     return listing
 
 

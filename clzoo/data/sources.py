@@ -74,9 +74,9 @@ def _list_paths(listing: Listing, source: Path, column: str | None) -> Listing:
         raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
     listed = read_list(content, source.name, str(source), column)
     kind = "text file" if listed.table is None else "table"
-    rows = _add_paths(listing, listed.paths, source.parent.resolve(), kind)
+    paths = _add_paths(listing, listed.paths, source.parent.resolve(), kind)
     listing = finished(listing, source)
-    keep_table(listing, rows, listed.table)
+    keep_table(listing, paths, listed.table)
     return listing
 
 
@@ -86,16 +86,18 @@ def list_paths(listing: Listing, paths: list[str], source: str) -> Listing:
     return finished(listing, source)
 
 
-def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> dict[str, int]:
-    """Returns the number of each path that is listed."""
-    rows: dict[str, int] = {}
-    for row, line in enumerate(paths):
+def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> list[str]:
+    """Returns each path as it is listed, once or again."""
+    found: set[str] = set()
+    listed = []
+    for line in paths:
         file = Path(os.path.normpath(folder / line))
         path = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
-        if path in rows:
+        listed.append(path)
+        if path in found:
             listing.ignored[REPEATED] += 1
             continue
-        rows[path] = row
+        found.add(path)
         if is_remote(line):
             reason = "a URL in a list on this machine; put the list there, or copy the images here"
             listing.failures.append(Failure(path, None, None, reason))
@@ -103,7 +105,7 @@ def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> d
             listing.failures.append(Failure(path, None, None, f"a folder; a {kind} names images"))
         else:
             _add_file(listing, str(file), path, any_suffix=True)
-    return rows
+    return listed
 
 
 def _is_folder_at(file: Path) -> bool:
