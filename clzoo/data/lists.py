@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clzoo.data.listing import Listing
@@ -87,14 +88,15 @@ def keep_table(listing: Listing, paths: Sequence[str], table: pa.Table | None) -
     """Give the items of a finished listing their rows of the list's table, and the labels that it states.
 
     Args:
-        paths: of each row of the table; of one that stands there again the first row counts.
+        paths: of each row of the table, an image or a shard, whose images all have the row; of one that stands there
+            again the first row counts.
     """
     import pyarrow as pa
 
     if table is None:
         return
     rows = {path: row for row, path in reversed(list(enumerate(paths)))}
-    order = [rows[item.path] for item in listing.items]
+    order = [rows[_listed_as(item.path, rows)] for item in listing.items]
     listing.metadata = table.take(pa.array(order, pa.int64())).combine_chunks()
     known = {name.strip().lower(): name for name in reversed(table.column_names)}
     if LABEL not in known:
@@ -118,7 +120,14 @@ def keep_table(listing: Listing, paths: Sequence[str], table: pa.Table | None) -
             stated[rows[path]],
             stated[row],
         )
-    listing.items = [item._replace(label=label) for item, label in zip(listing.items, labels, strict=True)]
+    listing.items = [
+        item._replace(label=label or item.label) for item, label in zip(listing.items, labels, strict=True)
+    ]
+
+
+def _listed_as(path: str, listed: Container[str]) -> str:
+    """How a list names an image: by its path, or by that of the shard in which it lies."""
+    return path if path in listed else next(str(place) for place in PurePosixPath(path).parents if str(place) in listed)
 
 
 def _rows_of(text: str, delimiter: str, source: str) -> list[list[str]]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
+from small_models import small_encoder
 
+from clzoo import embed_folder, open_store
 from clzoo.data.opening import open_source
 
 List = Callable[[str, str | bytes], str]
@@ -58,3 +63,30 @@ def test_rows_of_one_image_with_two_labels_are_warned_about(write_list: List, ca
     caplog.clear()
     assert labels(write_list("same.csv", "path,label\nall/0.png,cat\nall/0.png,cat\n")) == ["cat"]
     assert "another label" not in caplog.text
+
+
+# Archives in a list ---------------------------------------------------------------------------------------------------
+
+
+def test_the_images_of_an_archive_have_the_columns_of_the_row_that_names_it(tmp_path: Path) -> None:
+    pictures = [tmp_path / f"{number}.png" for number in range(5)]
+    for number, path in enumerate(pictures):
+        Image.new("RGB", (40, 40), (50 * number, 0, 0)).save(path)
+    with zipfile.ZipFile(tmp_path / "sub.zip", "w") as archive:
+        archive.write(pictures[0], "in/0.png")
+        archive.write(pictures[1], "1.png")
+    table = pa.table({"image": [path.read_bytes() for path in pictures[2:4]], "label": ["two", "three"]})
+    pq.write_table(table, tmp_path / "rest.parquet")
+    rows = ["Place,label,site", "sub.zip,zipped,north", "rest.parquet,,south", "4.png,loose,west"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    source = f"{tmp_path}/list.csv#column=Place"
+    store = open_store(embed_folder(source, small_encoder(), tmp_path / "out", labels=True, progress=False).store)
+    expected = [
+        ("4.png", "loose", "west"),
+        ("rest.parquet/000000000", "two", "south"),
+        ("rest.parquet/000000001", "three", "south"),
+        ("sub.zip/1.png", "zipped", "north"),
+        ("sub.zip/in/0.png", "zipped", "north"),
+    ]
+    assert list(zip(store.paths, store.labels, store.metadata["site"].to_pylist(), strict=True)) == expected
+    assert [store.image_bytes(row) for row in range(5)] == [pictures[at].read_bytes() for at in (4, 2, 3, 1, 0)]
