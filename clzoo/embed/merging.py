@@ -14,7 +14,7 @@ from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_ord
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals
 from clzoo.embed.shares import Share
-from clzoo.embed.store import Store, open_store
+from clzoo.embed.store import Store, open_store, same_items
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
 from clzoo.errors import ClzooError
 
@@ -131,7 +131,7 @@ def _merged_manifest(stores: Sequence[Store]) -> Manifest:
 
 
 def _same_rows(old: Store, stores: Sequence[Store]) -> bool:
-    if not items_in_order([old]).equals(items_in_order(stores)):
+    if not same_items(items_in_order([old]), items_in_order(stores)):
         return False
     pairs = zip(rows_in_order([old]), rows_in_order(stores), strict=True)
     return all(np.array_equal(one, other) for one, other in pairs)

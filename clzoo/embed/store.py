@@ -253,6 +253,21 @@ def joined(tables: Sequence[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables, promote_options="default")
 
 
+def same_items(one: pa.Table, other: pa.Table) -> bool:
+    """Whether two tables of items hold the same; NaN, which a list may hold for an empty cell, is the same as NaN."""
+    if one.equals(other):
+        return True
+    return one.schema.equals(other.schema) and all(map(_same_values, one.columns, other.columns))
+
+
+def _same_values(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    if one.equals(other) or not (pa.types.is_float32(one.type) or pa.types.is_float64(one.type)):
+        return bool(one.equals(other))
+    is_nan = [pc.is_nan(values) for values in (one, other)]
+    rest = [pc.if_else(mask, 0, values) for mask, values in zip(is_nan, (one, other), strict=True)]
+    return bool(is_nan[0].equals(is_nan[1]) and rest[0].equals(rest[1]))
+
+
 def _read_errors(folder: Path, manifest: Manifest, items: pa.Table) -> pa.Table:
     """The errors of this generation.
 
