@@ -6,6 +6,7 @@ of paths) states their labels.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import logging
@@ -52,12 +53,18 @@ def read_list(content: bytes, name: str, source: str, column: str | None = None)
     suffix = name[name.rfind(".") :].lower() if "." in name else ""
     if suffix == ".parquet":
         return _of_parquet(content, source, column)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets write text
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ClzooError(f"{source} is not UTF-8 text; expected one image path a line.") from error
+    if "\0" in text:
+        raise ClzooError(
+            f"{source} holds NUL characters, as find -print0 writes them; expected one image path a line, in UTF-8. "
+            "Write it anew: find DIR -name '*.jpg' > LIST.txt"
+        )
     if suffix in TABLES:
-        rows = _rows_of(text, "\t" if suffix == ".tsv" else ",", source)
+        rows = _rows_of(text, "\t" if suffix == ".tsv" else _mark_of(text, column), source)
         if rows and (column is not None or len(rows[0]) > 1 or rows[0][0].strip().lower() in PATHS):
             return _of_table(rows, source, column)
     elif column is not None:
@@ -128,6 +135,16 @@ def keep_table(listing: Listing, paths: Sequence[str], table: pa.Table | None) -
 def _listed_as(path: str, listed: Container[str]) -> str:
     """How a list names an image: by its path, or by that of the shard in which it lies."""
     return path if path in listed else next(str(place) for place in PurePosixPath(path).parents if str(place) in listed)
+
+
+def _mark_of(text: str, column: str | None) -> str:
+    """What stands between the cells: a semicolon or a tab, if it and no comma parts a column of paths from others."""
+    head = text.lstrip("\r\n").partition("\n")[0]
+    for mark in (",", ";", "\t"):
+        cells = [cell.strip() for cell in next(csv.reader([head], delimiter=mark), [])]
+        if len(cells) > 1 and (column in cells or any(cell.lower() in PATHS for cell in cells)):
+            return mark
+    return ","
 
 
 def _rows_of(text: str, delimiter: str, source: str) -> list[list[str]]:

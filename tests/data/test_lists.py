@@ -13,7 +13,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 from small_models import small_encoder
 
-from clzoo import embed_folder, open_store
+from clzoo import ClzooError, embed_folder, open_store
 from clzoo.data.opening import open_source
 
 List = Callable[[str, str | bytes], str]
@@ -63,6 +63,31 @@ def test_rows_of_one_image_with_two_labels_are_warned_about(write_list: List, ca
     caplog.clear()
     assert labels(write_list("same.csv", "path,label\nall/0.png,cat\nall/0.png,cat\n")) == ["cat"]
     assert "another label" not in caplog.text
+
+
+# Forms ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_are_read_as_spreadsheets_write_them(write_list: List, encoding: str, mark: str, end: str) -> None:
+    rows = [("path", "label", "note"), ("all/0.png", "cat", '"a, b; c"'), ("all/1.png", "dög", "")]
+    text = end.join(["", *(mark.join(row) for row in rows), ""])
+    assert labels(write_list("list.csv", text.encode(encoding))) == ["cat", "dög"]
+    assert labels(write_list("list.txt", end.join(["all/0.png", "all/1.png"]).encode(encoding))) == [None, None]
+
+
+def test_a_chosen_column_tells_the_mark_and_names_may_hold_it(write_list: List) -> None:
+    assert labels(write_list("list.csv", "place;label\nall/0.png;a,b\n") + "#column=place") == ["a,b"]
+    assert labels(write_list("two.csv", "path,label\nall/0.png,a;b\n")) == ["a;b"]
+    assert labels(write_list("one.csv", "all/0.png\nall/1.png\n")) == [None, None]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.csv"])
+def test_a_list_with_nul_characters_is_refused_with_what_writes_another(write_list: List, name: str) -> None:
+    with pytest.raises(ClzooError, match=r"holds NUL characters, as find -print0 .*find DIR -name '\*\.jpg' >"):
+        labels(write_list(name, b"all/0.png\0all/1.png\0"))
 
 
 # Archives in a list ---------------------------------------------------------------------------------------------------
