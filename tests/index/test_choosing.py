@@ -239,6 +239,23 @@ def test_the_command_takes_paths_and_ids_and_imports_no_torch(store, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_images_that_a_list_named_by_url_are_found_by_path_and_id(pictures, model_folder, tmp_path, memory, capsys):
+    urls = [f"memory://photos/{path.relative_to(pictures).as_posix()}" for path in sorted(pictures.rglob("*.*"))]
+    for url in urls:
+        memory.pipe(url.removeprefix("memory:/"), (pictures / url.removeprefix("memory://photos/")).read_bytes())
+    memory.pipe("/photos/list.txt", "\n".join(urls).encode())
+    clzoo.embed_folder("memory://photos/list.txt", str(model_folder), tmp_path / "store", progress=False)
+    found = clzoo.open_store(tmp_path / "store")
+    assert found.paths == urls
+    for query in (urls[3], str(found.ids[3])):
+        capsys.readouterr()
+        assert run(tmp_path / "store", query, "-k", "1", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["results"][0]["hits"][0]["path"] == urls[3]
+        assert search(found, query, exclude_self=True)[0][0].path != urls[3]
+    assert run(tmp_path / "store", "memory://photos/other.jpg") == 1
+    assert "memory://photos/other.jpg is not on this machine" in capsys.readouterr().err
+
+
 def test_the_command_narrows_the_search_and_names_the_group(store, capsys):
     query = store.root / store.paths[0]
     group = store.labels[0]
