@@ -199,6 +199,4 @@ def _is_elsewhere(store: Store, name: str) -> bool:
 
 def _embed(store: Store, *, labels: bool = False) -> str:
     """What to type to make the store, or to go on with it."""
-    m = store.manifest
-    words = ["clzoo", "embed", m.source or m.root, "--model", m.load, "--out", str(store.path)]
-    return shlex.join([*words, *(["--labels"] if labels or m.labels else [])])
+    return store.manifest.command(store.path, *(["--labels"] if labels else []))

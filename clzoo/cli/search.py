@@ -11,7 +11,7 @@ from clzoo.cli.common import max_pixels_option, output_file, print_json, print_t
 
 @click.command("search")
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
-@click.argument("queries", metavar="QUERY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("queries", metavar="QUERY...", nargs=-1, required=True)  # a Path would lose a slash of a URL
 @click.option("-k", default=10, show_default=True, type=click.IntRange(min=1), help="Neighbors per query.")
 @click.option("--exclude-self", is_flag=True, help="Leave out the stored image that a query is itself.")
 @click.option("--label", metavar="NAME", help="Find images of this label only.")
@@ -29,7 +29,7 @@ from clzoo.cli.common import max_pixels_option, output_file, print_json, print_t
 @quiet_option
 def command(
     store: Path,
-    queries: tuple[Path, ...],
+    queries: tuple[str, ...],
     k: int,
     exclude_self: bool,
     label: str | None,

@@ -10,7 +10,6 @@ formula here; the report says which.
 from __future__ import annotations
 
 import importlib.util
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,7 +138,7 @@ def find_label_errors(
         )
     store = store if isinstance(store, Store) else open_store(store)
     require_images(store)
-    again = shlex.join(["clzoo", "embed", store.manifest.source or "IMAGES", "--labels", "--out", str(store.path)])
+    again = store.manifest.command(store.path, "--labels")
     known = Labelled.of(store.labels, str(store.path), f"The first sub-folder can be the label. Type: {again}")
     counts = np.bincount(known.labels)
     if counts.min() < 2:

@@ -91,7 +91,7 @@ def _of_dataset(dataset: Any) -> Listing:
     listing = Listing(Path.cwd())
     images = _Column(dataset, column)
     for number, value in enumerate(labels):
-        name = None if value is None or label is None else named[label][value]
+        name = None if value is None or label is None or value < 0 else named[label][value]  # -1: not labelled
         listing.items.append(HeldItem(f"{number:08}", 0, stamp, "", number, (images,), name))
     if label is not None:
         listing.classes.update(dict.fromkeys(named[label]))

@@ -1,14 +1,17 @@
 """Lists of paths: a text file with one a line, or a table (CSV, TSV, Parquet) with a column of paths.
 
-The other columns of a table are kept beside the images, as `Listing.metadata`; a column `label` states their labels.
+The other columns of a table are kept beside the images, as `Listing.metadata`; a column `label` (in any case, as those
+of paths) states their labels.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clzoo.data.listing import Listing
@@ -50,12 +53,18 @@ def read_list(content: bytes, name: str, source: str, column: str | None = None)
     suffix = name[name.rfind(".") :].lower() if "." in name else ""
     if suffix == ".parquet":
         return _of_parquet(content, source, column)
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as spreadsheets write text
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ClzooError(f"{source} is not UTF-8 text; expected one image path a line.") from error
+    if "\0" in text:
+        raise ClzooError(
+            f"{source} holds NUL characters, as find -print0 writes them; expected one image path a line, in UTF-8. "
+            "Write it anew: find DIR -name '*.jpg' > LIST.txt"
+        )
     if suffix in TABLES:
-        rows = _rows_of(text, "\t" if suffix == ".tsv" else ",", source)
+        rows = _rows_of(text, "\t" if suffix == ".tsv" else _mark_of(text, column), source)
         if rows and (column is not None or len(rows[0]) > 1 or rows[0][0].strip().lower() in PATHS):
             return _of_table(rows, source, column)
     elif column is not None:
@@ -82,28 +91,60 @@ def path_column(columns: Sequence[str], source: str, wanted: str | None) -> str:
     return found
 
 
-def keep_table(listing: Listing, rows: dict[str, int], table: pa.Table | None) -> None:
+def keep_table(listing: Listing, paths: Sequence[str], table: pa.Table | None) -> None:
     """Give the items of a finished listing their rows of the list's table, and the labels that it states.
 
     Args:
-        rows: by path, the row of the table.
+        paths: of each row of the table, an image or a shard, whose images all have the row; of one that stands there
+            again the first row counts.
     """
     import pyarrow as pa
 
     if table is None:
         return
-    order = [rows[item.path] for item in listing.items]
+    rows = {path: row for row, path in reversed(list(enumerate(paths)))}
+    order = [rows[_listed_as(item.path, rows)] for item in listing.items]
     listing.metadata = table.take(pa.array(order, pa.int64())).combine_chunks()
-    if LABEL in table.column_names:
-        labels = [None if value is None else str(value) for value in listing.metadata[LABEL].to_pylist()]
-        if any(labels) and not all(labels):
-            log.warning(
-                "%d of %d images have no label in the column %r: the name of their first sub-folder is taken for it",
-                sum(not label for label in labels),
-                len(labels),
-                LABEL,
-            )
-        listing.items = [item._replace(label=label or None) for item, label in zip(listing.items, labels, strict=True)]
+    known = {name.strip().lower(): name for name in reversed(table.column_names)}
+    if LABEL not in known:
+        return
+    column = LABEL if LABEL in table.column_names else known[LABEL]
+    stated = ["" if value is None else str(value).strip() for value in table[column].to_pylist()]
+    labels = [stated[row] or None for row in order]
+    if any(labels) and not all(labels):
+        log.warning(
+            "%d of %d images have no label in the column %r: the name of their first sub-folder is taken for it",
+            sum(not label for label in labels),
+            len(labels),
+            column,
+        )
+    if other := {path: row for row, path in enumerate(paths) if stated[row] != stated[rows[path]]}:
+        path, row = next(iter(other.items()))
+        log.warning(
+            "%d images stand in the list again with another label, and the first counts: %s is %r and then %r",
+            len(other),
+            path,
+            stated[rows[path]],
+            stated[row],
+        )
+    listing.items = [
+        item._replace(label=label or item.label) for item, label in zip(listing.items, labels, strict=True)
+    ]
+
+
+def _listed_as(path: str, listed: Container[str]) -> str:
+    """How a list names an image: by its path, or by that of the shard in which it lies."""
+    return path if path in listed else next(str(place) for place in PurePosixPath(path).parents if str(place) in listed)
+
+
+def _mark_of(text: str, column: str | None) -> str:
+    """What stands between the cells: a semicolon or a tab, if it and no comma parts a column of paths from others."""
+    head = text.lstrip("\r\n").partition("\n")[0]
+    for mark in (",", ";", "\t"):
+        cells = [cell.strip() for cell in next(csv.reader([head], delimiter=mark), [])]
+        if len(cells) > 1 and (column in cells or any(cell.lower() in PATHS for cell in cells)):
+            return mark
+    return ","
 
 
 def _rows_of(text: str, delimiter: str, source: str) -> list[list[str]]:

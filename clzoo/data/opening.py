@@ -19,6 +19,7 @@ from clzoo.data.folders import is_zip, open_folder, open_listed, splits_of_archi
 from clzoo.data.held import list_held
 from clzoo.data.hub_sets import hub_splits, list_hub, open_hub_set
 from clzoo.data.listing import Item, Listing, in_words, taken
+from clzoo.data.lists import TABLES
 from clzoo.data.packed import find_packs, open_pack
 from clzoo.data.remote import has_list_suffix, list_remote, read_remote
 from clzoo.data.sources import list_images, read_image
@@ -103,16 +104,20 @@ def _whole(source: str | Path) -> Collection:
     return _listed(listing, f"{Path(base).resolve()}{str(source)[len(str(base)) :]}", str(listing.root))
 
 
-def read_stored(root: str, path: str) -> bytes:
+def read_stored(root: str, path: str, origin: str = "") -> bytes:
     """The encoded image at an item's path below the root of a whole source; pixels of an array as PNG.
+
+    Args:
+        origin: of the source, whose end may have chosen the column of the images.
 
     Raises:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
     """
+    column = column_of(origin, path)
     if is_remote(root) or is_remote(path):
-        return read_remote(root, path)
+        return read_remote(root, path, column)
     try:
-        return read_image(Path(root), path)
+        return read_image(Path(root), path, column)
     except UnreadableImageError:
         row = _arrays_at(root).get(path)
         if row is None:
@@ -132,6 +137,16 @@ def encoded_image(item: Item) -> bytes:
     png = io.BytesIO()
     Image.fromarray(content).save(png, "PNG")
     return png.getvalue()
+
+
+def column_of(origin: str, path: str) -> str | None:
+    """The column that holds the image at an item's path, where the end of the source's origin chose one."""
+    base, _, end = origin.rpartition("#")
+    chosen = dict(part.partition("=")[::2] for part in end.split("&"))
+    if chosen.keys() - {"split", "column"}:  # the # is part of a name
+        return None
+    is_list = base.lower().endswith(TABLES) and not path.startswith(f"{Path(base).name}/")
+    return None if is_list else chosen.get("column")  # of a list it is the column of the paths
 
 
 @lru_cache(maxsize=1)

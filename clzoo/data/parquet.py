@@ -8,6 +8,7 @@ packing and a set in memory do. Rows in random order cost a pass each: `clzoo pa
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -156,14 +157,34 @@ def _labels(opened: Any, schema: Any) -> tuple[list[str | None], list[str], str 
     declared = _declared(schema)
     wanted = [*LABELS, *list(declared)[:1], *ALSO_LABELS]
     column = next((name for name in wanted if name in schema.names), None)
-    if column is None or not _PLAIN.fullmatch(str(schema.field(column).type)):
+    values = None if column is None else _plain_values(opened, schema, column)
+    if column is None or values is None:
         return [], [], None
-    values = opened.read(columns=[column])[column].to_pylist()
     unfilled = [value is None or (not isinstance(value, str) and value < 0) for value in values]
     classes = declared.get(column)
-    if classes is not None and all(isinstance(value, int) for value in values):
+    if classes is not None and all(value is None or isinstance(value, int) for value in values):
         return [None if no else classes[value] for value, no in zip(values, unfilled, strict=True)], classes, column
     return [None if no else str(value) for value, no in zip(values, unfilled, strict=True)], [], column
+
+
+def _plain_values(opened: Any, schema: Any, column: str) -> list[Any] | None:
+    """The values of a column, where they are classes as they are.
+
+    Categories are their values. A table program that has no empty integer keeps whole numbers as fractions.
+    """
+    import pyarrow.types as kinds
+
+    kind = schema.field(column).type
+    kind = kind.value_type if kinds.is_dictionary(kind) else kind
+    if not (_PLAIN.fullmatch(str(kind)) or kinds.is_floating(kind)):
+        return None
+    values: list[Any] = opened.read(columns=[column])[column].to_pylist()
+    if not kinds.is_floating(kind):
+        return values
+    given = [None if value is None or math.isnan(value) else value for value in values]
+    if not all(value is None or value.is_integer() for value in given):
+        return None
+    return [None if value is None else int(value) for value in given]
 
 
 def _declared(schema: Any) -> dict[str, list[str]]:

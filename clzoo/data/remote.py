@@ -152,14 +152,10 @@ def _list_paths(listing: Listing, files: Any, url: str, column: str | None) -> L
     base, _, name = url.rpartition("/")
     _, root = open_url(url)
     listed = read_list(patiently(lambda: files.cat_file(root)), name, url, column)
-    rows: dict[str, int] = {}
-    for row, line in enumerate(listed.paths):
-        path = line if is_remote(line) else posixpath.normpath(line).lstrip("/")
-        if path in rows:
-            listing.ignored[REPEATED] += 1
-        else:
-            rows[path] = row
-    paths = list(rows)
+    listed_paths = [line if is_remote(line) else posixpath.normpath(line).lstrip("/") for line in listed.paths]
+    paths = list(dict.fromkeys(listed_paths))
+    if repeated := len(listed_paths) - len(paths):
+        listing.ignored[REPEATED] = repeated
     pool = ThreadPoolExecutor(_AT_ONCE, "clzoo-list")
     try:
         for found in pool.map(lambda path: _named(path, path if is_remote(path) else join(base, path)), paths):
@@ -170,7 +166,7 @@ def _list_paths(listing: Listing, files: Any, url: str, column: str | None) -> L
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     listing = finished(listing, url)
-    keep_table(listing, rows, listed.table)
+    keep_table(listing, listed_paths, listed.table)
     return listing
 
 
@@ -186,8 +182,11 @@ def _named(path: str, url: str) -> Item | Failure:
     return RemoteItem(path, int(info["size"]), stamp_of(info), url, None)
 
 
-def read_remote(root: str, path: str) -> bytes:
+def read_remote(root: str, path: str, column: str | None = None) -> bytes:
     """The encoded image at an item's path below the URL `root`, which may lie inside a shard, or be that shard.
+
+    Args:
+        column: of the images in Parquet files, as the source chose it.
 
     Raises:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
@@ -207,7 +206,7 @@ def read_remote(root: str, path: str) -> bytes:
         if type(shard) is RemoteItem:
             add_members(listing, shard, read_index(shard).replay())
         else:
-            _open_shards(listing, [shard], None)
+            _open_shards(listing, [shard], column)
     except Exception as error:
         raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
     for item in listing.items:

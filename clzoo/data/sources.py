@@ -74,9 +74,9 @@ def _list_paths(listing: Listing, source: Path, column: str | None) -> Listing:
         raise ClzooError(f"{source} cannot be read: {error.strerror or error}.") from error
     listed = read_list(content, source.name, str(source), column)
     kind = "text file" if listed.table is None else "table"
-    rows = _add_paths(listing, listed.paths, source.parent.resolve(), kind)
+    paths = _add_paths(listing, listed.paths, source.parent.resolve(), kind)
     listing = finished(listing, source)
-    keep_table(listing, rows, listed.table)
+    keep_table(listing, paths, listed.table)
     return listing
 
 
@@ -86,16 +86,18 @@ def list_paths(listing: Listing, paths: list[str], source: str) -> Listing:
     return finished(listing, source)
 
 
-def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> dict[str, int]:
-    """Returns the number of each path that is listed."""
-    rows: dict[str, int] = {}
-    for row, line in enumerate(paths):
+def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> list[str]:
+    """Returns each path as it is listed, once or again."""
+    found: set[str] = set()
+    listed = []
+    for line in paths:
         file = Path(os.path.normpath(folder / line))
         path = (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
-        if path in rows:
+        listed.append(path)
+        if path in found:
             listing.ignored[REPEATED] += 1
             continue
-        rows[path] = row
+        found.add(path)
         if is_remote(line):
             reason = "a URL in a list on this machine; put the list there, or copy the images here"
             listing.failures.append(Failure(path, None, None, reason))
@@ -103,7 +105,7 @@ def _add_paths(listing: Listing, paths: list[str], folder: Path, kind: str) -> d
             listing.failures.append(Failure(path, None, None, f"a folder; a {kind} names images"))
         else:
             _add_file(listing, str(file), path, any_suffix=True)
-    return rows
+    return listed
 
 
 def _is_folder_at(file: Path) -> bool:
@@ -113,8 +115,11 @@ def _is_folder_at(file: Path) -> bool:
         return False
 
 
-def read_image(root: Path, path: str) -> bytes:
+def read_image(root: Path, path: str, column: str | None = None) -> bytes:
     """The encoded image at an item's path, which may lie inside a shard.
+
+    Args:
+        column: of the images in a Parquet file, where the source chose one.
 
     Raises:
         UnreadableImageError: it is not there (any more); the message is the reason alone.
@@ -125,7 +130,11 @@ def read_image(root: Path, path: str) -> bytes:
         return Item(path, 0, 0, str(whole), None).read()
     status = shard.stat()
     with _READING:  # of threads that ask at once one reads the headers
-        items = _items_of_shard(root, shard.relative_to(root).as_posix(), status.st_size, status.st_mtime_ns)
+        name = shard.relative_to(root).as_posix()
+        try:
+            items = _items_of_shard(root, name, column, status.st_size, status.st_mtime_ns)
+        except ClzooError as error:  # it has other columns by now
+            raise UnreadableImageError(str(error)) from error
     if path not in items:
         raise UnreadableImageError(f"not in {shard} (any more)")
     return items[path].read()
@@ -135,10 +144,10 @@ _READING = Lock()
 
 
 @lru_cache(maxsize=256)
-def _items_of_shard(root: Path, shard: str, size: int, mtime_ns: int) -> dict[str, Item]:
+def _items_of_shard(root: Path, shard: str, column: str | None, size: int, mtime_ns: int) -> dict[str, Item]:
     """The images of a shard by path; its headers are read once, as long as the file is the same."""
     listing = Listing(root)
-    _add_shard(listing, str(root / shard), shard)
+    _add_shard(listing, str(root / shard), shard, column)
     return {item.path: item for item in listing.items}
 
 

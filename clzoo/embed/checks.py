@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import numpy as np
 
 from clzoo.embed.store import Store
@@ -33,11 +31,10 @@ def not_finite(store: Store) -> ClzooError:
     lengths = [np.einsum("nd,nd->n", vectors, vectors) for _, vectors in store.batches()]  # of large values infinite
     rows = np.flatnonzero(~np.isfinite(np.concatenate(lengths))).tolist()
     named = [f"row {row}, {store.paths[row]}" for row in rows]
-    manifest = store.manifest
-    command = ["clzoo", "embed", manifest.source or "IMAGES", "--model", manifest.load, "--out", f"{store.path}-again"]
+    again = store.manifest.command(store.path.with_name(f"{store.path.name}-again"))
     shown = "; ".join(named[:_SHOWN]) + ("; ..." if len(named) > _SHOWN else "")
     return ClzooError(
         f"{store.path} holds {len(rows):,} vectors that are not finite ({shown}). clzoo embed writes none: it was "
-        f"damaged, or written by something else. Type: {shlex.join(command)}",
+        f"damaged, or written by something else. Type: {again}",
         named,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,15 @@ class Manifest:
             return cls(**{**values, "segments": segments, "compute": tuple(raw["compute"]), "shard": shard})
         except (KeyError, TypeError) as error:
             raise ClzooError(f"{path} is damaged: {error}. Delete {folder} and embed again.") from error
+
+    def command(self, out: Path, *options: str) -> str:
+        """What to type to embed the source into a store of this kind: every option that has to be as it was."""
+        words = ["clzoo", "embed", self.source or self.root, "--model", self.load]
+        words += ["--size", str(self.preprocessing["size"]), "--out", str(out)]
+        words += [] if self.normalized else ["--no-normalize"]
+        words += ["--store-dtype", "fp32"] if self.dtype == STORE_DTYPES["fp32"] else []
+        words += ["--labels"] if self.labels and "--labels" not in options else []
+        return shlex.join([*words, *options])
 
     def check_model(self, encoder: Encoder, folder: Path, *, adding: bool = False) -> None:
         """Refuse an encoder whose vectors cannot be compared with the stored ones.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_ord
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals
 from clzoo.embed.shares import Share
-from clzoo.embed.store import Store, open_store
+from clzoo.embed.store import Store, open_store, same_items
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
 from clzoo.errors import ClzooError
 
@@ -85,9 +86,8 @@ def _checked(folders: list[Path]) -> list[Store]:
         shard = store.manifest.shard
         if shard is None:
             raise ClzooError(f"{folder} is a whole store, not a share of one. Merge what `clzoo embed --share` made.")
-        source = store.manifest.source
-        again = f"clzoo embed {source} --share {Share(*shard)} with the options of before"
         if not store.complete:
+            again = _command(store, Share(*shard))
             raise ClzooError(f"{folder}, share {Share(*shard)}, is not finished. Type: {again}; then merge.")
         count = count or shard[1]
         if shard[1] != count:
@@ -102,11 +102,17 @@ def _checked(folders: list[Path]) -> list[Store]:
     if missing:
         raise ClzooError(
             f"share {Share(missing[0], count)} is missing ({len(missing)} of {count} are). Name its store too; or make "
-            f"it: clzoo embed {first.manifest.source} --share {Share(missing[0], count)}"
+            f"it: {_command(first, Share(missing[0], count))}"
         )
     for store in stores.values():
         _check_same(store, first)
     return [stores[number] for number in sorted(stores)]
+
+
+def _command(store: Store, share: Share) -> str:
+    """What to type to embed a share beside another one, if that lies where it was made."""
+    out = store.path.with_name(re.sub(r"-shard-\d+-of-\d+$", "", store.path.name))
+    return store.manifest.command(out, "--share", str(share))
 
 
 def _check_same(store: Store, first: Store) -> None:
@@ -125,7 +131,7 @@ def _merged_manifest(stores: Sequence[Store]) -> Manifest:
 
 
 def _same_rows(old: Store, stores: Sequence[Store]) -> bool:
-    if not items_in_order([old]).equals(items_in_order(stores)):
+    if not same_items(items_in_order([old]), items_in_order(stores)):
         return False
     pairs = zip(rows_in_order([old]), rows_in_order(stores), strict=True)
     return all(np.array_equal(one, other) for one, other in pairs)

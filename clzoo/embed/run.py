@@ -15,7 +15,7 @@ from clzoo.data.listing import Failure, Listing
 from clzoo.embed.compact import is_compact, known_errors, merge
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.plan import check_same_kind, items_table, make_plan, renewed, says_more_than_paths
-from clzoo.embed.store import Store, open_store
+from clzoo.embed.store import Store, open_store, same_items
 from clzoo.embed.stream import Encoded
 from clzoo.embed.writer import StoreWriter, VectorFile
 from clzoo.encoder import Encoder
@@ -136,7 +136,7 @@ class Run:
             items = before.filter(pa.array(alive))
             if renew or not alive.all():
                 items = renewed(items, self._listing, labels)
-            if items.equals(before):
+            if same_items(items, before):
                 segments.append(segment)
             elif alive.any():
                 segments.append(self.writer.replace_items(segment, items))

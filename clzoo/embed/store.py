@@ -208,7 +208,7 @@ class Store:
         """
         from clzoo.data.opening import read_stored
 
-        return read_stored(self.manifest.root, self.items["path"][int(row)].as_py())
+        return read_stored(self.manifest.root, self.items["path"][int(row)].as_py(), self.manifest.source)
 
     def check_model(self, encoder: Encoder) -> None:
         """Raise ClzooError unless this encoder (weights and preprocessing) made the store."""
@@ -251,6 +251,21 @@ def _read_items(path: Path) -> pa.Table:
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """Tables of items one after the other; a column of metadata that one of them lacks is null there."""
     return pa.concat_tables(tables, promote_options="default")
+
+
+def same_items(one: pa.Table, other: pa.Table) -> bool:
+    """Whether two tables of items hold the same; NaN, which a list may hold for an empty cell, is the same as NaN."""
+    if one.equals(other):
+        return True
+    return one.schema.equals(other.schema) and all(map(_same_values, one.columns, other.columns))
+
+
+def _same_values(one: pa.ChunkedArray, other: pa.ChunkedArray) -> bool:
+    if one.equals(other) or not (pa.types.is_float32(one.type) or pa.types.is_float64(one.type)):
+        return bool(one.equals(other))
+    is_nan = [pc.is_nan(values) for values in (one, other)]
+    rest = [pc.if_else(mask, 0, values) for mask, values in zip(is_nan, (one, other), strict=True)]
+    return bool(is_nan[0].equals(is_nan[1]) and rest[0].equals(rest[1]))
 
 
 def _read_errors(folder: Path, manifest: Manifest, items: pa.Table) -> pa.Table:

@@ -7,7 +7,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -223,14 +223,13 @@ def _default_factory(store: Store) -> str:
 
 
 def _remedy(store: Store) -> str:
-    """The command that brings the index up to date, with every option that has to be as it was."""
-    manifest = store.manifest
-    command = ["clzoo", "embed", manifest.source or "SRC", "--out", str(store.path), "--model", manifest.load]
-    if not manifest.normalized:
-        command.append("--no-normalize")
-    if manifest.dtype == "float32":
-        command += ["--store-dtype", "fp32"]
-    return shlex.join([*command, "--index", "faiss"])
+    """The command that brings the index up to date, as one of its kind."""
+    words = ["clzoo", "store", "index", str(store.path)]
+    with suppress(ClzooError):  # a damaged description does not tell the kind
+        described = read_description(store.path) or {}
+        if (factory := described.get("factory", "Flat")) not in ("Flat", "SQfp16"):  # which is taken by the rows
+            words += ["--factory", factory]
+    return shlex.join(words)
 
 
 def describe(

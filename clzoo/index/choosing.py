@@ -18,6 +18,8 @@ from clzoo.index.vectors import BATCH, normalized
 MOST_WITHOUT_INDEX = 100_000
 """Rows of a store that is searched without an index, or without FAISS: all of them for each query."""
 
+_COMPARED = 1000  # values of a column that are compared with one that nothing has
+
 COLUMNS = ("path", "label", "size", "id")
 """What a condition can be about."""
 
@@ -40,25 +42,33 @@ def rows_where(store: Store, conditions: Sequence[str]) -> np.ndarray:
         if not equals or column not in (*COLUMNS, *kept, *(f"{METADATA}{name}" for name in kept)):
             columns = [*COLUMNS, *(f"{METADATA}{name}" if name in COLUMNS else name for name in kept)]
             raise ClzooError(f"where {condition!r}: expected COLUMN=VALUE, with a column of {', '.join(columns)}.")
-        column = column if column in store.items.column_names else f"{METADATA}{column}"
+        if column not in COLUMNS and (of_list := f"{METADATA}{column}") in store.items.column_names:
+            column = of_list  # else it is named in full; `row` of the list is not the store's own
         if column == "label" and not any(store.labels):
             raise ClzooError(f"{store.path} has no labels. Embed its images again with --labels.")
         try:
             text = pc.cast(store.items[column], "string")
-        except pa.ArrowNotImplementedError:
+        except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # a list of values; bytes that are no text
             raise ClzooError(
                 f"where {condition!r}: {column} holds {store.items[column].type}, not one value an image. Choose "
                 "another column, or give the list one that holds a text or a number."
             ) from None
         holds = pc.equal(text, value).fill_null(False).to_numpy(zero_copy_only=False)
         if not holds.any():
-            known = sorted({str(each) for each in store.labels}) if column == "label" else []
-            near = difflib.get_close_matches(value, known, n=3) or known[:5]
-            raise ClzooError(
-                f"no image of {store.path} has {condition}." + (f" Labels are: {', '.join(near)}, ..." if near else "")
-            )
+            raise ClzooError(f"no image of {store.path} has {condition}.{_what_there_is(column, text, value)}")
         chosen &= holds
     return np.flatnonzero(chosen)
+
+
+def _what_there_is(column: str, text: pa.ChunkedArray, value: str) -> str:
+    """The values like the one that was asked for, or else the first, of labels and columns of a list."""
+    if column in COLUMNS and column != "label":
+        return ""
+    known = sorted(pc.unique(text).drop_null().to_pylist())
+    near = difflib.get_close_matches(value, known[:_COMPARED], n=3) or known[:5]
+    rest = ", ..." if len(near) < len(known) else ""
+    what = "Labels" if column == "label" else "Values"
+    return f" {what} are: {', '.join(near)}{rest}" if near else ""
 
 
 def own_row(store: Store, query: Path, row_of: dict[str, int]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,7 +120,8 @@ def _search_of(index: Index, where: Sequence[str], device: str, k: int) -> Calla
 
 
 def _own_rows(store: Store, queries: Sequence[Path]) -> list[int | None]:
-    row_of = {path: row for row, path in enumerate(store.paths)}
+    # A list may have named URLs; as the path of a query one has a single slash.
+    row_of = {str(PurePosixPath(path)) if is_remote(path) else path: row for row, path in enumerate(store.paths)}
     return [own_row(store, query, row_of) for query in queries]
 
 

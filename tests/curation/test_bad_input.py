@@ -85,7 +85,7 @@ def test_one_image(job, tmp_path, encoder, name):
         assert any(words in text for words in ("one class", "has 1 image;"))
         # Each command is told what it takes itself.
         assert ("--labels FILE" in text) == (name == "classify")
-        assert ("--labels --out" in text) == (name == "labels")
+        assert ("clzoo embed" in text) == (name == "labels")
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -28,7 +28,7 @@ Feature.__name__ = "Image"
 class Dataset:
     """Behaves as a `datasets.Dataset` of two columns does, where that package is not installed."""
 
-    def __init__(self, pictures: list[Any], labels: list[int], fingerprint: str = "one") -> None:
+    def __init__(self, pictures: list[Any], labels: list[Any], fingerprint: str = "one") -> None:
         classes = type("ClassLabel", (), {"names": ["cats", "dogs"]})()
         self.features = {"picture": Feature(), "label": classes}
         self.column_names = list(self.features)
@@ -88,6 +88,12 @@ def test_a_dataset_gives_numbers_for_paths_and_its_labels(images, encoder, tmp_p
     assert dict(zip(store.paths, store.labels, strict=True))["00000000"] == "cats"
     assert embed_folder(Dataset(pictures, labels), encoder, out, progress=False).embedded == 0
     assert embed_folder(Dataset(pictures, labels, "another"), encoder, out, progress=False).embedded == 24
+
+
+def test_images_of_a_dataset_that_are_not_labelled_have_no_label(images, encoder, tmp_path):
+    pictures = [Image.open(path) for path in sorted(images.rglob("*.*g"))[:4]]
+    summary = embed_folder(Dataset(pictures, [0, -1, 1, None]), encoder, tmp_path / "out", labels=True, progress=False)
+    assert open_store(summary.store).labels == ["cats", None, "dogs", None]
 
 
 def test_a_picture_that_cannot_be_read_is_named_with_its_reason(images, encoder, tmp_path):

@@ -248,5 +248,6 @@ def test_vectors_that_are_not_finite_are_not_exported_and_their_rows_are_named(t
     code, _, err = clzoo_says("store", "export", tmp_path / "store", *arguments, "--out", tmp_path / "out")
     assert code == 1
     assert "holds 2 vectors that are not finite (row 2, 000002.jpg; row 5, 000005.jpg)" in err
-    assert f"Type: clzoo embed {tmp_path / 'store'} --model test-model --out {tmp_path / 'store-again'}" in err
+    again = f"--model test-model --size 224 --out {tmp_path / 'store-again'} --no-normalize"
+    assert f"Type: clzoo embed {tmp_path / 'store'} {again}" in err
     assert not (tmp_path / "out").exists()

@@ -96,6 +96,47 @@ def test_conditions_that_nothing_fulfils_are_refused(store, condition, message):
         search(store, store.root / store.paths[0], where=[condition])
 
 
+@pytest.fixture
+def listed(pictures, model_folder, tmp_path) -> Store:
+    """The pictures by a table with columns of several types, two of them called as the store calls its own."""
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in pictures.rglob("*.*"))
+    columns = {
+        "row": [100 + number % 3 for number in range(len(paths))],
+        "mtime_ns": ["early"] * 3 + [None] * (len(paths) - 3),
+        "is_day": [number % 2 == 0 for number in range(len(paths))],
+        "thumbnail": [b"\xff\xd8"] * len(paths),
+        "tags": [["a", "b"]] * len(paths),
+    }
+    pq.write_table(pa.table({"path": paths, **columns}), tmp_path / "list.parquet")
+    clzoo.embed_folder(tmp_path / "list.parquet", str(model_folder), tmp_path / "store", progress=False)
+    return clzoo.open_store(tmp_path / "store")
+
+
+@pytest.mark.parametrize("prefix", ["", "metadata."])
+def test_a_condition_on_a_column_of_the_list_is_on_no_column_of_the_stores_own(listed, prefix):
+    assert rows_where(listed, [f"{prefix}row=101"]).tolist() == [1, 4, 7, 10]
+    assert rows_where(listed, [f"{prefix}mtime_ns=early"]).tolist() == [0, 1, 2]
+    with pytest.raises(ClzooError, match=r"no image of .* has .*row=5\. Values are: 100, 101, 102$"):
+        rows_where(listed, [f"{prefix}row=5"])
+
+
+def test_a_value_that_nothing_has_is_answered_by_those_that_there_are(listed):
+    assert rows_where(listed, ["is_day=true"]).tolist() == [0, 2, 4, 6, 8, 10]
+    with pytest.raises(ClzooError, match=r"no image of .* has is_day=True\. Values are: true, \.\.\.$"):
+        rows_where(listed, ["is_day=True"])
+
+
+def test_images_without_a_label_are_no_label(make_store):
+    store = make_store(np.eye(3, 8), labels=["cat", None, "dog"])
+    with pytest.raises(ClzooError, match=r"has label=None\. Labels are: cat, dog$"):
+        rows_where(store, ["label=None"])
+
+
+def test_a_condition_on_a_column_of_bytes_is_refused(listed):
+    with pytest.raises(ClzooError, match="thumbnail holds binary, not one value an image"):
+        rows_where(listed, ["thumbnail=x"])
+
+
 def test_a_condition_on_a_column_of_lists_is_refused(pictures, model_folder, tmp_path):
     paths = sorted(path.relative_to(tmp_path).as_posix() for path in pictures.rglob("*.*"))
     pq.write_table(pa.table({"path": paths, "tags": [["a", "b"]] * len(paths)}), tmp_path / "list.parquet")
@@ -196,6 +237,23 @@ def test_the_command_takes_paths_and_ids_and_imports_no_torch(store, capsys):
         assert store.paths[2] not in [hit["path"] for hit in result["hits"]]
     assert run(store.path, "no such thing") == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+def test_images_that_a_list_named_by_url_are_found_by_path_and_id(pictures, model_folder, tmp_path, memory, capsys):
+    urls = [f"memory://photos/{path.relative_to(pictures).as_posix()}" for path in sorted(pictures.rglob("*.*"))]
+    for url in urls:
+        memory.pipe(url.removeprefix("memory:/"), (pictures / url.removeprefix("memory://photos/")).read_bytes())
+    memory.pipe("/photos/list.txt", "\n".join(urls).encode())
+    clzoo.embed_folder("memory://photos/list.txt", str(model_folder), tmp_path / "store", progress=False)
+    found = clzoo.open_store(tmp_path / "store")
+    assert found.paths == urls
+    for query in (urls[3], str(found.ids[3])):
+        capsys.readouterr()
+        assert run(tmp_path / "store", query, "-k", "1", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["results"][0]["hits"][0]["path"] == urls[3]
+        assert search(found, query, exclude_self=True)[0][0].path != urls[3]
+    assert run(tmp_path / "store", "memory://photos/other.jpg") == 1
+    assert "memory://photos/other.jpg is not on this machine" in capsys.readouterr().err
 
 
 def test_the_command_narrows_the_search_and_names_the_group(store, capsys):

@@ -49,20 +49,20 @@ def test_an_index_moves_with_its_store(built, tmp_path):
 
 def test_a_large_store_without_index_says_how_to_make_one(store, monkeypatch):
     monkeypatch.setattr(building, "MOST_WITHOUT_INDEX", 10)
-    with pytest.raises(ClzooError, match=r"holds no FAISS index.*clzoo embed .* --out .*store --model test-model"):
+    with pytest.raises(ClzooError, match=r"holds no FAISS index.*Type: clzoo store index .*store$"):
         open_index(store)
 
 
-def test_the_command_to_type_repeats_what_the_store_was_made_with(make_store, monkeypatch):
-    monkeypatch.setattr(building, "MOST_WITHOUT_INDEX", 1)
-    store = make_store(np.eye(3), normalized=False, dtype="float32", load="hf-hub:o/it's")
-    with pytest.raises(ClzooError) as caught:
-        open_index(store)
-    words = shlex.split(str(caught.value).split("Type: ")[1])
-    assert words == [
-        *("clzoo", "embed", str(store.root), "--out", str(store.path), "--model", "hf-hub:o/it's"),
-        *("--no-normalize", "--store-dtype", "fp32", "--index", "faiss"),
-    ]
+def test_the_command_to_type_makes_an_index_of_the_kind_that_there_was(make_store, clzoo_says, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(60, 8))
+    for factory in (None, "HNSW8"):
+        build_index(make_store(vectors, folder=tmp_path / "it's a store"), factory=factory)
+        newer = make_store(vectors[:50], folder=tmp_path / "it's a store")
+        with pytest.raises(ClzooError, match="older than its store") as caught:
+            open_index(newer)
+        words = shlex.split(str(caught.value).split("Type: ")[1])
+        assert clzoo_says(*words[1:])[0] == 0
+        assert open_index(newer).description["factory"] == (factory or "Flat")
 
 
 def test_a_folder_that_is_no_store_is_refused(tmp_path):
@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
 
 def test_an_index_older_than_its_store_is_refused_with_what_to_type(built, make_store):
     newer = make_store(np.random.default_rng(1).normal(size=(501, 16)))
-    with pytest.raises(ClzooError, match=r"older than its store.*generation 1, the store is at 2.*--index faiss"):
+    with pytest.raises(ClzooError, match=r"older than its store.*generation 1, the store is at 2.*clzoo store index"):
         open_index(newer)
     assert len(build_index(newer)) == len(open_index(newer)) == 501
 

@@ -93,7 +93,7 @@ def test_what_a_broken_copy_leaves_is_noticed_without_reading_all(make_store, da
     else:
         content[1 << 20 : 2 << 20] = bytes(1 << 20)
     path.write_bytes(content)
-    with pytest.raises(ClzooError, match=r"faiss\.index is damaged.*clzoo embed"):
+    with pytest.raises(ClzooError, match=r"faiss\.index is damaged.*clzoo store index"):
         open_index(store, mmap=True)
 
 

@@ -92,7 +92,7 @@ def test_a_stale_index_is_refused_with_what_to_type(embedded, folder, pictures, 
     assert run(folder, pictures) == 1
     message = capsys.readouterr().err
     assert "older than its store" in message
-    assert "--index faiss" in message
+    assert "clzoo store index" in message
 
 
 def test_the_help_needs_no_heavy_import():
