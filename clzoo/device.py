@@ -59,8 +59,8 @@ def mind_fork(*, computes: bool = False) -> None:
     if forked and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
         log.warning(
-            "this process was forked from one in which torch had computed, whose threads are not here: it computes with "
-            "one thread. For all of them start processes by multiprocessing.get_context('spawn')"
+            "this process was forked from one in which torch had computed, whose threads are not here: it computes "
+            "with one thread. For all of them start processes by multiprocessing.get_context('spawn')"
         )
     if computes:
         _computed_in = os.getpid()
