@@ -254,6 +254,12 @@ def _problems(config: ModelConfig) -> Iterator[str]:
             yield f"{key} is {shown(values)}, expected three numbers" + (" above 0" if key == "std" else "")
     if config.probe is not None and not (len(config.probe) <= 16 and all(map(_is_number, config.probe))):
         yield f"probe is {shown(config.probe)}, expected at most 16 numbers"
+    for key in ("recipe", "weights_sha256", "pretrain_sha256"):
+        if not isinstance(value := getattr(config, key), str | None):
+            yield f"{key} is {shown(value)}, expected a text or null"
+    for key, count in (("parameters", config.parameters), ("source.size", config.source and config.source.size)):
+        if count is not None and (type(count) is not int or count < 0):
+            yield f"{key} is {shown(count)}, expected a whole number or null"
     if config.fixed_input_size not in (None, True, False):
         yield f"fixed_input_size is {shown(config.fixed_input_size)}, expected true or false"
     for key in ("model_args", "published"):

@@ -37,7 +37,8 @@ def load(
             stays at the commit that it had at the first load (`clzoo cached --rm NAME` forgets it).
         cache_dir: for downloads and converted weights, instead of the default places (clzoo.cache).
         offline: use no network; HF_HUB_OFFLINE=1 does the same.
-        backend: "torch", "onnx", or "auto" for the faster of them; see `clzoo.export.backend.with_backend`.
+        backend: "torch", "onnx", or "auto" for the faster of them (torch for another `dtype` than fp32); see
+            `clzoo.export.backend.with_backend`.
         size: side of the input in pixels, instead of the model's own; see `clzoo.zoo.resizing.at_size`.
         dtype: what its calls compute in if they do not say: "fp32", "bf16", "fp16", or "auto", as in `Encoder.encode`.
 
@@ -62,6 +63,7 @@ def load(
     if backend != "torch":
         from clzoo.export.backend import with_backend
 
-        encoder = with_backend(encoder, backend, cache_dir=cache_dir)
+        only_torch = backend == "auto" and dtype not in ("auto", "fp32")  # a graph computes in fp32
+        encoder = with_backend(encoder, "torch" if only_torch else backend, cache_dir=cache_dir)
     encoder.dtype = encoder.compute_dtype(dtype) if dtype != "auto" else dtype
     return encoder

@@ -16,6 +16,7 @@ from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.controls import measure_controls
+from clzoo.evaluation.features import extract
 from clzoo.evaluation.label_free import evaluate_without_labels
 from clzoo.evaluation.opening import open_splits, title_of
 from clzoo.evaluation.run import evaluate
@@ -97,7 +98,7 @@ def publish(
     called = title or images_of_run.title
     images_of_run = replace(images_of_run, title=called)
     if measured is not None:
-        evaluation = _with_controls(_read_measured(measured, encoder), encoder, data, called)
+        evaluation = _with_controls(_read_measured(measured, encoder), encoder, data, called, measured)
     elif data is not None and images is not None and (protocols or _has_labelled_test(images, data)):
         open_splits(data)  # without a test split of their own, all images were trained on
         evaluation = evaluate(subject, data, protocols or "knn,linear", seeds=seeds, title=called).metrics
@@ -300,10 +301,22 @@ def _read_measured(path: Path, encoder: Encoder) -> dict[str, Any]:
     return evaluation
 
 
-def _with_controls(evaluation: dict[str, Any], encoder: Encoder, data: str | Path | None, title: str) -> dict[str, Any]:
-    """With k-NN of the untrained network and of the pixels, to be held against the model's, unless they are there."""
+def _with_controls(
+    evaluation: dict[str, Any], encoder: Encoder, data: str | Path | None, title: str, path: Path | None = None
+) -> dict[str, Any]:
+    """With k-NN of the untrained network and of the pixels, to be held against the model's, unless they are there.
+
+    Raises:
+        ClzooError: the evaluation was read from `path`, and is of other test images than those of `data`.
+    """
     if data is None or any(row["of"] != THIS_MODEL and row["protocol"] == KNN_V1.id for row in evaluation["results"]):
         return evaluation
+    train, test = open_splits(data)
+    if path is not None and extract(encoder, test).fingerprint["sha256"] != evaluation["data"]["test"]["sha256"]:
+        raise ClzooError(
+            f"{path} was measured on other test images than {test.origin}, on which the untrained network would be "
+            "measured to stand beside it. Leave out --metrics to measure again, or --data."
+        )
     log.info("measuring %s of three untrained networks, and of raw pixels", KNN_V1.id)
-    found = measure_controls(encoder, *open_splits(data), ["knn"], seeds=CONTROL_SEEDS)
+    found = measure_controls(encoder, train, test, ["knn"], seeds=CONTROL_SEEDS)
     return {**evaluation, "results": [*evaluation["results"], *(result.to_json(title, of) for of, result in found)]}

@@ -1,6 +1,7 @@
 """From a name or a path to the encoder that was meant, or to an error that says what to type."""
 
 import dataclasses
+import json
 import logging
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 import torch
 from fake_checkpoints import SHIPPED, FakeZoo, random_backbone, saved_folder, shrunk, write_local
 from safetensors.torch import load_file, save_file
+from small_models import small_encoder
 
 import clzoo
 from clzoo import assets
 from clzoo.config import ModelConfig
+from clzoo.device import has_native_bf16
 from clzoo.errors import ClzooError
 from clzoo.files import sha256_of
 from clzoo.proof import weights_sha256
@@ -317,6 +320,34 @@ def test_a_wrong_feature_length_or_argument_in_the_config_is_refused(saved):
     dataclasses.replace(config, model_args={"nonsense": 1}).save(saved)
     with pytest.raises(ClzooError, match="does not build test_resnet with model_args"):
         clzoo.load(saved, "cpu")
+
+
+@pytest.mark.parametrize("key", ["parameters", "recipe", "weights_sha256"])
+def test_a_value_of_another_kind_in_the_config_is_named(saved, key):
+    config = json.loads((saved / "config.json").read_text())
+    config["clzoo"][key] = ["x"]
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ClzooError, match=rf"config\.json is not a valid model config: {key} is \['x'\], expected"):
+        clzoo.load(saved, device="cpu")
+
+
+@pytest.mark.parametrize("size", [True, 0, -32, 64.0])
+def test_a_size_that_is_no_number_of_pixels_is_refused(saved, size):
+    with pytest.raises(ClzooError, match=f"a whole number above 0; found {size}"):
+        clzoo.load(saved, device="cpu", size=size)
+
+
+@pytest.mark.skipif(not has_native_bf16(), reason="this CPU does not compute in bf16")
+def test_auto_takes_the_backend_that_computes_in_what_is_asked_for(tmp_path):
+    pytest.importorskip("onnxruntime")
+    encoder = clzoo.load(
+        small_encoder().save_pretrained(tmp_path / "model"),
+        device="cpu",
+        backend="auto",
+        dtype="bf16",
+        cache_dir=tmp_path,
+    )
+    assert encoder.embed(np.zeros((1, 40, 40, 3), np.uint8)).shape == (1, encoder.dim)
 
 
 def test_a_config_without_hash_loads_and_says_that_nothing_was_checked(saved, caplog):

@@ -124,6 +124,21 @@ def test_a_labelled_run_is_evaluated_with_its_data_and_without_them_the_card_say
         publish(runs["labelled"], NAME, None, tmp_path / "neither", protocols="knn", device="cpu")
 
 
+def test_what_was_measured_on_other_images_is_not_set_beside_controls_on_these(runs, labelled, tmp_path):
+    other = make_splits(tmp_path / "data", train=8)
+    for path in (other / "test").rglob("*.png"):
+        path.rename(path.with_name(f"other-{path.name}"))
+    same, foreign = (
+        clzoo.evaluate(str(runs["labelled"]), data, "knn", device="cpu").write(tmp_path / name) / "metrics.json"
+        for name, data in (("same", labelled), ("foreign", other))
+    )
+    metrics, _ = content_of(publish(runs["labelled"], NAME, labelled, tmp_path / "entry", measured=same, device="cpu"))
+    assert {row["of"] for row in metrics["results"]} > {"this model"}
+    with pytest.raises(ClzooError, match=r"measured on other test images than .*Leave out --metrics"):
+        publish(runs["labelled"], NAME, labelled, tmp_path / "mixed", measured=foreign, device="cpu")
+    assert not (tmp_path / "mixed").exists()
+
+
 def test_gates_keep_the_names_of_their_classes_without_data(labelled, small_recipe, tmp_path):
     pretrain(small_recipe("hydra_cifar10", batch_size=24), labelled, tmp_path / "run", device="cpu")
     entry = publish(tmp_path / "run", "hydra-resnet18-cifar10", None, tmp_path / "entry", device="cpu")

@@ -33,7 +33,7 @@ def command(
     from clzoo.evaluation import compare
     from clzoo.evaluation.report import require_folder
 
-    require_folder(out)
+    require_folder(out, "compare.html")
     comparison = compare(models, data_of(data), protocols, seeds=seeds, title=title, settings=settings, device=device)
     folder = comparison.write(out)
     columns, rows = comparison.accuracy_table()

@@ -49,7 +49,7 @@ def command(
     from clzoo.metrics import headlines
 
     out = out or Path(f"{Path(model).name}-evaluation")
-    require_folder(out)
+    require_folder(out, "report.html")
     evaluation = evaluate(
         model,
         data_of(data),

@@ -34,6 +34,12 @@ _SHARD = re.compile(r"(.*?)(\.tar|\.zip|\.parquet)/", re.IGNORECASE | re.DOTALL)
 _DEPTH = 6  # folders below a candidate that are searched for a first image
 
 
+def are_splits(names: Iterable[str]) -> bool:
+    """Whether names of folders are all those of splits, and more than one, so that hardly they are classes."""
+    named = {name.lower() for name in names}
+    return len(named) > 1 and named <= KIND.keys() | _LIKE_SPLITS
+
+
 def split_folders(source: Path) -> dict[str, list[Path]]:
     """The sub-folders of `source` that are splits: "train" and "test", each with its folders, the preferred first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -11,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from clzoo.data.listing import Failure, Listing
+from clzoo.data.listing import Failure, Listing, label_of_item
+from clzoo.data.splits import are_splits
+from clzoo.data.storage import join
 from clzoo.embed.compact import is_compact, known_errors, merge
 from clzoo.embed.manifest import MANIFEST, Manifest, Segment
 from clzoo.embed.plan import check_same_kind, items_table, make_plan, renewed, says_more_than_paths
@@ -75,6 +78,9 @@ class Run:
             self._drop_rows(store, wanted)
             if len(self.plan.todo) and len(self.writer.manifest.segments) > _MANY_SEGMENTS:
                 self.writer.commit((merge(self.writer, [self._reopened()]),), self.writer.errors or [], complete=False)
+
+        if self.writer.manifest.labels:
+            _warn_of_splits(listing)
 
     def embed(self, stream: Iterable[Encoded], advance: Callable[[int], None]) -> None:
         """Store what the stream brings. Cut short by Ctrl-C or any error of the model, it saves what it has first."""
@@ -180,3 +186,15 @@ class Run:
 
     def _reopened(self) -> Store:
         return Store(self.writer.folder, self.writer.manifest)
+
+
+def _warn_of_splits(listing: Listing) -> None:
+    """Of labels that are `train` and `test`, since the folders in the source are its splits."""
+    labels = {label for item in listing.items if item.label is None and (label := label_of_item(item)) is not None}
+    if are_splits(labels):
+        log.warning(
+            "the labels are %s: the first sub-folders, which are splits and hold the classes. For those labels type: "
+            "clzoo embed %s --labels",
+            " and ".join(sorted(labels)),
+            shlex.quote(join(str(listing.root), min(labels))),
+        )

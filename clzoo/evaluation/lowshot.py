@@ -41,10 +41,14 @@ def evaluate_lowshot(
     fewest = int(counts.min())
     name = train.classes[int(counts.argmin())]
     shots = [n for n in SHOTS if n <= fewest] if shots is None else shots
-    if not shots or min(shots) < 1 or max(shots) > fewest:
+    if shots and min(shots) < 1:
+        raise ClzooError(f"lowshot takes at least 1 image of each class, found {min(shots)} in lowshot.images={shots}.")
+    if not shots or max(shots) > fewest:
+        usable = ",".join(str(n) for n in SHOTS if n <= fewest)
+        remedy = f"Type: --set lowshot.images=[{usable}]; or add images." if usable else "Add images of it."
         raise ClzooError(
             f"class {name!r} has {fewest} image{'s' * (fewest != 1)} in {train.origin}; lowshot takes "
-            f"{max(shots, default=1)} of each. Type: --set lowshot.images=[1,2] or fewer, or add images."
+            f"{max(shots, default=1)} of each. {remedy}"
         )
     results, details = [], []
     for n in shots:

@@ -20,7 +20,7 @@ from clzoo.page import render
 if TYPE_CHECKING:
     from clzoo.evaluation.run import Evaluation
 
-_FILES = ("metrics.json", "report.html", "arrays.npz", "plots", "compare.html")
+_FILES = {"report.html": ("metrics.json", "arrays.npz", "plots"), "compare.html": ("metrics.json", "plots")}  # by page
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
@@ -35,8 +35,8 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> Path:
     return write_folder(folder, title, _facts(metrics), sections, metrics, evaluation.arrays, page="report.html")
 
 
-def require_folder(folder: Path) -> None:
-    """Check that an evaluation may be written to a folder; to be asked before hours of measuring.
+def require_folder(folder: Path, page: str) -> None:
+    """Check that an evaluation or comparison may be written to a folder; to be asked before hours of measuring.
 
     Names that begin with a dot, such as what a killed process or a file browser leaves, are passed over.
 
@@ -48,8 +48,10 @@ def require_folder(folder: Path) -> None:
         what = "may not be written to" if place.is_dir() else "is no folder"
         raise ClzooError(f"{folder} cannot be written: {place} {what}. Give another --out.")
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if foreign := [name for name in names if name not in _FILES and not name.startswith(".")]:
-        raise ClzooError(f"{folder} holds {foreign[0]}, which is not of an evaluation. Give another --out.")
+    known = (page, *_FILES[page])
+    if foreign := [name for name in names if name not in known and not name.startswith(".")]:
+        what = {"report.html": "an evaluation", "compare.html": "a comparison"}[page]
+        raise ClzooError(f"{folder} holds {foreign[0]}, which is not of {what}. Give another --out.")
 
 
 def write_folder(
@@ -63,7 +65,7 @@ def write_folder(
     page: str,
 ) -> Path:
     """metrics.json, arrays.npz, plots and one page, each written whole."""
-    require_folder(folder)
+    require_folder(folder, page)
     try:
         body = []
         for section in sections:

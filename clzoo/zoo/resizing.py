@@ -20,6 +20,8 @@ def at_size(encoder: Encoder, size: int) -> Encoder:
         ClzooError: the network does not take such images.
     """
     config = encoder.config
+    if type(size) is not int or size < 1:
+        raise ClzooError(f"size is the side of the input in pixels, a whole number above 0; found {size!r}.")
     if size == config.preprocessing.size:
         return encoder
     encoder.require_weights()

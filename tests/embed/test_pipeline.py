@@ -198,6 +198,16 @@ def test_labels_are_the_first_sub_folder_and_can_be_added_later(images: Path, en
     assert set(open_store(tmp_path / "store").labels) == {None}
 
 
+def test_labels_that_are_splits_are_said_to_be(images: Path, encoder: Encoder, tmp_path: Path, caplog) -> None:
+    embed(images, encoder, tmp_path / "classes", labels=True)
+    assert "which are splits" not in caplog.text
+    for split in ("train", "test"):
+        shutil.copytree(images, tmp_path / "data" / split)
+    embed(tmp_path / "data", encoder, tmp_path / "store", labels=True)
+    assert "the labels are test and train: the first sub-folders, which are splits" in caplog.text
+    assert f"clzoo embed {tmp_path / 'data' / 'test'} --labels" in caplog.text
+
+
 def test_shards_and_lists_give_the_same_vectors_as_the_folder(images: Path, encoder: Encoder, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         archive.add(images, arcname=".")

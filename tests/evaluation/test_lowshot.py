@@ -76,6 +76,14 @@ def test_a_class_that_is_a_name_alone_is_none_to_draw_from():
         evaluate_lowshot(train, tested, device=CPU)
 
 
+def test_more_images_than_a_class_has_and_fewer_than_one_are_refused_with_what_there_is():
+    train, test = features(60, 0), features(30, 1)
+    with pytest.raises(ClzooError, match=r"lowshot takes 64 of each\. Type: --set lowshot\.images=\[1,2,4,8,16\]"):
+        evaluate_lowshot(train, test, device=CPU, shots=[1, 64])
+    with pytest.raises(ClzooError, match=r"at least 1 image of each class, found 0 in lowshot\.images=\[0, 1\]"):
+        evaluate_lowshot(train, test, device=CPU, shots=[0, 1])
+
+
 def test_the_protocol_runs_on_real_files_with_the_images_that_are_asked_for(tmp_path):
     data = make_splits(tmp_path / "animals")
     found = evaluate(small_encoder(), data, "lowshot", settings=["lowshot.images=[1, 4]"], cache_dir=tmp_path)
