@@ -257,9 +257,10 @@ def _problems(config: ModelConfig) -> Iterator[str]:
     for key in ("recipe", "weights_sha256", "pretrain_sha256"):
         if not isinstance(value := getattr(config, key), str | None):
             yield f"{key} is {shown(value)}, expected a text or null"
-    for key, count in (("parameters", config.parameters), ("source.size", config.source and config.source.size)):
-        if count is not None and (type(count) is not int or count < 0):
-            yield f"{key} is {shown(count)}, expected a whole number or null"
+    published_bytes = None if config.source is None else config.source.size
+    for key, number in (("parameters", config.parameters), ("source.size", published_bytes)):
+        if number is not None and (type(number) is not int or number < 0):
+            yield f"{key} is {shown(number)}, expected a whole number or null"
     if config.fixed_input_size not in (None, True, False):
         yield f"fixed_input_size is {shown(config.fixed_input_size)}, expected true or false"
     for key in ("model_args", "published"):
