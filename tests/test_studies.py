@@ -57,6 +57,21 @@ def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(
     assert {path.stem for path in study.with_suffix("").glob("*.json")} <= set(content["runs"])
 
 
+def test_no_two_runs_of_a_study_are_the_same(study, tuned):
+    """As one would be that takes from its grid what it was to be compared in."""
+
+    def choose(grid, method):
+        try:
+            return tuned.winner(grid, method)
+        except ClzooError:  # the grid is not whole
+            return chosen(tuned, 0, grid, method)
+
+    named: dict[str, str] = {}
+    for name, run in yaml.safe_load(study.read_text())["runs"].items():
+        recipe = load_recipe(find_recipe(run["recipe"]), tuned.overrides_of(study, name, choose)).to_yaml()
+        assert named.setdefault(recipe, name) == name
+
+
 def chosen(tuned, place, grid, method):
     return tuned.candidates(grid, method)[place]
 

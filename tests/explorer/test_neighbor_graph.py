@@ -60,7 +60,7 @@ def test_more_rows_than_are_compared_go_through_the_index_and_say_its_recall(tmp
     monkeypatch.setattr(building, "MOST_WITHOUT_INDEX", 100)
     vectors = random_vectors(200)
     store = write_store(tmp_path, vectors, dtype="float32")
-    with pytest.raises(ClzooError, match=r"holds no FAISS index.*--index faiss"):
+    with pytest.raises(ClzooError, match=r"holds no FAISS index.*Type: clzoo store index"):
         neighbor_graph(store, np.arange(200))
     build_index(store)
     found = neighbor_graph(store, np.arange(200))
