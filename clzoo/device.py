@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("clzoo")
 
+_computed_in: int | None = None  # the process in which torch computed; what a fork inherits names its parent
+
 
 def resolve_device(device: str | torch.device) -> torch.device:
     """Turn "auto", "cpu", "cuda", "cuda:1", "mps" into a usable device; "auto" logs which one it took.
@@ -64,9 +66,6 @@ def mind_fork(*, computes: bool = False) -> None:
         )
     if computes:
         _computed_in = os.getpid()
-
-
-_computed_in: int | None = None  # the process
 
 
 def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -74,7 +74,8 @@ def publish(
 
     Raises:
         ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, `protocols`
-            without labelled data, `measured` of other weights; `out` holds an entry and `overwrite` is not set;
+            without labelled data, `measured` of other weights or of other test images than the controls' would be;
+            `out` holds an entry and `overwrite` is not set;
             an adaptation that was not shown to help and `accept_verdict` is not set, or a verdict on other weights.
     """
     settle(out)

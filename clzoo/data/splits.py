@@ -35,9 +35,13 @@ _DEPTH = 6  # folders below a candidate that are searched for a first image
 
 
 def are_splits(names: Iterable[str]) -> bool:
-    """Whether names of folders are all those of splits, and more than one, so that hardly they are classes."""
-    named = {name.lower() for name in names}
-    return len(named) > 1 and named <= KIND.keys() | _LIKE_SPLITS
+    """Whether names of folders are all those of splits, and more than one; asks for no more at the first other name."""
+    found = set()
+    for name in map(str.lower, names):
+        if name not in KIND and name not in _LIKE_SPLITS:
+            return False
+        found.add(name)
+    return len(found) > 1
 
 
 def split_folders(source: Path) -> dict[str, list[Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,8 +190,12 @@ class Run:
 
 def _warn_of_splits(listing: Listing) -> None:
     """Of labels that are `train` and `test`, since the folders in the source are its splits."""
-    labels = {label for item in listing.items if item.label is None and (label := label_of_item(item)) is not None}
-    if are_splits(labels):
+
+    def of_paths() -> Iterator[str]:
+        return (label for item in listing.items if item.label is None and (label := label_of_item(item)) is not None)
+
+    if are_splits(of_paths()):  # of classes the first one ends the search, however many images there are
+        labels = set(of_paths())
         log.warning(
             "the labels are %s: the first sub-folders, which are splits and hold the classes. For those labels type: "
             "clzoo embed %s --labels",
