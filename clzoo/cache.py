@@ -25,6 +25,9 @@ FEATURES = "features"
 CONTENT = "content"
 SHARDS = "shards"
 
+REMOVABLE = {FEATURES: "clzoo evaluate", GRAPHS: "the backend onnx", SHARDS: "shards behind URLs"}
+"""The parts beside the models that `clzoo cached` shows and can delete, and what they are from. All are made again."""
+
 
 def root(cache_dir: str | Path | None = None) -> Path:
     """The folder of clzoo's cache; see the module."""
@@ -38,36 +41,37 @@ def hub_cache(cache_dir: str | Path | None = None) -> Path | None:
     return root(cache_dir) / "hub" if cache_dir or os.environ.get("CLZOO_CACHE") else None
 
 
-def features_size(cache_dir: str | Path | None = None) -> int:
-    """Bytes of all cached features, and of the hashes of the images they are of."""
-    files = [path for folder in _features(cache_dir) for path in folder.iterdir()]
-    return sum(path.stat().st_size for path in (*files, *_hashes(cache_dir)))
+def size_of(part: str, cache_dir: str | Path | None = None) -> int:
+    """Bytes of a part that `REMOVABLE` names; features count with the hashes of the images they are of."""
+    inside = [path for folder in _folders(part, cache_dir) for path in folder.iterdir()]
+    return sum(path.stat().st_size for path in (*inside, *_files(part, cache_dir)))
 
 
-def remove_features(cache_dir: str | Path | None = None) -> int:
-    """Delete all that `features_size` counts; returns the bytes freed."""
+def remove_all(part: str, cache_dir: str | Path | None = None) -> int:
+    """Delete all that `size_of` counts; returns the bytes freed."""
     from clzoo.temporary import sweep, temporary_folder  # needs filelock, which `clzoo.lite` does without
 
-    freed = features_size(cache_dir)
-    for folder in _features(cache_dir):
+    freed = size_of(part, cache_dir)
+    for folder in _folders(part, cache_dir):
         with temporary_folder(folder.parent, f"deleting {folder.name}") as doomed:
             folder.rename(doomed / "content")
-    for path in _hashes(cache_dir):
+    for path in _files(part, cache_dir):
         path.unlink()
-    for name in (FEATURES, CONTENT):
+    for name in (part, CONTENT) if part == FEATURES else (part,):
         sweep(root(cache_dir) / name)
         with suppress(OSError):  # not empty: it holds something else too; or not there
             (root(cache_dir) / name).rmdir()
     return freed
 
 
-def _features(cache_dir: str | Path | None) -> list[Path]:
-    """The folders of features: those that have the name and the arrays which `clzoo.evaluation.features` writes."""
-    folders = (root(cache_dir) / FEATURES).glob("*/features.npy")
+def _folders(part: str, cache_dir: str | Path | None) -> list[Path]:
+    """Of features: the folders that have the name and the arrays which `clzoo.evaluation.features` writes."""
+    folders = (root(cache_dir) / FEATURES).glob("*/features.npy") if part == FEATURES else ()
     return [path.parent for path in folders if re.fullmatch(r"[0-9a-f]{32}(-\d+-[0-9a-f]{32})?", path.parent.name)]
 
 
-def _hashes(cache_dir: str | Path | None) -> list[Path]:
-    """The files that `clzoo.data.content` writes."""
-    files = (root(cache_dir) / CONTENT).glob("*.npy")
-    return [path for path in files if re.fullmatch(r"[0-9a-f]{32}\.npy", path.name)]
+def _files(part: str, cache_dir: str | Path | None) -> list[Path]:
+    """The files of a part that lie in no folder, by the names which clzoo gives: of features, the hashes of images."""
+    folder, suffix = {FEATURES: (CONTENT, "npy"), GRAPHS: (GRAPHS, "onnx"), SHARDS: (SHARDS, "parquet")}[part]
+    files = (root(cache_dir) / folder).glob(f"*.{suffix}")
+    return [path for path in files if re.fullmatch(r"[0-9a-f]{32}", path.stem)]

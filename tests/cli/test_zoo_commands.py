@@ -112,6 +112,22 @@ def test_cached_lists_sizes_and_rm_deletes(zoo, clzoo_says):
     assert clzoo_says("cached", "--rm", zoo.config.name)[0] == 1
 
 
+def test_graphs_of_the_backend_onnx_are_listed_and_deleted_and_nothing_else_is(zoo, clzoo_says):
+    graphs = zoo.cache / "onnx"
+    graphs.mkdir(parents=True)
+    (graphs / f"{'0f' * 16}.onnx").write_bytes(bytes(2_000_000))
+    assert clzoo_says("cached")[1].splitlines()[-1].split()[:3] == ["onnx", "2.0", "MB"]
+    assert json.loads(clzoo_says("cached", "--json")[1])[-1] == {
+        "name": "onnx",
+        "folder": str(graphs),
+        "bytes": 2_000_000,
+    }
+    (graphs / "thesis.onnx").touch()
+    assert clzoo_says("cached", "--rm", "onnx")[:2] == (0, "removed onnx: 2.0 MB\n")
+    assert [path.name for path in graphs.iterdir()] == ["thesis.onnx"]
+    assert clzoo_says("cached")[1] == f"{zoo.cache} holds nothing\n"
+
+
 def test_convert_prints_what_was_kept_renamed_and_dropped_and_verify_passes(tmp_path, clzoo_says):
     torch.save(moco_style("module.encoder_q.", "fc", random_backbone(small_config())), tmp_path / "a.pth")
     code, out, _ = clzoo_says("convert", tmp_path / "a.pth", "--arch", "test_resnet", "--out", tmp_path / "mine")

@@ -177,7 +177,7 @@ def test_a_network_that_gives_nan_is_an_error_and_leaves_nothing_in_the_cache(pi
 
 def test_all_features_can_be_deleted(encoder, pictures, tmp_path):
     extract(encoder, open_split(pictures, "train"), cache_dir=tmp_path / "cache")
-    size = cache.features_size(tmp_path / "cache")
+    size = cache.size_of(cache.FEATURES, tmp_path / "cache")
     assert size > 7 * 96 * 4
-    assert cache.remove_features(tmp_path / "cache") == size
-    assert cache.features_size(tmp_path / "cache") == 0
+    assert cache.remove_all(cache.FEATURES, tmp_path / "cache") == size
+    assert cache.size_of(cache.FEATURES, tmp_path / "cache") == 0

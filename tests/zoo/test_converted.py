@@ -171,7 +171,7 @@ def test_only_what_the_cache_made_is_removed_from_it(zoo):
         converted.remove("mine", zoo.cache)
     (zoo.cache / "features" / "mine").mkdir(parents=True)
     (zoo.cache / "features" / "mine" / "features.npy").touch()
-    cache.remove_features(zoo.cache)
+    cache.remove_all(cache.FEATURES, zoo.cache)
     assert (zoo.cache / "models" / "mine" / "thesis.pdf").exists()
     assert (zoo.cache / "features" / "mine" / "features.npy").exists()
 
