@@ -43,6 +43,7 @@ class _Neighbor:
 @dataclass(frozen=True)
 class _Answer:
     query: Path
+    row: int | None  # where the query is one of the store's images
     name: str
     link: str | None
     label: str | None
@@ -136,11 +137,13 @@ def _page(index: Index, queries: Sequence[Path], results: Sequence[Sequence[Hit]
         except UnreadableImageError as error:
             return _missing(store.paths[row], error)
 
-    def query_picture(query: Path) -> _Picture:
+    def query_picture(answer: _Answer) -> _Picture:
+        if answer.row is not None and not answer.query.is_file():
+            return stored_picture(answer.row)  # it lies in an archive or behind a URL
         try:
-            return _Picture(_thumbnail(query))
+            return _Picture(_thumbnail(answer.query))
         except UnreadableImageError as error:
-            return _missing(str(query), error)
+            return _missing(str(answer.query), error)
 
     return stream(
         "search.html",
@@ -164,7 +167,7 @@ def _answers(store: Store, queries: Sequence[Path], results: Sequence[Sequence[H
         found = [_neighbor(store, hit, label, median) for hit in hits]
         itself = [neighbor for neighbor in found if neighbor.hit.row == own]
         others = [neighbor for neighbor in found if neighbor.hit.row != own]
-        answers.append(_Answer(query, _short_name(query), link, label, itself, others))
+        answers.append(_Answer(query, own, _short_name(query), link, label, itself, others))
     return answers
 
 

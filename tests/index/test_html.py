@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +17,8 @@ import pytest
 from PIL import Image
 
 from clzoo import ClzooError
-from clzoo.index import build_index, open_index, search, write_page
+from clzoo.embed import embed_folder, open_store
+from clzoo.index import build_index, open_index, query_images, search, write_page
 from clzoo.index.html import median_similarity
 
 HOSTILE = "<script>alert(1)</script>'\" onerror=x &amp; ünïcode.png".replace("/", "\u2215")
@@ -157,6 +159,18 @@ def test_a_picture_without_a_file_of_its_own_has_no_link(tmp_path, make_store, q
     store = make_store(np.eye(2), paths=["shard.tar/0.jpg", "javascript:alert(1)"], root=query.parent)
     path = write_page(tmp_path / "page.html", build_index(store), [query], search(store, np.eye(2)[0], 2))
     assert [link["href"] for link in Page(path).of("a")] == [query.as_uri()]
+
+
+def test_a_query_inside_an_archive_has_its_picture(tmp_path, pictures, encoder):
+    (tmp_path / "sources").mkdir()
+    with tarfile.open(tmp_path / "sources" / "a.tar", "w") as shard:
+        shard.add(pictures / "reds" / "0.jpg", "0.jpg")
+    store = open_store(embed_folder(tmp_path / "sources", encoder, out=tmp_path / "store").store)
+    (query,) = query_images(store.paths[0], store)
+    page = write(tmp_path, build_index(store), [query], k=1)
+    pictures_shown = [image["src"] for image in page.of("img")]
+    assert len(pictures_shown) == 2
+    assert pictures_shown[0] == pictures_shown[1]
 
 
 def test_the_query_stands_apart_and_labels_are_counted_without_it(tmp_path, index, pictures):
