@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals
 from clzoo.embed.shares import Share
-from clzoo.embed.store import Store, open_store, same_items
+from clzoo.embed.store import METADATA, Store, open_store, same_items
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
 from clzoo.errors import ClzooError
 
@@ -106,6 +107,7 @@ def _checked(folders: list[Path]) -> list[Store]:
         )
     for store in stores.values():
         _check_same(store, first)
+    _check_columns([stores[number] for number in sorted(stores)])
     return [stores[number] for number in sorted(stores)]
 
 
@@ -123,6 +125,23 @@ def _check_same(store: Store, first: Store) -> None:
                 f"{store.path} and {first.path} do not belong together: {key} is {str(found)[:60]} and "
                 f"{str(expected)[:60]}. Embed one of them anew with the other's options, or give another output."
             )
+
+
+def _check_columns(stores: Sequence[Store]) -> None:
+    """A list that changed between two shares may hold another type in a column of the same name."""
+    found: dict[str, tuple[pa.DataType, Store]] = {}
+    for store in stores:
+        for field in store.items.schema:
+            kind, first = found.setdefault(field.name, (field.type, store))
+            if pa.types.is_null(kind):
+                found[field.name] = (field.type, store)
+            elif field.type != kind and not pa.types.is_null(field.type):
+                again = "; or: ".join(_command(one, Share(*one.manifest.shard or (1, 1))) for one in (first, store))
+                raise ClzooError(
+                    f"{first.path} and {store.path} are of different versions of the list: its column "
+                    f"{field.name.removeprefix(METADATA)} holds {kind} in the one and {field.type} in the other. "
+                    f"Embed the older one anew: {again}; then merge."
+                )
 
 
 def _merged_manifest(stores: Sequence[Store]) -> Manifest:
