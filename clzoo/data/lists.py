@@ -14,7 +14,7 @@ from collections.abc import Container, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clzoo.data.listing import Listing
+from clzoo.data.listing import Listing, is_image
 from clzoo.errors import ClzooError
 
 if TYPE_CHECKING:
@@ -162,6 +162,12 @@ def _of_table(rows: list[list[str]], source: str, column: str | None) -> PathLis
     import pyarrow as pa
 
     header, body = [name.strip() for name in rows[0]], rows[1:]
+    if (place := next((place for place, cell in enumerate(header) if is_image(cell)), None)) is not None:
+        names = ",".join("path" if number == place else f"column{number + 1}" for number in range(len(header)))
+        raise ClzooError(
+            f"{source} begins with an image ({header[place]}); expected names of columns in the first row. Put them "
+            f"above it, such as: {names} (a column of labels is called label)"
+        )
     if len(set(header)) < len(header):
         raise ClzooError(f"{source} has two columns of one name: {', '.join(header)}. Rename one of them.")
     chosen = header.index(path_column(header, source, column))

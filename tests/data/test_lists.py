@@ -84,6 +84,17 @@ def test_a_chosen_column_tells_the_mark_and_names_may_hold_it(write_list: List) 
     assert labels(write_list("one.csv", "all/0.png\nall/1.png\n")) == [None, None]
 
 
+@pytest.mark.parametrize("column", ["", "#column=all/0.png"])
+def test_a_table_without_names_of_columns_is_refused_and_shown_some(write_list: List, column: str) -> None:
+    rows = "cat,all/0.png,5\ndog,all/1.png,5\n"
+    with pytest.raises(
+        ClzooError, match=r"begins with an image \(all/0\.png\).*such as: column1,path,column3 "
+    ) as caught:
+        labels(write_list("list.csv", rows) + column)
+    advised = str(caught.value).split("such as: ")[1].split(" ")[0]
+    assert labels(write_list("list.csv", f"{advised.replace('column1', 'label')}\n{rows}")) == ["cat", "dog"]
+
+
 @pytest.mark.parametrize("name", ["list.txt", "list.csv"])
 def test_a_list_with_nul_characters_is_refused_with_what_writes_another(write_list: List, name: str) -> None:
     with pytest.raises(ClzooError, match=r"holds NUL characters, as find -print0 .*find DIR -name '\*\.jpg' >"):
