@@ -204,6 +204,7 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "adaptation": metrics.get("adaptation"),
         "published": _published(config),
         "training": [[key.replace("_", " "), _fact(value)] for key, value in (metrics.get("training") or {}).items()],
+        "was_continued": "continued from" in (metrics.get("training") or {}),
         "license_note": f" {config.license_note}" if config.license_note else "",
         "provenance": _provenance(config),
     }

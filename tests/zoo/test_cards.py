@@ -57,6 +57,14 @@ def test_the_table_names_protocol_control_spread_and_seeds():
     assert f"| raw pixels | {protocol} | {data} | top-1 | 39.8 | 0 |" in table
 
 
+@pytest.mark.parametrize("start", [{}, {"continued from": "simclr-resnet50-in1k"}])
+def test_counts_of_a_continued_run_are_said_to_be_of_it_alone(start):
+    metrics = {"results": [], "training": {"recipe": "recipe.yaml", **start, "epochs": 2}}
+    training = section(render_card(small_config(**PROVEN), metrics), "Training")
+    assert training.startswith("\n|")
+    assert training.endswith("| epochs | 2 |\n" if not start else "of what it was continued from come on top.\n")
+
+
 def test_a_published_number_stands_apart_with_its_source_and_outside_of_the_model_index():
     config = small_config(source=SOURCE, published={"linear": 74.7}, **PROVEN)
     card = render_card(config, METRICS)
