@@ -53,11 +53,12 @@ FEWEST = 30
 
 MILD = "JPEG, quality 75"
 HIGHEST = 0.9999
-"""Largest threshold that is chosen: above it the rounding of stored vectors decides."""
+"""Largest threshold that is chosen where nothing tells how alike distinct images are."""
 
 _SAMPLE = 2000  # rows whose distances to all others tell the dimension
 _NEIGHBORS = 4  # pairs of each of them, on average, that are looked at
 _SMALLEST = 1e-3  # distance below which half-precision vectors do not tell anything
+_LEAST_RADIUS = 2 * _SMALLEST  # of a fit: within less, those that tell nothing would make it
 _AT_ONCE = 8  # pictures in memory, and a copy of each: one of 12 megapixels takes 36 MB
 SEEN, HALF_SEEN = 0.95, 0.5
 
@@ -159,7 +160,7 @@ def fit_distinct(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray | Non
         rows: (S,) of them.
 
     Returns:
-        None where there are too few pairs, or all are the same.
+        None where there are too few pairs, or all are the same as far as stored vectors tell.
     """
     bank = vectors if others is None else others
     if len(rows) < FEWEST // 2 or len(bank) < FEWEST // 2:
@@ -171,7 +172,7 @@ def fit_distinct(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray | Non
         found = found.where(rows[found.first] != found.second)  # each row is nearest to itself
     radii = distance(similarity_of(found, vectors[rows], bank))
     radius = float(radii.max(initial=0.0))
-    ratios = np.log(radius / np.maximum(radii, _SMALLEST)) if radius > _SMALLEST else np.zeros(0)
+    ratios = np.log(radius / np.maximum(radii, _SMALLEST)) if radius >= _LEAST_RADIUS else np.zeros(0)
     if len(ratios) < FEWEST or np.median(ratios) <= 0:
         return None
     whole = len(radii) * len(vectors) / len(rows) / (2 if others is None else 1)
@@ -181,15 +182,17 @@ def fit_distinct(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray | Non
 def choose_threshold(similarity: np.ndarray, distinct: Distinct, false_flags: float) -> tuple[float, int]:
     """The lowest cosine at which the share of false ones among pairs of these cosines (P,) is small enough.
 
+    It may lie close to 1, where an encoder tells images hardly apart: any lower, and distinct ones would be reported.
+
     Returns:
-        the cosine, at most HIGHEST, and how many of the pairs reach it; with none it is where a single one would.
+        the cosine, and how many of the pairs reach it; with none it is where a single one would.
     """
     ordered = np.sort(similarity.astype(np.float64))[::-1]
     allowed = expected_at_most(false_flags, np.arange(1, len(ordered) + 1))
     passed = np.flatnonzero(distinct.beyond(ordered) <= allowed)
     count = int(passed[-1]) + 1 if len(passed) else 0
     single = float(expected_at_most(false_flags, np.array([max(count, 1)]))[0])
-    threshold = min(distinct.similarity_of(single), HIGHEST)
+    threshold = distinct.similarity_of(single)
     return threshold, int((ordered >= threshold).sum())
 
 
@@ -349,8 +352,9 @@ def calibrate(
     else:
         threshold = _mild(planted[MILD], vectors[shown])
         rule = (
-            f"There are too few images to tell how alike different ones are: the threshold {threshold:.4f} is what "
-            f"{SEEN:.0%} of the copies '{MILD}' reach, and the share of false flags is not known."
+            "There are too few images, or they are too much alike, to tell how alike different ones are: the "
+            f"threshold {threshold:.4f} is what {SEEN:.0%} of the copies '{MILD}' reach, and the share of false flags "
+            "is not known."
         )
     if pairs is None:
         first, second = (bank, None) if queries is None else (queries, bank)
@@ -380,13 +384,18 @@ def _stands_out(
     exact = similarity_of(candidates, first, bank)
     threshold, count = choose_threshold(exact, distinct, false_flags)
     rule = (
-        f"Pairs from a cosine of {threshold:.4f} are reported: at most {false_flags:.2%} of them are "
+        f"Pairs from a cosine of {_in_digits(threshold)} are reported: at most {false_flags:.2%} of them are "
         f"expected to be false, on average and with {CONFIDENCE:.0%} confidence."
         if count
         else f"No pair stands out from those of distinct images at a share of false flags of {false_flags:.2%}: the "
-        f"threshold is {threshold:.4f}."
+        f"threshold is {_in_digits(threshold)}."
     )
     return threshold, rule, candidates.where(exact >= threshold), recall
+
+
+def _in_digits(threshold: float) -> str:
+    """Four decimals, and more of one that they would round to 1."""
+    return f"{threshold:.4f}" if threshold <= HIGHEST else f"{threshold:.8f}"
 
 
 def _mild(copies: np.ndarray, originals: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import torch
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import open_index
+from clzoo.index.choosing import ExactSearch
 from clzoo.index.vectors import normalized
 from clzoo.neighbors import nearest
 from clzoo.progress import with_progress
@@ -21,6 +22,7 @@ NEIGHBORS = 15
 """Of each image: what the page shows, and UMAP's own default."""
 
 _QUERIES = 4096  # rows between two steps of the progress bar
+_AT_ONCE = 512  # rows that are compared with all others without the index
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +78,19 @@ def _through_index(store: Store, rows: np.ndarray, k: int) -> Graph:
     for start in with_progress(starts, len(starts), "neighbors"):
         vectors = normalized(store.raw_rows(rows[start : start + _QUERIES]), store)
         similarity, ids = index.faiss.search(vectors, k + 1)
+        _compare_with_all(store, vectors, similarity, ids)
         parts.append((index.rows_of(ids), similarity))
     recall = index.description["recall_at_10"]
     how = f"{index.description['factory']} index" + ("" if recall is None else f", recall@10 {recall:.3f}")
     return _without_self(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), how)
+
+
+def _compare_with_all(store: Store, vectors: np.ndarray, similarity: np.ndarray, ids: np.ndarray) -> None:
+    """Fill in, in place, what an index left open: where the lists that it looks at hold fewer, it says -1."""
+    short = np.flatnonzero((ids < 0).any(axis=1))
+    for start in range(0, len(short), _AT_ONCE):
+        some = short[start : start + _AT_ONCE]
+        similarity[some], ids[some] = ExactSearch(store).search(vectors[some], ids.shape[1])
 
 
 def _without_self(found: np.ndarray, similarity: np.ndarray, how: str) -> Graph:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,6 +21,10 @@ from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.explorer.exploring import Exploration, Seen
 from clzoo.explorer.thumbnails import ACROSS, Sheets
+
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
+_LARGEST = 2**53  # of whole numbers that a float64 tells apart
 
 _FEW = 12
 """Values up to which a column of numbers is taken for names of classes."""
@@ -86,21 +92,23 @@ def _columns(store: Store, rows: np.ndarray) -> Iterable[dict[str, Any]]:
 
 
 def column(name: str, values: Sequence[object]) -> dict[str, Any]:
-    """Numbers, also where they are written as text, where there are more than a few; else names."""
-    given = [value for value in values if value is not None and value != ""]
-    if len(set(map(str, given))) > _FEW and all(_is_number(value) for value in given):
-        numbers = [float(str(value)) if value is not None and value != "" else np.nan for value in values]
-        return _number(name, np.array(numbers), "")
-    return _category(name, [None if value is None or value == "" else str(value) for value in values])
+    """Numbers, also where they are written as text, where there are more than a few; else names.
+
+    None, an empty text and NaN, by which tables say that a cell is empty, are no value.
+    """
+    texts = [None if value is None or value != value else str(value) or None for value in values]
+    given = {text for text in texts if text is not None}
+    if len(given) > _FEW and all(map(_is_number, given)):
+        return _number(name, np.array([np.nan if text is None else float(text) for text in texts]), "")
+    return _category(name, texts)
 
 
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool):
+def _is_number(text: str) -> bool:
+    """Whether a text is a number that a float64 holds, and no name in digits: 00123, 12_3, a barcode."""
+    text = text.strip()
+    if not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         return False
-    try:
-        return bool(np.isfinite(float(str(value))))
-    except ValueError:
-        return False
+    return not _WHOLE.fullmatch(text) or abs(int(text)) <= _LARGEST
 
 
 def _category(name: str, values: Sequence[str | None]) -> dict[str, Any]:

@@ -174,7 +174,9 @@ class _Search:
                 vector /= np.linalg.norm(vector, axis=1, keepdims=True)
                 scores, ids = search(vector, min(NEIGHBORS, len(seen.rows)))
                 place = {int(seen.store.ids[row]): place for place, row in enumerate(seen.rows)}
-                found.append(_found(np.array([place[int(one)] for one in ids[0]]), np.minimum(scores[0], 1)))
+                near = ids[0] >= 0  # -1: the lists that an index looks at hold fewer
+                places = np.array([place[int(one)] for one in ids[0][near]], np.int64)
+                found.append(_found(places, np.minimum(scores[0][near], 1)))
         return found
 
 

@@ -1,5 +1,7 @@
 """The threshold keeps its promise where the truth is known."""
 
+import re
+
 import numpy as np
 import pytest
 from test_pairs import unit
@@ -7,6 +9,7 @@ from test_pairs import unit
 from clzoo import ClzooError
 from clzoo.curation.calibration import (
     Calibration,
+    _stands_out,
     check_settings,
     choose_threshold,
     draw_samples,
@@ -55,6 +58,31 @@ def test_a_smaller_share_reports_less():
 
 def test_a_collection_without_copies_has_hardly_ever_anything_to_report():
     assert sum(len(reported(collection(seed, copies=0), 0.001)) for seed in range(5)) == 0
+
+
+@pytest.mark.parametrize(("dimension", "width"), [(2, 0.05), (5, 0.05), (8, 0.01)])
+def test_an_encoder_that_hardly_tells_images_apart_makes_no_duplicates_of_them(dimension, width):
+    seed = 7
+    print(f"seed {seed}")
+    vectors = np.zeros((2000, 64))
+    vectors[:, 0] = 1
+    vectors[:, 1 : 1 + dimension] = width * np.random.default_rng(seed).normal(size=(2000, dimension))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    assert len(pairs_above(vectors, 0.9999)) > 10  # all of them distinct
+    distinct = fit_distinct(vectors, draw_samples(2000)[1])
+    _, rule, pairs, _ = _stands_out(vectors, None, distinct, 0.001)
+    assert len(pairs) == 0
+    assert re.match(r"No pair stands out .* the threshold is (0\.9999\d+|1\.0+)\.$", rule), rule
+    vectors[1] = vectors[0] + np.float32(1e-7)  # and a copy, far nearer than any two of them
+    _, rule, pairs, _ = _stands_out(vectors, None, distinct, 0.1)
+    assert list(zip(pairs.first, pairs.second, strict=True)) == [(0, 1)], rule
+
+
+def test_vectors_that_are_the_same_as_far_as_halves_tell_are_not_fitted():
+    vectors = np.zeros((2000, 64), np.float32)
+    vectors[:, 0] = 1
+    vectors[:, 1:3] = np.random.default_rng(0).normal(scale=0.01, size=(2000, 2))
+    assert fit_distinct(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.arange(1500)) is None
 
 
 def test_what_the_fit_does_not_reach_is_not_foretold():

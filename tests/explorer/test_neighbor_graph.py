@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from looking import random_vectors
+from looking import random_vectors, short_lists
 from written_stores import write_store
 
 from clzoo import ClzooError, build_index
@@ -68,6 +68,17 @@ def test_more_rows_than_are_compared_go_through_the_index_and_say_its_recall(tmp
     assert found.how == "Flat index, recall@10 1.000"
     with pytest.raises(ClzooError, match="--sample 100"):
         neighbor_graph(store, np.arange(150))
+
+
+def test_where_the_lists_of_an_index_hold_fewer_the_neighbors_are_those_of_all_images(tmp_path, monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(graphs, "MOST_EXACT", 100)
+    monkeypatch.setattr(graphs, "_AT_ONCE", 5)
+    vectors, store = short_lists(tmp_path)
+    found = neighbor_graph(store, np.arange(720))
+    np.testing.assert_allclose(found.similarity, np.einsum("nd,nkd->nk", vectors, vectors[found.rows]), atol=1e-6)
+    assert all(len({row, *others}) == 16 for row, others in enumerate(found.rows.tolist()))
+    assert np.isclose(found.similarity[:, 9], brute(vectors, 10)[:, -1], atol=1e-6).mean() > 0.98
 
 
 def test_vectors_that_are_not_finite_are_an_error_that_names_the_store(tmp_path):

@@ -84,6 +84,12 @@ def numbers(column):
     [
         ([str(i) for i in range(30)], "number"),
         ([i / 2 for i in range(29)] + [None], "number"),
+        ([i / 2 for i in range(29)] + [float("nan")], "number"),  # how polars leaves a cell empty
+        ([f"-{i}.50e-2" for i in range(30)], "number"),
+        ([f"{i:05}" for i in range(30)], "category"),  # numbers of patients: 00007 is not 7
+        ([f"12_{i}" for i in range(30)], "category"),
+        ([str(4_006_381_333_931_000_000 + i) for i in range(30)], "category"),  # beyond what a float64 tells apart
+        ([4_006_381_333_931_000_000 + i for i in range(30)], "category"),
         ([str(i % 3) for i in range(30)], "category"),
         ([*map(str, range(30)), "unknown"], "category"),
         ([float("nan")] * 30, "category"),
@@ -93,3 +99,7 @@ def numbers(column):
 )
 def test_numbers_that_are_few_or_not_all_numbers_are_names(values, kind):
     assert column("x", values)["kind"] == kind
+
+
+def test_an_empty_cell_is_no_name():
+    assert column("x", ["a", "", None, float("nan"), "b"])["values"] == ["a", "b"]

@@ -12,11 +12,13 @@ import time
 import urllib.error
 import urllib.request
 import webbrowser
+from types import SimpleNamespace
 
 import pytest
-from looking import places_of, serving
+from looking import places_of, serving, short_lists
 
 from clzoo import ClzooError, explore, open_store
+from clzoo.explorer import graph, server
 
 pytest.importorskip("starlette", reason='needs pip install "clzoo[explore]"')
 pytest.importorskip("uvicorn", reason='needs pip install "clzoo[explore]"')
@@ -79,6 +81,24 @@ def test_a_picture_finds_itself(address, place):
     assert found["places"][0] == row
     assert found["similarity"][0] == pytest.approx(1, abs=1e-3)
     assert len(found["places"]) == 15
+
+
+def test_a_picture_finds_as_many_as_the_index_does(tmp_path, place, monkeypatch):
+    pytest.importorskip("faiss")
+    for module in (graph, server):
+        monkeypatch.setattr(module, "MOST_EXACT", 100)
+    vectors, store = short_lists(tmp_path)
+    view = explore(store, flags=[], projection="pca")
+    picture = (place / "pictures/bee/bee_05.png").read_bytes()
+    counts = set()
+    for row in range(0, len(vectors), 12):  # one of each group
+        encoder = SimpleNamespace(embed=lambda _, row=row: vectors[row])
+        monkeypatch.setattr(server, "encoder_of", lambda *_, encoder=encoder: encoder)
+        (found,) = server._Search(view).nearest(picture)
+        assert found["places"][0] == row
+        assert min(found["similarity"]) >= -1
+        counts.add(len(found["places"]))
+    assert max(counts) == 15 > min(counts)
 
 
 def test_what_is_no_picture_is_answered_with_the_reason(address):
