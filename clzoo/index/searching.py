@@ -90,7 +90,7 @@ def search(
         raise ClzooError(f"query {worst} is a zero or non-finite vector, which is near to nothing.")
     most = min(k + exclude_self, len(index))
     results = _hits(index, np.ascontiguousarray(vectors / norms), most, _search_of(index, where, device, most))
-    own = _own_rows(index.store, paths) if exclude_self and paths is not None else [None] * len(results)
+    own = own_rows(index.store, paths) if exclude_self and paths is not None else [None] * len(results)
     return [
         [hit for hit in hits if hit.row != row and (threshold is None or hit.score >= threshold)][:k]
         for hits, row in zip(results, own, strict=True)
@@ -103,7 +103,7 @@ def query_labels(store: Store, queries: Sequence[Path]) -> list[str | None]:
     folders = (query.absolute().parent.name for query in queries)
     return [
         folder if row is None and folder in known else None if row is None else store.labels[row]
-        for row, folder in zip(_own_rows(store, queries), folders, strict=True)
+        for row, folder in zip(own_rows(store, queries), folders, strict=True)
     ]
 
 
@@ -119,7 +119,8 @@ def _search_of(index: Index, where: Sequence[str], device: str, k: int) -> Calla
     return search_on(index, device, k)
 
 
-def _own_rows(store: Store, queries: Sequence[Path]) -> list[int | None]:
+def own_rows(store: Store, queries: Sequence[Path]) -> list[int | None]:
+    """The row of each query that is itself one of the store's images."""
     # A list may have named URLs; as the path of a query one has a single slash.
     row_of = {str(PurePosixPath(path)) if is_remote(path) else path: row for row, path in enumerate(store.paths)}
     return [own_row(store, query, row_of) for query in queries]
@@ -192,7 +193,7 @@ def _stored_or_embedded(index: Index, queries: list[Path]) -> np.ndarray:
     store = index.store
     own = [
         row if row is not None and is_unchanged(store, row, query) else None
-        for row, query in zip(_own_rows(store, queries), queries, strict=True)
+        for row, query in zip(own_rows(store, queries), queries, strict=True)
     ]
     vectors = np.empty((len(queries), store.dim), np.float32)
     known = np.array([row is not None for row in own], bool)

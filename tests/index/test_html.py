@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+import tarfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clzoo import ClzooError
-from clzoo.index import build_index, open_index, search, write_page
+from clzoo import ClzooError, embed_folder
+from clzoo.index import build_index, open_index, query_images, search, write_page
 from clzoo.index.html import median_similarity
 
 HOSTILE = "<script>alert(1)</script>'\" onerror=x &amp; ünïcode.png".replace("/", "\u2215")
@@ -157,6 +158,27 @@ def test_a_picture_without_a_file_of_its_own_has_no_link(tmp_path, make_store, q
     store = make_store(np.eye(2), paths=["shard.tar/0.jpg", "javascript:alert(1)"], root=query.parent)
     path = write_page(tmp_path / "page.html", build_index(store), [query], search(store, np.eye(2)[0], 2))
     assert [link["href"] for link in Page(path).of("a")] == [query.as_uri()]
+
+
+def test_a_query_that_lies_in_an_archive_is_shown(tmp_path, pictures, encoder, caplog):
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(pictures / "reds" / "0.jpg", "0.jpg")
+    embed_folder(shard, encoder, out=tmp_path / "of-shard")
+    index = open_index(tmp_path / "of-shard")
+    queries = query_images("shard.tar/0.jpg", index.store)
+    page = Page(write_page(tmp_path / "page.html", index, queries, search(index, queries, 1)))
+    assert len(page.of("img")) == 2
+    assert "has no thumbnail" not in caplog.text
+
+
+def test_a_query_that_a_list_named_by_a_url_stands_apart(tmp_path, make_store):
+    url = "https://127.0.0.1/reds/0.jpg"
+    store = make_store(np.eye(3), paths=[url, "a.jpg", "b.jpg"], labels=["red", "red", "blue"])
+    queries = query_images(url, store)
+    text = "".join(Page(write_page(tmp_path / "page.html", open_index(store), queries, search(store, queries, 3))).text)
+    assert text.count("finds itself") == 1
+    assert "1 of 2 same label" in text
 
 
 def test_the_query_stands_apart_and_labels_are_counted_without_it(tmp_path, index, pictures):
