@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,10 +76,12 @@ def search(
 
     Raises:
         ClzooError: an empty store; an index that is damaged, older than its store, or missing for more than 100,000
-            images; a query of another model or dimension; an image that cannot be read, named.
+            images; a query of another model or dimension; a threshold that is NaN; an image that cannot be read, named.
     """
     if k < 1:
         raise ClzooError(f"k must be at least 1, found {k}.")
+    if threshold is not None and math.isnan(threshold):
+        raise ClzooError("threshold is nan, which no score reaches; expected a cosine similarity, such as 0.6.")
     index = index if isinstance(index, Index) else open_index(index)
     require_images(index.store)
     paths = _paths(index.store, query)
@@ -145,18 +149,15 @@ def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
     """
     path = Path(query)
     if has_container_suffix(path.name) and path.is_file():
-        raise ClzooError(
-            f"{path} holds many images; a query is an image or a folder. Unpack it; or embed it (clzoo embed {path}) "
-            "and search by the path or id of an image in that store."
-        )
+        raise ClzooError(f"{path} holds many images; a query is an image or a folder. Unpack it; or {_embedded(path)}.")
     if not path.is_dir():
         if not path.exists():
             if store is not None and (stored := stored_image(store, str(query))) is not None:
                 return [stored]
             if is_remote(str(query)) or is_hub(query):
                 raise ClzooError(
-                    f"{query} is not on this machine; a query is an image or a folder here. Download it; or embed it "
-                    f"(clzoo embed {query}) and search by the path or id of an image in that store."
+                    f"{query} is not on this machine; a query is an image or a folder here. Download it; or "
+                    f"{_embedded(query)}."
                 )
             raise ClzooError(f"{path} does not exist; a query is an image or a folder of images.")
         return [path]
@@ -168,6 +169,12 @@ def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
     if in_shards:
         raise ClzooError(f"{path / in_shards[0]} lies inside a shard; queries are image files. Unpack it first.")
     return [path / item.path for item in listing.items]
+
+
+def _embedded(source: str | Path) -> str:
+    """How to search by an image of a source that is no query."""
+    command = shlex.join(["clzoo", "embed", str(source)])
+    return f"embed it ({command}) and search by the path or id of an image in that store"
 
 
 def _query_vectors(index: Index, query: Any, encoder: Encoder | None) -> np.ndarray:
@@ -220,7 +227,8 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
             raise
         raise ClzooError(
             f"{index.store.path} remembers its model as {manifest.load}, and that cannot be loaded: {error} "
-            f"If it has moved, say where it is: clzoo search {index.store.path} QUERY --model PLACE"
+            f"If it has moved, say where it is: clzoo search {shlex.quote(str(index.store.path))} QUERY "
+            "--model PLACE"
         ) from error
     index.store.check_model(encoder)
     return encoder
