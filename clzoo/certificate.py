@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,21 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     Raises:
         ClzooError: no certificate, one of a newer clzoo, or one that was changed after it was written.
     """
+    make = f"clzoo curate leaks TRAIN TEST --out {shlex.quote(str(path))}"
     content = read_bytes(Path(path), LONGEST_JSON)
-    found = parse_json(content, str(path), f"Make one: clzoo curate leaks TRAIN TEST --out {path}")
+    found = parse_json(content, str(path), f"Make one: {make}")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise ClzooError(f"{path} is no certificate of leaks. Make one: clzoo curate leaks TRAIN TEST --out {path}")
+        raise ClzooError(f"{path} is no certificate of leaks. Make one: {make}")
     if found.get("version") != VERSION:
         raise ClzooError(f"{path} is of version {found.get('version')!r}, this clzoo reads {VERSION}.")
     inside = {key: value for key, value in found.items() if key != "sha256"}
     if found.get("sha256") != _sha256_of(inside):
         raise ClzooError(
-            f"{path} was changed after it was written: its content has another hash than it says. Make it again: "
-            f"clzoo curate leaks TRAIN TEST --out {path}"
+            f"{path} was changed after it was written: its content has another hash than it says. Make it again: {make}"
         )
     if not _is_whole(inside):
         raise ClzooError(
-            f"{path} lacks what a certificate of leaks says of its stores and images. Make it again: clzoo curate "
-            f"leaks TRAIN TEST --out {path}"
+            f"{path} lacks what a certificate of leaks says of its stores and images. Make it again: {make}"
         )
     return inside
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -351,6 +352,32 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written_are_named() -> None:
     assert finding.level == "problem"
     assert "export CLZOO_CACHE=" in finding.advice
     assert machine.disk_finding("the current folder", place, 50 << 30, False).level == "note"
+
+
+def test_folders_that_may_not_be_looked_into_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    look = os.stat
+
+    def of_another_user(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if closed in Path(os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else "").parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return look(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", of_another_user)
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != closed)
+    monkeypatch.setenv("CLZOO_CACHE", str(closed / "clzoo"))
+    finding = worst(machine.cache_findings())
+    assert finding.level == "problem"
+    assert f"{closed / 'clzoo'}" in finding.found
+
+    def unreadable() -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/of/another/token")
+
+    monkeypatch.setattr(machine, "_has_token", unreadable)
+    finding = worst(machine.hub_findings({}))
+    assert finding.level == "problem"
+    assert "/of/another/token" in finding.found
 
 
 def test_of_the_hub_only_the_tokens_presence_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

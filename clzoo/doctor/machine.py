@@ -181,11 +181,18 @@ def hub_findings(env: Mapping[str, str], token: bool | None = None) -> list[Find
         token: whether there is one; None: look.
     """
     endpoint = _without_credentials(env.get("HF_ENDPOINT", ""))
-    there = _has_token() if token is None else token
+    unreadable = None
+    try:
+        there = _has_token() if token is None else token
+    except OSError as error:
+        there, unreadable = False, error
     found = (
         f"{endpoint or 'https://huggingface.co'}, {'a token is there' if there else 'no token (private models, push)'}"
     )
     findings = [ok("hub", found)]
+    if unreadable is not None:
+        found = f"the token cannot be read: {unreadable}"
+        findings = [problem("hub", found, "make the file yours, or export HF_TOKEN or HF_HOME=/a/folder/of/yours")]
     if endpoint:
         advice = "unset HF_ENDPOINT, unless this mirror is meant: your token is sent to it"
         findings.append(note("hub", f"HF_ENDPOINT is {endpoint}", advice))
@@ -211,5 +218,6 @@ def _has_token() -> bool:
 
 def _room(place: Path) -> tuple[int, bool]:
     """Free bytes, and whether the folder (or the one it would be made in) can be written."""
-    there = next(parent for parent in (place.absolute(), *place.absolute().parents) if parent.exists())
+    # Not Path.exists, which raises below a folder that may not be looked into.
+    there = next(parent for parent in (place.absolute(), *place.absolute().parents) if os.path.exists(parent))  # noqa: PTH110
     return shutil.disk_usage(there).free, os.access(there, os.W_OK)

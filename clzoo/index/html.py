@@ -19,8 +19,7 @@ from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import output_path
 from clzoo.images import decode_image
 from clzoo.index.building import Index
-from clzoo.index.choosing import own_row
-from clzoo.index.searching import Hit
+from clzoo.index.searching import Hit, own_rows
 from clzoo.page import data_uri, stream
 
 log = logging.getLogger("clzoo")
@@ -43,7 +42,7 @@ class _Neighbor:
 @dataclass(frozen=True)
 class _Answer:
     query: Path
-    row: int | None  # where the query is one of the store's images
+    row: int | None  # in the store, of the query itself
     name: str
     link: str | None
     label: str | None
@@ -138,8 +137,8 @@ def _page(index: Index, queries: Sequence[Path], results: Sequence[Sequence[Hit]
             return _missing(store.paths[row], error)
 
     def query_picture(answer: _Answer) -> _Picture:
-        if answer.row is not None and not answer.query.is_file():
-            return stored_picture(answer.row)  # it lies in an archive or behind a URL
+        if answer.row is not None and not answer.query.is_file():  # in an archive or a table, or behind a URL
+            return stored_picture(answer.row)
         try:
             return _Picture(_thumbnail(answer.query))
         except UnreadableImageError as error:
@@ -156,11 +155,9 @@ def _page(index: Index, queries: Sequence[Path], results: Sequence[Sequence[Hit]
 
 
 def _answers(store: Store, queries: Sequence[Path], results: Sequence[Sequence[Hit]], median: float) -> list[_Answer]:
-    row_of = {path: row for row, path in enumerate(store.paths)}
     known = {label for label in store.labels if label is not None}
     answers = []
-    for query, hits in zip(queries, results, strict=True):
-        own = own_row(store, query, row_of)
+    for query, own, hits in zip(queries, own_rows(store, queries), results, strict=True):
         folder = query.absolute().parent.name
         label = store.labels[own] if own is not None else folder if folder in known else None
         link = query.absolute().as_uri() if query.is_file() else None

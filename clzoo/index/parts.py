@@ -9,6 +9,7 @@ store until the merge is done; each file there counts from the moment its descri
 from __future__ import annotations
 
 import logging
+import shlex
 import struct
 import time
 from collections.abc import Sequence
@@ -204,10 +205,8 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     folder = store.path / PARTS
     build = _described(folder / f"{_TRAINED}.index")
     if not build:
-        raise ClzooError(
-            f"{store.path} holds no parts of an index. Type: clzoo store index {store.path} --factory IVF4096,SQfp16 "
-            "--share 1/4, and so on to 4/4"
-        )
+        command = _command(store, "IVF4096,SQfp16")
+        raise ClzooError(f"{store.path} holds no parts of an index. Type: {command} 1/4, and so on to 4/4")
     if build["store_generation"] != store.generation:
         raise ClzooError(
             f"{folder} was built for generation {build['store_generation']}, the store is at {store.generation}. "
@@ -217,7 +216,7 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     total = build["parts"]
     paths = [folder / f"part-{number}.index" for number in range(1, total + 1)]
     described = [_described(path) for path in paths]
-    again = f"clzoo store index {store.path} --factory {build['factory']} --share"
+    again = _command(store, build["factory"])
     missing = [
         number for number, part in enumerate(described, 1) if part.get("trained_sha256") != build["sha256"]
     ]  # or made from another training
@@ -230,6 +229,11 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
         if sha256_of(path) != part["sha256"]:
             raise ClzooError(f"{path} is damaged. Delete it, and type: {again} {number}/{total}")
     return build, paths, build["seconds"] + sum(part["seconds"] for part in described)
+
+
+def _command(store: Store, factory: str) -> str:
+    """What to type to build a part, but for its number."""
+    return shlex.join(["clzoo", "store", "index", str(store.path), "--factory", factory, "--share"])
 
 
 def _require_store(build: dict[str, Any], store: Store) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,10 +76,12 @@ def search(
 
     Raises:
         ClzooError: an empty store; an index that is damaged, older than its store, or missing for more than 100,000
-            images; a query of another model or dimension; an image that cannot be read, named.
+            images; a query of another model or dimension; a threshold that is NaN; an image that cannot be read, named.
     """
     if k < 1:
         raise ClzooError(f"k must be at least 1, found {k}.")
+    if threshold is not None and math.isnan(threshold):
+        raise ClzooError("threshold is nan, which no score reaches; expected a cosine similarity, such as 0.6.")
     index = index if isinstance(index, Index) else open_index(index)
     require_images(index.store)
     paths = _paths(index.store, query)
@@ -90,7 +94,7 @@ def search(
         raise ClzooError(f"query {worst} is a zero or non-finite vector, which is near to nothing.")
     most = min(k + exclude_self, len(index))
     results = _hits(index, np.ascontiguousarray(vectors / norms), most, _search_of(index, where, device, most))
-    own = _own_rows(index.store, paths) if exclude_self and paths is not None else [None] * len(results)
+    own = own_rows(index.store, paths) if exclude_self and paths is not None else [None] * len(results)
     return [
         [hit for hit in hits if hit.row != row and (threshold is None or hit.score >= threshold)][:k]
         for hits, row in zip(results, own, strict=True)
@@ -103,7 +107,7 @@ def query_labels(store: Store, queries: Sequence[Path]) -> list[str | None]:
     folders = (query.absolute().parent.name for query in queries)
     return [
         folder if row is None and folder in known else None if row is None else store.labels[row]
-        for row, folder in zip(_own_rows(store, queries), folders, strict=True)
+        for row, folder in zip(own_rows(store, queries), folders, strict=True)
     ]
 
 
@@ -119,7 +123,8 @@ def _search_of(index: Index, where: Sequence[str], device: str, k: int) -> Calla
     return search_on(index, device, k)
 
 
-def _own_rows(store: Store, queries: Sequence[Path]) -> list[int | None]:
+def own_rows(store: Store, queries: Sequence[Path]) -> list[int | None]:
+    """The row of each query that is itself one of the store's images."""
     # A list may have named URLs; as the path of a query one has a single slash.
     row_of = {str(PurePosixPath(path)) if is_remote(path) else path: row for row, path in enumerate(store.paths)}
     return [own_row(store, query, row_of) for query in queries]
@@ -144,18 +149,15 @@ def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
     """
     path = Path(query)
     if has_container_suffix(path.name) and path.is_file():
-        raise ClzooError(
-            f"{path} holds many images; a query is an image or a folder. Unpack it; or embed it (clzoo embed {path}) "
-            "and search by the path or id of an image in that store."
-        )
+        raise ClzooError(f"{path} holds many images; a query is an image or a folder. Unpack it; or {_embedded(path)}.")
     if not path.is_dir():
         if not path.exists():
             if store is not None and (stored := stored_image(store, str(query))) is not None:
                 return [stored]
             if is_remote(str(query)) or is_hub(query):
                 raise ClzooError(
-                    f"{query} is not on this machine; a query is an image or a folder here. Download it; or embed it "
-                    f"(clzoo embed {query}) and search by the path or id of an image in that store."
+                    f"{query} is not on this machine; a query is an image or a folder here. Download it; or "
+                    f"{_embedded(query)}."
                 )
             raise ClzooError(f"{path} does not exist; a query is an image or a folder of images.")
         return [path]
@@ -167,6 +169,12 @@ def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
     if in_shards:
         raise ClzooError(f"{path / in_shards[0]} lies inside a shard; queries are image files. Unpack it first.")
     return [path / item.path for item in listing.items]
+
+
+def _embedded(source: str | Path) -> str:
+    """How to search by an image of a source that is no query."""
+    command = shlex.join(["clzoo", "embed", str(source)])
+    return f"embed it ({command}) and search by the path or id of an image in that store"
 
 
 def _query_vectors(index: Index, query: Any, encoder: Encoder | None) -> np.ndarray:
@@ -192,7 +200,7 @@ def _stored_or_embedded(index: Index, queries: list[Path]) -> np.ndarray:
     store = index.store
     own = [
         row if row is not None and is_unchanged(store, row, query) else None
-        for row, query in zip(_own_rows(store, queries), queries, strict=True)
+        for row, query in zip(own_rows(store, queries), queries, strict=True)
     ]
     vectors = np.empty((len(queries), store.dim), np.float32)
     known = np.array([row is not None for row in own], bool)
@@ -219,7 +227,8 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
             raise
         raise ClzooError(
             f"{index.store.path} remembers its model as {manifest.load}, and that cannot be loaded: {error} "
-            f"If it has moved, say where it is: clzoo search {index.store.path} QUERY --model PLACE"
+            f"If it has moved, say where it is: clzoo search {shlex.quote(str(index.store.path))} QUERY "
+            "--model PLACE"
         ) from error
     index.store.check_model(encoder)
     return encoder

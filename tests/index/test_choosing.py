@@ -154,6 +154,11 @@ def test_a_threshold_leaves_out_what_is_less_alike(store):
     assert search(store, query, threshold=1.1) == [[]]
 
 
+def test_a_threshold_that_is_no_number_is_refused(store):
+    with pytest.raises(ClzooError, match=r"threshold is nan.*such as 0\.6"):
+        search(store, store.root / store.paths[0], threshold=float("nan"))
+
+
 # The query itself -----------------------------------------------------------------------------------------------------
 
 

@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clzoo import ClzooError
-from clzoo.embed import embed_folder, open_store
+from clzoo import ClzooError, embed_folder
 from clzoo.index import build_index, open_index, query_images, search, write_page
 from clzoo.index.html import median_similarity
 
@@ -161,16 +160,25 @@ def test_a_picture_without_a_file_of_its_own_has_no_link(tmp_path, make_store, q
     assert [link["href"] for link in Page(path).of("a")] == [query.as_uri()]
 
 
-def test_a_query_inside_an_archive_has_its_picture(tmp_path, pictures, encoder):
-    (tmp_path / "sources").mkdir()
-    with tarfile.open(tmp_path / "sources" / "a.tar", "w") as shard:
-        shard.add(pictures / "reds" / "0.jpg", "0.jpg")
-    store = open_store(embed_folder(tmp_path / "sources", encoder, out=tmp_path / "store").store)
-    (query,) = query_images(store.paths[0], store)
-    page = write(tmp_path, build_index(store), [query], k=1)
-    pictures_shown = [image["src"] for image in page.of("img")]
-    assert len(pictures_shown) == 2
-    assert pictures_shown[0] == pictures_shown[1]
+def test_a_query_that_lies_in_an_archive_is_shown(tmp_path, pictures, encoder, caplog):
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(pictures / "reds" / "0.jpg", "0.jpg")
+    embed_folder(shard, encoder, out=tmp_path / "of-shard")
+    index = open_index(tmp_path / "of-shard")
+    queries = query_images("shard.tar/0.jpg", index.store)
+    page = Page(write_page(tmp_path / "page.html", index, queries, search(index, queries, 1)))
+    assert len(page.of("img")) == 2
+    assert "has no thumbnail" not in caplog.text
+
+
+def test_a_query_that_a_list_named_by_a_url_stands_apart(tmp_path, make_store):
+    url = "https://127.0.0.1/reds/0.jpg"
+    store = make_store(np.eye(3), paths=[url, "a.jpg", "b.jpg"], labels=["red", "red", "blue"])
+    queries = query_images(url, store)
+    text = "".join(Page(write_page(tmp_path / "page.html", open_index(store), queries, search(store, queries, 3))).text)
+    assert text.count("finds itself") == 1
+    assert "1 of 2 same label" in text
 
 
 def test_the_query_stands_apart_and_labels_are_counted_without_it(tmp_path, index, pictures):

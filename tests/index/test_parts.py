@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -85,6 +86,19 @@ def test_a_missing_part_is_named_with_what_to_type(store):
     build_part(store, (2, 3), factory=FACTORY)
     with pytest.raises(ClzooError, match=rf"part 1 of 3 is missing \(2 of 3 are\).*--factory {FACTORY} --share 1/3"):
         merge_index(store)
+
+
+def test_the_commands_of_messages_can_be_typed_whatever_the_folder_is_called(make_store, tmp_path):
+    store = make_store(np.random.default_rng(SEED).normal(size=(200, 8)), folder=tmp_path / "my store")
+    with pytest.raises(ClzooError, match="holds no parts") as none:
+        merge_index(store)
+    build_part(store, (2, 2), factory="IVF4,Flat")
+    with pytest.raises(ClzooError, match="is missing") as missing:
+        merge_index(store)
+    for message, share in ((str(none.value).removesuffix(", and so on to 4/4"), "1/4"), (str(missing.value), "1/2")):
+        words = shlex.split(message.partition("Type: ")[2])
+        assert words[:4] == ["clzoo", "store", "index", str(store.path)]
+        assert words[-2:] == ["--share", share]
 
 
 def test_parts_of_another_build_are_refused(store, make_store):
