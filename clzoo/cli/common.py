@@ -190,14 +190,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
 
 
 def report(found: Any, as_json: bool, page: Path | None) -> None:
-    """Print what a job found, and write its page."""
+    """Print what a job found, and write its page; standard output holds nothing else: it may be a list of paths."""
     if as_json:
         print_json(found.as_json())
     else:
         for line in found.summary():
             say(line)
     if page is not None:
-        say(f"wrote {found.write_page(page)}", err=as_json)
+        say(f"wrote {found.write_page(page)}", err=True)
 
 
 private_option = click.option(

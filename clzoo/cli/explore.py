@@ -44,9 +44,16 @@ def command(
     """
     from clzoo.embed import open_store
     from clzoo.explorer import explore
+    from clzoo.explorer.page import require_few
+    from clzoo.explorer.server import require_server
 
+    opened = open_store(store, images=images)
+    if page is None:
+        require_server(port)
+    elif other is None:  # of two stores the work tells how many images both hold
+        require_few(opened, min(len(opened), sample or len(opened)), page)
     view = explore(
-        open_store(store, images=images),
+        opened,
         other,
         flags=[] if flags == "none" else [name.strip() for name in flags.split(",") if name.strip()],
         leaks=leaks,

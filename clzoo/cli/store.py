@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import print_json, print_table, quiet_option, say, share_option
+from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_option, say, share_option
 
 
 @click.group("store")
@@ -38,6 +38,7 @@ def info(store: Path, as_json: bool, quiet: bool) -> None:
     "--for", "viewer", type=click.Choice(["embedding-atlas", "tensorboard"]), help="With what this viewer reads."
 )
 @click.option("--out", metavar="FILE", type=click.Path(path_type=Path), help="The file.  [default: DIR.FORMAT]")
+@max_pixels_option
 @quiet_option
 def export(store: Path, format: str | None, viewer: str | None, out: Path | None, quiet: bool) -> None:
     """Write all rows of a store to one CSV, Parquet or NumPy file, as float32.

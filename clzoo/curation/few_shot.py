@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from clzoo.curation.folds import FOLDS, Labelled, out_of_fold
-from clzoo.curation.page import Section, Tile, write_page
+from clzoo.curation.page import MOST_PICTURES, Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
 from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
@@ -241,10 +241,10 @@ class Classified:
         by_class: dict[str, list[tuple[float, int]]] = {}
         for row, label, value in zip(self.rows, self.labels, self.confidence, strict=True):
             by_class.setdefault(label, []).append((value, row))
-        most = max(1, 1000 // max(1, len(by_class)))
+        most = max(1, MOST_PICTURES // max(1, len(by_class)))
         sections = [
             Section(
-                f"{label}: {len(found):,}",
+                f"{label}: {len(found):,}" + (f", of which {most:,} are shown" if len(found) > most else ""),
                 [
                     Tile(self.images, row, f"{value:.2f}", "" if value >= self.sure else "bad")
                     for value, row in sorted(found)[:most]

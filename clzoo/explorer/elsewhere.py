@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.graph import neighbor_graph
 from clzoo.explorer.projection import project
 from clzoo.files import output_path
+
+log = logging.getLogger("clzoo")
 
 _SPRITE, _TILE = 8192, 64  # pixels: of a side that browsers take, and of a picture at most
 _LAST = "projector_config.pbtxt"
@@ -67,7 +70,7 @@ def export_atlas(store: Store, path: str | Path) -> Path:
 def export_projector(store: Store, folder: str | Path) -> Path:
     """Write tensors.tsv, metadata.tsv, sprite.png and projector_config.pbtxt into a folder, the last one at the end.
 
-    A picture that cannot be read is a white tile.
+    A picture that cannot be read is a white tile, and a warning counts them.
 
     Raises:
         ClzooError: an empty store, vectors that are not finite, more images than a sprite holds; a file is there, or a
@@ -82,13 +85,18 @@ def export_projector(store: Store, folder: str | Path) -> Path:
     if side < 8:
         raise ClzooError(f"{len(store):,} pictures do not fit into a sprite of {_SPRITE} pixels. Export fewer rows.")
     sprite, pictures = Image.new("RGB", (across * side, across * side), "white"), Pictures(store)
+    missing: list[str] = []
     for row in range(len(store)):
         try:
             picture = pictures.image(row)
-        except UnreadableImageError:
+        except UnreadableImageError as error:
+            missing.append(f"{store.paths[row]}: {error}")
             continue
         picture.thumbnail((side, side))
         sprite.paste(picture, (row % across * side, row // across * side))
+    if missing:
+        what = "%d of %d pictures of %s cannot be read and are white tiles; the first is %s"
+        log.warning(what, len(missing), len(store), store.manifest.root, missing[0])
     buffer = io.BytesIO()
     sprite.save(buffer, "PNG")
     vectors = "".join("\t".join(map(str, vector)) + "\n" for _, part in store.batches() for vector in part)

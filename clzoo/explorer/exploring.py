@@ -12,10 +12,10 @@ import numpy as np
 
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
-from clzoo.explorer.findings import FLAGS, Findings, Score, find_all
+from clzoo.explorer.findings import FLAGS, Findings, Score, check_flags, find_all, leaks_of
 from clzoo.explorer.graph import Graph, neighbor_graph
 from clzoo.explorer.pair import agreement, same_images
-from clzoo.explorer.projection import project
+from clzoo.explorer.projection import check_projection, project
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
@@ -127,10 +127,13 @@ def explore(
         encoder: the one that made the store, where it is not where the store says.
 
     Raises:
-        ClzooError: vectors that are not finite, two stores without an image in common or of one encoder, a certificate
-            of other stores.
+        ClzooError: another flag or projection, vectors that are not finite, two stores without an image in common or of
+            one encoder, a certificate of other stores.
     """
+    check_flags(flags)
+    check_projection(projection)
     first = store if isinstance(store, Store) else open_store(store)
+    leaked = None if leaks is None else leaks_of(first, leaks)
     notes: list[str] = []
     if other is None:
         rows = [np.arange(len(first))]
@@ -146,7 +149,7 @@ def explore(
         notes.append(f"A sample: {sample:,} of {len(rows[0]):,} images; neighbors are those in the sample.")
         rows = [each[chosen] for each in rows]
     seen = tuple(_seen(each, chosen, projection) for each, chosen in zip(stores, rows, strict=True))
-    findings = find_all(first, rows[0], seen[0].graph, wanted=flags, leaks=leaks, encoder=encoder)
+    findings = find_all(first, rows[0], seen[0].graph, wanted=flags, leaks=leaked, encoder=encoder)
     shared = agreement(seen[0].graph, seen[1].graph) if len(seen) == 2 else None
     if shared is not None:
         values = np.full(len(first), np.nan, np.float32)

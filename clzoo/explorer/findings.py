@@ -56,33 +56,34 @@ class Findings:
     notes: list[str]
 
 
+def check_flags(wanted: Sequence[str]) -> None:
+    """Raise ClzooError where one is none of FLAGS."""
+    if unknown := [name for name in wanted if name not in FLAGS]:
+        raise ClzooError(
+            f"there are no flags {', '.join(unknown)}; expected some of {', '.join(FLAGS)} (or in the command: none)."
+        )
+
+
 def find_all(
     store: Store,
     rows: np.ndarray,
     graph: Graph,
     *,
     wanted: Sequence[str] = FLAGS,
-    leaks: str | Path | None = None,
+    leaks: Flag | None = None,
     encoder: Encoder | str | Path | None = None,
 ) -> Findings:
     """Run the jobs on a store.
 
-    A job that cannot be done here (no labels, pictures that are not there, a model that has moved) is noted and warned
-    about, and the others go on.
+    A job that cannot be done here (a class of one image, pictures that are not there, a model that has moved) is noted
+    and warned about, and the others go on. Of a store without labels none is looked at.
 
     Args:
         rows: those of the map, with their `graph`: outliers are told among them.
-        wanted: of FLAGS.
-        leaks: a certificate that names the store.
-
-    Raises:
-        ClzooError: another name, or a certificate of other stores.
+        wanted: of FLAGS, as `check_flags` wants them.
+        leaks: what `leaks_of` found.
     """
-    if unknown := [name for name in wanted if name not in FLAGS]:
-        raise ClzooError(f"there are no flags {', '.join(unknown)}; expected some of {', '.join(FLAGS)}.")
-    found = Findings([], [], [])
-    if leaks is not None:
-        found.flags.append(_leaks(store, leaks))
+    found = Findings([] if leaks is None else [leaks], [], [])
     jobs = {"duplicates": _duplicates, "labels": _label_errors}
     for name, job in jobs.items():
         if name in wanted and len(store):
@@ -127,7 +128,12 @@ def _outliers(store: Store, rows: np.ndarray, graph: Graph, found: Findings) -> 
     found.flags.append(Flag("outlier", f"The 1 % with the largest outlier distance: {count:,}.", farthest))
 
 
-def _leaks(store: Store, path: str | Path) -> Flag:
+def leaks_of(store: Store, path: str | Path) -> Flag:
+    """The images of a store that a certificate names.
+
+    Raises:
+        ClzooError: no certificate, or one of other stores.
+    """
     certificate = read_certificate(path)
     own = content_sha256(store)
     role = next((role for role in ("test", "train") if certificate[role]["sha256"] == own), None)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clzoo.curation.pictures import Pictures
+from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.explorer.payload import payload
 from clzoo.explorer.thumbnails import Sheets, make_sheets
@@ -33,11 +34,7 @@ WEB = Path(__file__).parent / "web"
 
 def write_page(view: Exploration, path: Path) -> Path:
     """Write the page as one file, atomically, and say its size."""
-    if len(view) > MOST_IMAGES:
-        raise ClzooError(
-            f"{view.store.path} has {len(view):,} images; one file holds {MOST_IMAGES:,}. Take a sample: clzoo explore "
-            f"{view.store.path} --sample {MOST_IMAGES} --html {path}; or look at all: clzoo explore {view.store.path}"
-        )
+    require_few(view.store, len(view), path)
     rest = len(payload(view)) + sum(len(part) for part in document(None, None))
     sheets = make_sheets(
         Pictures(view.store),
@@ -58,6 +55,15 @@ def write_page(view: Exploration, path: Path) -> Path:
         file.writelines(document(payload(view, sheets=sheets), sheets))
     log.info("%s: %.1f MB, with %d pictures", path, path.stat().st_size / 1e6, len(view) - len(sheets.missing))
     return path
+
+
+def require_few(store: Store, count: int, path: Path) -> None:
+    """Raise ClzooError where so many images of a store do not fit into one file."""
+    if count > MOST_IMAGES:
+        raise ClzooError(
+            f"{store.path} has {count:,} images; one file holds {MOST_IMAGES:,}. Take a sample: clzoo explore "
+            f"{store.path} --sample {MOST_IMAGES} --html {path}; or look at all: clzoo explore {store.path}"
+        )
 
 
 def document(collection: str | None, sheets: Sheets | None) -> Iterator[str]:

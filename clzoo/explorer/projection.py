@@ -26,6 +26,14 @@ def has_umap() -> bool:
     return importlib.util.find_spec("umap") is not None
 
 
+def check_projection(how: str) -> None:
+    """Raise ClzooError where it is none of PROJECTIONS, or "umap" and umap-learn is not installed."""
+    if how not in PROJECTIONS:
+        raise ClzooError(f"the projection is one of {', '.join(PROJECTIONS)}; found {how!r}.")
+    if how == "umap" and not has_umap():
+        raise ClzooError('UMAP needs umap-learn. Type: pip install "clzoo[explore]"; or take the other: --map pca')
+
+
 def project(store: Store, rows: np.ndarray, graph: Graph, how: str = "auto") -> tuple[np.ndarray, str]:
     """Places of some rows (N,) of a store, and the projection in words.
 
@@ -39,10 +47,7 @@ def project(store: Store, rows: np.ndarray, graph: Graph, how: str = "auto") -> 
     Raises:
         ClzooError: "umap" without umap-learn, another name, vectors that are not finite.
     """
-    if how not in PROJECTIONS:
-        raise ClzooError(f"the projection is one of {', '.join(PROJECTIONS)}; found {how!r}.")
-    if how == "umap" and not has_umap():
-        raise ClzooError('UMAP needs umap-learn. Type: pip install "clzoo[explore]"; or take the other: --map pca')
+    check_projection(how)
     places, share = principal_components(store, rows)
     if how == "pca" or len(rows) < _FEWEST:
         return _scaled(places), f"PCA, {share:.0%} of the variance"

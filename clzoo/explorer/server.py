@@ -62,6 +62,16 @@ def serve(
             log.info("ended")
 
 
+def require_server(port: int) -> None:
+    """Before the work: raise ClzooError where the extra `[explore]` is not installed, or the port is in use."""
+    try:
+        import starlette  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise _missing_extra() from error
+    _bound(port).close()
+
+
 def make_app(view: Exploration, token: str) -> Starlette:
     """The application; every address outside of /TOKEN/ is answered 404, every other Host 400."""
     try:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,9 @@ from clzoo.data.listing import Item, item_ids, label_of_item
 from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError
 from clzoo.graphs.session import DEVICES
+from clzoo.images import MAX_PIXELS, set_max_pixels
 from clzoo.lite.loading import load
-from clzoo.lite.vectors import Vectors, open_vectors, write_whole
+from clzoo.lite.vectors import Vectors, open_vectors, require_place, write_whole
 from clzoo.wording import plain
 
 
@@ -36,12 +38,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 an error of input or data, 130 interrupted; argparse exits with 2."""
     try:
         given = _parser().parse_args(arguments)
+        if given.max_pixels is not None:
+            set_max_pixels(given.max_pixels)
         given.run(given)
+        sys.stdout.flush()
     except ClzooError as error:
         sys.stderr.write(f"error: {error}\n")  # plain by itself, with lines of details
         return 1
     except ModuleNotFoundError as error:  # a source of another kind than images and .tar
         sys.stderr.write(f"error: this needs {error.name}, which is not installed. Type: pip install {error.name}\n")
+        return 1
+    except BrokenPipeError:  # who reads the output has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python writes the rest at its end
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
@@ -81,10 +89,15 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--sure", type=float, default=0.5, help="Less confidence is unsure; 0.5 if not said.")
     classify.add_argument("--device", **device)  # type: ignore[arg-type]
     classify.set_defaults(run=_classify)
+    for command in (embed, search, classify):
+        command.add_argument(
+            "--max-pixels", type=int, metavar="N", help=f"Refuse images of more pixels; {MAX_PIXELS} if not said."
+        )
     return parser
 
 
 def _embed(given: argparse.Namespace) -> None:
+    require_place(given.out)
     encoder = load(given.model, given.device)
     items, vectors, failed = _of_source(given.source, encoder.embed)
     paths = [item.path for item in items]
@@ -97,6 +110,8 @@ def _embed(given: argparse.Namespace) -> None:
 def _classify(given: argparse.Namespace) -> None:
     if not 0 <= given.sure <= 1:
         raise ClzooError(f"--sure is a confidence from 0 to 1, found {given.sure}.")
+    if given.out is not None:
+        require_place(given.out)
     encoder = load(given.model, given.device)
     items, found, failed = _of_source(given.source, encoder.probabilities)
     confidence = found.max(axis=1).tolist()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,6 +21,8 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json
 
 _ROWS = 16_384  # of vectors that are compared at a time
+_DAMAGES = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy, zipfile and pyarrow raise at files that are damaged or of something else."""
 
 
 class Found(NamedTuple):
@@ -112,19 +116,19 @@ def open_vectors(place: str | Path) -> Vectors:
         return _of_store(place)
     try:
         with np.load(place, allow_pickle=False) as arrays:
+            paths = [str(path) for path in arrays["path"]]
             labels = [str(label) or None for label in arrays["label"]]
             said = [str(arrays[name]) if name in arrays.files else "" for name in ("model", "weights_sha256")]
-            found = Vectors(arrays["path"].tolist(), labels, arrays["id"], arrays["embedding"], *said)
+            return _checked(Vectors(paths, labels, arrays["id"], arrays["embedding"], *said), place)
     except FileNotFoundError:
         raise ClzooError(
             f"{place} does not exist. Type: python -m clzoo.lite embed IMAGES --model FILE.onnx --out {place}"
         ) from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGES as error:
         raise ClzooError(
             f"{place} is not a file of vectors ({error}). It is made by: clzoo store export DIR --format npz, or "
             "python -m clzoo.lite embed"
         ) from error
-    return _checked(found, place)
 
 
 def _of_store(folder: Path) -> Vectors:
@@ -140,18 +144,23 @@ def _of_store(folder: Path) -> Vectors:
             f"{folder} keeps its paths in Parquet, and pyarrow is not installed. Type: pip install pyarrow; or where "
             f"clzoo is installed whole: clzoo store export {folder} --format npz"
         ) from error
-    items = [parquet.read_table(folder / segment["items"]) for segment in segments]
-    vectors = [
-        np.load(folder / segment["embeddings"], mmap_mode="r", allow_pickle=False)[table["row"].to_numpy()]
-        for segment, table in zip(segments, items, strict=True)
-    ]
     if not segments:
         raise ClzooError(f"{folder} holds no embeddings.")
-    columns = {name: [value for table in items for value in table[name].to_pylist()] for name in ("path", "id")}
-    labels = [value for table in items for value in table["label"].to_pylist()]
-    ids = np.array(columns["id"], np.int64)
-    said = manifest["model"], manifest["weights_sha256"]
-    return _checked(Vectors(columns["path"], labels, ids, np.concatenate(vectors), *said), folder)
+    try:
+        items = [parquet.read_table(folder / segment["items"]) for segment in segments]
+        vectors = [
+            np.load(folder / segment["embeddings"], mmap_mode="r", allow_pickle=False)[table["row"].to_numpy()]
+            for segment, table in zip(segments, items, strict=True)
+        ]
+        columns = {name: [value for table in items for value in table[name].to_pylist()] for name in ("path", "id")}
+        labels = [value for table in items for value in table["label"].to_pylist()]
+        ids = np.array(columns["id"], np.int64)
+        said = manifest["model"], manifest["weights_sha256"]
+        return _checked(Vectors(columns["path"], labels, ids, np.concatenate(vectors), *said), folder)
+    except _DAMAGES as error:
+        raise ClzooError(
+            f"the store {folder} is damaged, or is being written ({error}). Try again; else embed again: clzoo embed"
+        ) from error
 
 
 def _checked(found: Vectors, place: Path) -> Vectors:
@@ -161,18 +170,40 @@ def _checked(found: Vectors, place: Path) -> Vectors:
     return found
 
 
+def require_place(path: Path) -> None:
+    """Refuse, before the work, a place where no file can be written; folders that lack above it are made.
+
+    Raises:
+        ClzooError: there is a folder, or it cannot be written.
+    """
+    with _part_of(path) as part:
+        if path.is_dir():
+            raise ClzooError(f"{path} is a folder; expected the name of a file, e.g. {path / 'NAME'}")
+        part.touch()
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """A file that appears whole or not at all, without the packages that `clzoo.files` needs for it.
 
     Raises:
         ClzooError: it cannot be written.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # clzoo.temporary needs filelock, which is not here
-    try:
+    require_place(path)
+    with _part_of(path) as part:
         with part.open("wb") as file:  # given a name, numpy would add a suffix
             write(file)
         part.replace(path)
+
+
+@contextmanager
+def _part_of(path: Path) -> Iterator[Path]:
+    """A place beside the file, emptied at the end."""
+    part = path.parent / f"{path.name}.{os.getpid()}.part"  # clzoo.temporary needs filelock, which is not here
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
     except OSError as error:
-        raise ClzooError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise ClzooError(f"{path} cannot be written: {error.strerror or error}. Name another file.") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing can be there where none could be written
+            part.unlink()

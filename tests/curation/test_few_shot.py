@@ -21,7 +21,7 @@ from written_stores import write_store
 import clzoo
 from clzoo import ClzooError, classify, open_store
 from clzoo.cli import main
-from clzoo.curation import Classifier
+from clzoo.curation import Classifier, few_shot
 from clzoo.curation.few_shot import best_temperature
 from clzoo.curation.given_labels import read_labels
 from clzoo.curation.onnx_head import export_classifier
@@ -106,6 +106,16 @@ def test_the_command_writes_what_it_is_asked_for_and_nothing_else(store, given, 
     assert content_of(store.path) == before
     with pytest.raises(SystemExit, match="2"):
         main(["curate", "classify", str(store.path)])
+
+
+def test_the_page_says_which_classes_it_does_not_show_whole(store, given, tmp_path, monkeypatch):
+    found = classify(store, read_labels(given, store))
+    assert "are shown" not in found.write_page(tmp_path / "whole.html").read_text()
+    monkeypatch.setattr(few_shot, "MOST_PICTURES", 4 * len(set(found.labels)))
+    text = found.write_page(tmp_path / "named.html").read_text()
+    assert text.count('<span class="name"') == 4 * len(set(found.labels))
+    for label in set(found.labels):
+        assert f"<h2>{label}: {found.labels.count(label)}, of which 4 are shown</h2>" in text
 
 
 @pytest.mark.parametrize(

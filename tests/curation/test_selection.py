@@ -8,6 +8,7 @@ from test_pairs import unit
 from written_stores import write_store
 
 from clzoo import ClzooError, select_images
+from clzoo.cli import main
 from clzoo.curation.selection import WAYS, centered, clusters_of, typicality_of
 
 SIZES = (200, 60, 15, 5)
@@ -94,3 +95,10 @@ def test_more_than_there_are_and_unknown_ways_are_refused(store, tmp_path):
         select_images(store, 1, how="luck")
     one = write_store(tmp_path / "one", unit(1))
     assert [select_images(one, 1, how=how).rows for how in WAYS] == [[0]] * 3
+
+
+def test_standard_output_is_the_list_of_paths_and_nothing_else(store, tmp_path, capsys):
+    main(["curate", "select", str(store.path), "-n", "3", "--html", str(tmp_path / "next.html"), "--quiet"])
+    said = capsys.readouterr()
+    assert said.out.splitlines() == select_images(store, 3).paths
+    assert f"wrote {tmp_path / 'next.html'}" in said.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import unicodedata
 
 import numpy as np
 import pytest
@@ -54,6 +55,53 @@ def test_pictures_that_are_gone_keep_their_place_with_the_reason(opened, tmp_pat
     page.keyboard.press("n")
     page.wait_for_selector(".neighbors canvas[data-drawn=missing]")
     assert page.get_attribute(".large canvas", "title") == "No such file or directory"
+
+
+@pytest.fixture(scope="module")
+def mac(tmp_path_factory):
+    """A page of six pictures, one of them named as a Mac does it: each accent is a letter of its own."""
+    place = tmp_path_factory.mktemp("mac")
+    paths = [unicodedata.normalize("NFD", "Café à midi.jpg"), *(f"{number}.jpg" for number in range(5))]
+    store = write_store(place / "store", random_vectors(6), paths=paths, labels=list("aabbcc"))
+    return explore(store, flags=[], projection="pca").write_page(place / "map.html")
+
+
+def test_names_are_found_however_their_accents_are_written(opened, mac):
+    page = opened(mac)
+    for written in ("café À", unicodedata.normalize("NFD", "café à")):
+        page.fill("#search", written)
+        assert passing(page) == [0]
+
+
+def test_however_often_one_goes_farther_the_map_stays_in_sight(opened, mac):
+    page = opened(mac)
+    for _ in range(30):
+        page.keyboard.press("-")
+        page.wait_for_timeout(20)
+    settled(page)
+    assert page.evaluate("() => clzoo.map.camera.scale / clzoo.map.camera.whole") == pytest.approx(0.5)
+
+
+def test_points_have_colors_by_a_column_of_more_values_than_a_canvas_has_pixels(opened, mac):
+    page = opened(mac)
+    page.keyboard.press("t")  # points alone
+    page.evaluate(
+        """() => {
+            const column = clzoo.collection.columns[0], count = 70_000;
+            column.values = Array.from({ length: count }, (_, code) => `caption ${code}`);
+            column.codes = column.codes.map((code) => code * 29_999);
+            column.counts = new Int32Array(count + 1);
+            clzoo.state.color(0);
+        }"""
+    )
+    settled(page)
+    read = """(place) => {
+        const canvas = document.querySelector(".points"), [x, y] = clzoo.map.screenOf(place);
+        return [...canvas.getContext("2d").getImageData(Math.round(x), Math.round(y), 1, 1).data];
+    }"""
+    colors = [tuple(page.evaluate(read, place)) for place in range(6)]
+    assert all(color[3] == 255 for color in colors), colors
+    assert len(set(colors)) == 3
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])

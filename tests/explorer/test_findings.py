@@ -13,6 +13,7 @@ from written_stores import write_store
 from clzoo import ClzooError, explore, find_label_errors, find_leaks, find_outliers, open_store
 from clzoo.certificate import sealed
 from clzoo.curation.leaks import content_sha256
+from clzoo.explorer import exploring
 from clzoo.files import write_json
 
 
@@ -69,6 +70,20 @@ def test_leaked_images_are_flagged_by_a_certificate_and_one_of_another_store_is_
 def test_an_unknown_flag_is_an_error(place):
     with pytest.raises(ClzooError, match="there are no flags copies; expected some of duplicates, labels, outliers"):
         explore(place / "store", flags=["copies"], projection="pca")
+
+
+def test_what_cannot_be_done_is_refused_before_the_work(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(exploring, "_seen", lambda *_: pytest.fail("neighbors and a map, which take minutes"))
+    other = write_store(tmp_path / "other", random_vectors(8))
+    find_leaks(place / "store", place / "store").save(tmp_path / "leaks.json")
+    for options, message in (
+        ({"flags": ["outlier"]}, "no flags outlier; expected some of duplicates, labels, outliers"),
+        ({"projection": "tsne"}, "found 'tsne'"),
+        ({"leaks": tmp_path / "none.json"}, "none.json"),
+        ({"leaks": tmp_path / "leaks.json"}, "other is neither, or has changed"),
+    ):
+        with pytest.raises(ClzooError, match=message):
+            explore(other, **options)
 
 
 def test_a_sample_is_always_the_same_one_and_says_so(place):

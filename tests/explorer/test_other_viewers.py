@@ -17,6 +17,7 @@ from clzoo.cli import main
 from clzoo.explorer import projection
 from clzoo.explorer.elsewhere import export_atlas, export_projector
 from clzoo.explorer.graph import neighbor_graph
+from clzoo.images import MAX_PIXELS
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,21 @@ def test_the_projector_gets_vectors_names_and_tiles_in_row_order(store, tmp_path
             red = sprite.getpixel((row % 4 * 64 + 5, row // 4 * 64 + 5))[0]
             assert red == 20 * int(Path(opened.paths[row]).stem)
     assert "single_image_dim: 64 single_image_dim: 64" in (tmp_path / "p" / "projector_config.pbtxt").read_text()
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_the_option_that_allows_large_ones_is_taken(
+    store, tmp_path, capsys
+):
+    export = ["store", "export", str(store), "--for", "tensorboard", "--out", str(tmp_path / "p")]
+    try:
+        main([*export, "--max-pixels", "199"])
+        said = capsys.readouterr().err
+        assert "warning: 12 of 12 pictures of " in said
+        assert "cannot be read and are white tiles; the first is a\\tb/00.png: 20x10 pixels, the limit is 199" in said
+        main([*export, "--max-pixels", "200"])
+        assert "warning" not in capsys.readouterr().err
+    finally:
+        clzoo.set_max_pixels(MAX_PIXELS)
 
 
 def test_neither_format_nor_viewer_or_two_that_disagree_are_wrong_usage(store):

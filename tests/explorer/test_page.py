@@ -9,11 +9,13 @@ import re
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from looking import random_vectors
 from written_stores import write_store
 
 from clzoo import ClzooError, explore
-from clzoo.explorer import page
+from clzoo.cli.explore import command
+from clzoo.explorer import exploring, page
 from clzoo.explorer.payload import column, payload
 
 
@@ -55,6 +57,10 @@ def test_too_many_images_are_told_how_to_be_sampled(tmp_path, monkeypatch):
     with pytest.raises(ClzooError, match=r"has 30 images; one file holds 20. Take a sample: .* --sample 20 --html"):
         view.write_page(tmp_path / "map.html")
     assert not (tmp_path / "map.html").exists()
+    monkeypatch.setattr(exploring, "_seen", lambda *_: pytest.fail("the command says so before the work"))
+    error = CliRunner().invoke(command, [str(tmp_path / "store"), "--html", str(tmp_path / "map.html")]).exception
+    assert isinstance(error, ClzooError)
+    assert "has 30 images; one file holds 20" in str(error)
 
 
 def test_a_file_that_would_be_too_large_is_refused(tmp_path, monkeypatch, view):

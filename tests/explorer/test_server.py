@@ -15,10 +15,12 @@ import webbrowser
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from looking import places_of, serving, short_lists
 
 from clzoo import ClzooError, explore, open_store
-from clzoo.explorer import graph, server
+from clzoo.cli.explore import command
+from clzoo.explorer import exploring, graph, server
 
 pytest.importorskip("starlette", reason='needs pip install "clzoo[explore]"')
 pytest.importorskip("uvicorn", reason='needs pip install "clzoo[explore]"')
@@ -121,13 +123,19 @@ def test_a_model_that_has_moved_is_told_in_the_answer(place, view, tmp_path):
     assert b"--model PLACE" in content
 
 
-def test_a_port_in_use_is_an_error_that_says_what_to_type(view):
+def test_a_port_in_use_is_an_error_that_says_what_to_type_and_the_command_says_it_before_the_work(
+    place, view, monkeypatch
+):
+    monkeypatch.setattr(exploring, "_seen", lambda *_: pytest.fail("neighbors and a map, which take minutes"))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ClzooError, match=rf"port {port} of 127.0.0.1 is in use.*--port 0"):
             view.serve(port, browser=False)
+        error = CliRunner().invoke(command, [str(place / "store"), "--port", str(port)]).exception
+        assert isinstance(error, ClzooError)
+        assert f"port {port} of 127.0.0.1 is in use" in str(error)
 
 
 @pytest.mark.parametrize("answer", [False, webbrowser.Error("could not locate runnable browser")])
@@ -164,7 +172,9 @@ def test_the_command_prints_its_address_and_ends_quietly_at_ctrl_c(place, warm_p
         process.kill()
 
 
-def test_without_the_extra_the_error_names_it_and_the_way_without_a_server(view, monkeypatch):
+def test_without_the_extra_the_error_names_it_and_the_way_without_a_server(place, view, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.setattr(exploring, "_seen", lambda *_: pytest.fail("neighbors and a map, which take minutes"))
+    assert "pip install" in str(CliRunner().invoke(command, [str(place / "store")]).exception)
     with pytest.raises(ClzooError, match=r'pip install "clzoo\[explore\]"; or write one file: --html FILE'):
         view.serve(browser=False)

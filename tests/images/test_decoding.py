@@ -172,8 +172,9 @@ def test_a_limit_of_fewer_pixels_leaves_pillows_own_alone() -> None:
 
 @pytest.mark.usefixtures("limits")
 def test_every_command_that_decodes_images_can_set_the_limit(tmp_path: Path) -> None:
-    for name in ("embed", "search", "pack", "evaluate", "compare", "pretrain", "views", "publish", "export"):
-        assert "--max-pixels N" in CliRunner().invoke(cli, [name, "--help"]).output, name
+    names = "embed", "search", "pack", "evaluate", "compare", "pretrain", "views", "publish", "export", "store export"
+    for name in names:
+        assert "--max-pixels N" in CliRunner().invoke(cli, [*name.split(), "--help"]).output, name
     (tmp_path / "images").mkdir()
     Image.fromarray(noise(60, 50, 3)).save(tmp_path / "images" / "a.png")
     pack = ["pack", str(tmp_path / "images"), "--size", "32", "--out", str(tmp_path / "pack")]

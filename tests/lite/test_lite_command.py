@@ -1,6 +1,7 @@
 """`python -m clzoo.lite`: embeds a folder and searches it exactly, with onnxruntime, numpy and Pillow alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,59 @@ def test_errors_name_what_to_type(place, tmp_path, capsys):
         assert message in capsys.readouterr().err
     done = alone("search", place / "store", "x")
     assert "Type: pip install pyarrow" in done.stderr
+
+
+def test_files_of_something_else_and_damaged_ones_are_errors(place, tmp_path, capsys):
+    whole = {"id": np.array([1]), "path": np.array(["a"]), "label": np.array([""]), "embedding": np.ones((1, 2))}
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "array.npy", np.ones((3, 2)))
+    for name, array in (("path", np.array("a")), ("embedding", np.array([["x", "y"]])), ("id", np.array(1))):
+        np.savez(tmp_path / f"{name}.npz", **{**whole, name: array})
+    np.savez_compressed(tmp_path / "changed.npz", **{**whole, "embedding": np.ones((1, 5000))})
+    content = bytearray((tmp_path / "changed.npz").read_bytes())
+    content[60:200] = bytes(140)
+    (tmp_path / "changed.npz").write_bytes(content)
+    for file in sorted(tmp_path.glob("*.np?")):
+        assert main(["search", str(file), "a"]) == 1, file
+        assert f"{file} is not a file of vectors (" in capsys.readouterr().err
+    shutil.copytree(place / "store", tmp_path / "store")
+    next((tmp_path / "store").glob("items*.parquet")).unlink()
+    assert main(["search", str(tmp_path / "store"), "a"]) == 1
+    assert "is damaged, or is being written" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    for out, message in (
+        (".", ". is a folder; expected the name of a file"),
+        ("file/vectors.npz", "file/vectors.npz cannot be written: "),
+        ("n" * 300, "cannot be written: File name too long"),
+    ):
+        for command in ("embed", "classify"):
+            assert main([command, str(place / "pictures"), "--model", "no-model", "--out", out]) == 1
+            assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    main(["embed", str(place / "pictures"), "--model", str(place / "model.onnx"), "--out", "new/folder/vectors.npz"])
+    assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == ["vectors.npz"]
+
+
+def test_the_option_that_a_refused_image_names_is_taken(place, tmp_path):
+    embed = ("embed", place / "pictures", "--model", place / "model.onnx", "--out", tmp_path / "a.npz")
+    done = alone(*embed, "--max-pixels", 10)
+    assert done.returncode == 1
+    assert "the limit is 10; to allow more: --max-pixels N" in done.stderr
+    assert alone(*embed, "--max-pixels", 10_000).returncode == 0
+    assert "max_pixels must be at least 1" in alone(*embed, "--max-pixels", 0).stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise")
+def test_a_reader_that_has_seen_enough_ends_it_quietly(place):
+    run = [sys.executable, "-m", "clzoo.lite", "search", place / "store", clzoo.open_store(place / "store").paths[0]]
+    with subprocess.Popen(run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
 
 
 def test_a_model_whose_file_holds_halves_is_known_as_the_one_that_made_the_store(place, tmp_path, capsys):

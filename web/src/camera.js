@@ -32,10 +32,12 @@ export function createCamera() {
     camera.y = Math.min(Math.max(camera.y, -1.5), 1.5);
   };
 
+  camera.allowed = (scale) => Math.min(Math.max(scale, camera.whole / 2), camera.whole * 2000);
+
   // What lies under (px, py) stays there.
   camera.zoom = (factor, px = camera.width / 2, py = camera.height / 2) => {
     const [x, y] = camera.toMap(px, py);
-    camera.scale = Math.min(Math.max(camera.scale * factor, camera.whole / 2), camera.whole * 2000);
+    camera.scale = camera.allowed(camera.scale * factor);
     const [nx, ny] = camera.toMap(px, py);
     camera.x += x - nx;
     camera.y += y - ny;

@@ -63,6 +63,9 @@ export function shown(text) {
   );
 }
 
+// As it is searched for: in small letters, and with accents as one letter, which a Mac keeps apart in file names.
+export const folded = (text) => text.normalize("NFC").toLowerCase();
+
 // The file's name, behind its folder's where it holds no letter and so tells nothing: cat/0017.png.
 export function shortName(path) {
   const parts = path.split("/");

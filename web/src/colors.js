@@ -7,14 +7,17 @@ export const whenThemeChanges = (listener) => dark.addEventListener("change", li
 
 const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+const ACROSS = 4096; // pixels of a row; a canvas of more than some 32,000 is empty, and says nothing
+
 function numbers(colors) {
-  const canvas = new OffscreenCanvas(Math.max(1, colors.length), 1);
+  const canvas = new OffscreenCanvas(ACROSS, Math.max(1, Math.ceil(colors.length / ACROSS)));
   const context = canvas.getContext("2d", { willReadFrequently: true });
   colors.forEach((color, i) => {
     context.fillStyle = color;
-    context.fillRect(i, 0, 1, 1);
+    context.fillRect(i % ACROSS, Math.floor(i / ACROSS), 1, 1);
   });
-  return new Uint32Array(context.getImageData(0, 0, canvas.width, 1).data.buffer);
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  return new Uint32Array(data.buffer).subarray(0, colors.length);
 }
 
 export const css = (color) => `rgb(${color & 255} ${(color >> 8) & 255} ${(color >> 16) & 255})`;

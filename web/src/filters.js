@@ -1,6 +1,6 @@
 // The panel of filters: what points are colored by, flags, and a part for each column.
 
-import { formatNumber, shown } from "./collection.js";
+import { folded, formatNumber, shown } from "./collection.js";
 import { classes, css, ends, page, scale, whenThemeChanges } from "./colors.js";
 import { el } from "./dom.js";
 
@@ -97,9 +97,9 @@ export function createFilters(collection, state) {
       oninput: fill,
     });
     function fill() {
-      const wanted = search.value.toLowerCase();
+      const wanted = folded(search.value);
       const chosen = state.values.get(i);
-      const found = codes.filter((code) => !wanted || (code >= 0 && column.values[code].toLowerCase().includes(wanted)));
+      const found = codes.filter((code) => !wanted || (code >= 0 && folded(column.values[code]).includes(wanted)));
       list.replaceChildren(
         ...found.slice(0, MOST).map((code) =>
           el(

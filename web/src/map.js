@@ -422,7 +422,7 @@ export function createMap(collection, source, state, { onHover, onPick }) {
     Object.assign(camera, before);
     flyTo(whole.x, whole.y, whole.scale);
   };
-  map.zoom = (factor) => flyTo(camera.x, camera.y, Math.min(camera.scale * factor, camera.whole * 2000));
+  map.zoom = (factor) => flyTo(camera.x, camera.y, camera.allowed(camera.scale * factor));
   map.move = (dx, dy) => {
     camera.pan(dx, dy);
     moved();

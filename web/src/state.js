@@ -1,8 +1,11 @@
 // What is filtered, colored, selected and looked at. Parts of the page change it here and are told of changes of it.
 
+import { folded } from "./collection.js";
+
 export function createState(collection) {
   const { count, columns, flags } = collection;
   const listeners = [];
+  let names = null; // of the files, folded when they are first searched
   const state = {
     name: "", // part of the file name
     values: new Map(), // column -> Set of codes that pass; -1 is no value
@@ -25,11 +28,12 @@ export function createState(collection) {
   };
 
   state.filter = () => {
-    const name = state.name.toLowerCase();
+    const name = folded(state.name);
+    names ??= name ? collection.paths.map(folded) : null;
     state.passing = 0;
     for (let i = 0; i < count; i++) {
       const passes =
-        (!name || collection.paths[i].toLowerCase().includes(name)) && passesFlags(i) && passesColumns(i);
+        (!name || names[i].includes(name)) && passesFlags(i) && passesColumns(i);
       state.passes[i] = passes ? 1 : 0;
       if (passes) state.passing++;
     }
