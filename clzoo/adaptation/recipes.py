@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from clzoo.adaptation.survey import Survey
+from clzoo.adaptation.survey import FEWEST_BATCH, Survey
 from clzoo.backbones import skeleton_of
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -28,7 +28,7 @@ from clzoo.wording import plain
 SMALL = 96
 """Side of the input in pixels below which a method's settings are those of its recipe for CIFAR-10."""
 
-MOST_BATCH, FEWEST_BATCH = 256, 16
+MOST_BATCH = 256
 EPOCHS = 20
 """Without a time; and at most MOST_EPOCHS with one: a few images are not seen for ever (our choice)."""
 MOST_EPOCHS = 100
