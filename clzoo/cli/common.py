@@ -81,7 +81,7 @@ class Minutes(click.ParamType):
 class _OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
-        if is_special(path):
+        if isinstance(path, Path) and is_special(path):
             self.fail(f"{path} is a device or a pipe. Name a file, and send that on.", param, ctx)
         return path
 
