@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -33,7 +32,7 @@ from clzoo.adaptation.planning import (
 )
 from clzoo.adaptation.recipes import MOST_EPOCHS, free_memory, recipe_values, with_length
 from clzoo.adaptation.student import student_config, train_student
-from clzoo.adaptation.survey import FEW, FEWEST, Survey, require_batch
+from clzoo.adaptation.survey import FEW, FEWEST, Survey
 from clzoo.adaptation.teacher import Teacher, parameters_of, teacher_of
 from clzoo.adaptation.verdict import Gain, Verdict, gain_of, judge
 from clzoo.data.content import digests, identity
@@ -162,7 +161,6 @@ def _opened(
             f"{source} holds {parts.distinct} different images; distilling takes at least {FEWEST}. Add images, and "
             "embed them."
         )
-    require_batch(parts, str(source), shlex.join(["clzoo", "curate", "duplicates", str(source)]))
     torch.manual_seed(0)
     encoder = Encoder.untrained(config, target)
     trained_on = training_set_of(teacher.images, parts.train, config.preprocessing.size)

@@ -21,9 +21,6 @@ FEWEST = 50
 FEW = 200
 """Images below which no verdict but "no evidence" can come: a fifth of them is too few to be judged on."""
 
-FEWEST_BATCH = 16
-"""Images of the smallest batch, and so of what is trained on."""
-
 LOOKED_AT = 500
 """Images, evenly spaced over the source, that are decoded for the survey."""
 
@@ -53,8 +50,7 @@ def survey(collection: Collection, parts: Parts, encoder: Encoder) -> Survey:
     """Look at a source.
 
     Raises:
-        ClzooError: too few images, one image again and again, copies that leave too few to train on, images of one flat
-            colour, mostly unreadable ones.
+        ClzooError: too few images, one image again and again, images of one flat colour, mostly unreadable ones.
     """
     count, origin = len(collection), collection.origin
     if parts.distinct < FEWEST:
@@ -63,7 +59,6 @@ def survey(collection: Collection, parts: Parts, encoder: Encoder) -> Survey:
             f"{origin} has {count} images{copies}; adaptation takes at least {FEWEST} different ones. Add images, or "
             f"use the encoder as it is: {shlex.join(['clzoo', 'embed', origin, '--model', encoder.config.name])}"
         )
-    require_batch(parts, origin, _showing_copies(origin))
     rows = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(np.int64))
     with ThreadPoolExecutor(usable_cores()) as pool:
         seen = list(pool.map(lambda row: _look(collection, int(row)), rows))
@@ -109,26 +104,9 @@ def _refuse_alike(thumbnails: np.ndarray, origin: str) -> None:
     if kinds < 0.1 * count:
         raise ClzooError(
             f"{count} images of {origin} show {kinds} different pictures at {_THUMBNAIL} x {_THUMBNAIL} px: they are "
-            f"copies of one another. To see which: {_showing_copies(origin)}"
+            f"copies of one another. To see which: {shlex.join(['clzoo', 'embed', origin, '--out', 'STORE'])} && clzoo "
+            "curate duplicates STORE"
         )
-
-
-def require_batch(parts: Parts, origin: str, showing_copies: str) -> None:
-    """Refuse images of which copies, that stay in one part, leave too few to train on; `showing_copies` is a command.
-
-    Raises:
-        ClzooError: less than a batch.
-    """
-    if len(parts.train) < FEWEST_BATCH:
-        raise ClzooError(
-            f"{origin}: so many images are copies of one that {len(parts.train)} are left to train on, and the "
-            f"smallest batch has {FEWEST_BATCH} (copies stay together, held out or not). Take copies away; to see "
-            f"which: {showing_copies}"
-        )
-
-
-def _showing_copies(origin: str) -> str:
-    return f"{shlex.join(['clzoo', 'embed', origin, '--out', 'STORE'])} && clzoo curate duplicates STORE"
 
 
 def require_classes(collection: Collection, parts: Parts) -> list[str]:

@@ -413,6 +413,17 @@ def test_without_an_image_for_pilots_none_is_run(pictures, start, tmp_path, monk
     assert "left none to choose by" in plan["no_pilots"]
 
 
+def test_copies_that_leave_too_few_images_to_train_on_are_refused(pictures, start, tmp_path, monkeypatch):
+    def mostly_copies(images):
+        parts = parts_of(images)
+        return dataclasses.replace(parts, train=parts.train[:15])
+
+    monkeypatch.setattr(clzoo.adaptation.run, "parts_of", mostly_copies)
+    with pytest.raises(ClzooError, match=r"pictures: 15 images are left to train on.*clzoo curate duplicates STORE"):
+        adapt(pictures, start=start, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_time_goes_on_where_it_was_and_not_from_the_start(pictures, start, tmp_path, monkeypatch, quick_verdict):
     monkeypatch.setattr(clzoo.adaptation.clock, "now", Ticking(0.01))
     options = {"start": start, "labels": True, "minutes": 9, "out": tmp_path / "run", "device": "cpu"}

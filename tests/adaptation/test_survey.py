@@ -65,18 +65,6 @@ def test_copies_are_trained_on_and_not_judged_again(tmp_path):
     assert seen.limits[1].startswith("48 of 60 held-out images are copies of others there")
 
 
-def test_copies_that_leave_too_few_to_train_on_are_refused():
-    some = blobs(50)
-    for copied in range(50):
-        pixels = np.concatenate([some, np.repeat(some[copied : copied + 1], 200, axis=0)])
-        whole = Collection("mine", ArrayImages(pixels), None, ())
-        parts = parts_of(whole.images)
-        if len(parts.train) < 16:
-            break
-    with pytest.raises(ClzooError, match=r"copies of one that \d+ are left to train on.*clzoo curate duplicates STORE"):
-        survey(whole, parts, small_encoder())
-
-
 def labelled(labels: list[int], train: int) -> tuple[Collection, Parts]:
     """As many images as labels, the first `train` of them to train on, the others held out."""
     names = tuple(f"class {number}" for number in range(max(labels) + 1))
