@@ -46,17 +46,31 @@ def output_path(path: Path) -> Iterator[Path]:
     """`atomic_path` for a file whose place the user named.
 
     Raises:
-        ClzooError: there is a folder, or it cannot be written there.
+        ClzooError: there is a folder, a device or a pipe, or it cannot be written there.
     """
-    if path.is_dir():
-        raise ClzooError(f"{path} is a folder; expected the name of a file, e.g. {path / 'NAME'}")
     try:
+        if path.is_dir():
+            raise ClzooError(f"{path} is a folder; expected the name of a file, e.g. {path / 'NAME'}")
+        if is_special(path):
+            raise ClzooError(
+                f"{path} is a device or a pipe, and what is written here is renamed onto its name when it is whole. "
+                "Name a file, and send that on."
+            )
         with atomic_path(path) as temporary:
             yield temporary
     except OSError as error:
         raise ClzooError(
             f"{path} cannot be written: {error.strerror or error}. Free the place, or name another file."
         ) from error
+
+
+def is_special(path: Path) -> bool:
+    """Whether a file that is renamed onto the path would take the place of a device, a pipe or /dev/stdout.
+
+    The last is a link, and leads to a plain file where standard output does.
+    """
+    folder = os.path.realpath(path.parent)
+    return (path.exists() and not path.is_file()) or folder == "/dev" or folder.startswith("/proc/")
 
 
 @contextmanager

@@ -39,9 +39,19 @@ def held(file: Path, refusal: str | None, waiting: str = "") -> Iterator[None]:
         refusal: what to say if another process holds it; None waits for it, and `waiting` is logged.
 
     Raises:
-        ClzooError: `refusal`.
+        ClzooError: `refusal`; a folder that cannot be written, or whose file system has no locks.
     """
-    lock = acquired(file)
+    try:
+        lock = acquired(file)
+    except NotImplementedError as error:
+        raise ClzooError(
+            f"the file system of {file.parent} has no locks, without which two processes could write there at once. "
+            "Choose a folder on another one."
+        ) from error
+    except OSError as error:
+        raise ClzooError(
+            f"{file.parent} cannot be written: {error.strerror or error}. Make it writable, or choose another folder."
+        ) from error
     if lock is None:
         if refusal is not None:
             raise ClzooError(refusal)

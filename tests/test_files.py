@@ -1,6 +1,9 @@
-"""JSON of others: bounded in length and depth, and errors that name the file."""
+"""Files: JSON of others is bounded, errors name the file, and nothing that is written replaces a device."""
 
 import json
+import os
+import stat
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +11,7 @@ from clzoo.config import LONGEST_CONFIG, ModelConfig
 from clzoo.embed.manifest import Manifest
 from clzoo.errors import ClzooError
 from clzoo.evaluation.taxonomy import read_taxonomy
-from clzoo.files import parse_json, read_json
+from clzoo.files import output_path, parse_json, read_json
 from clzoo.zoo.entries import entry
 
 TIMMS, OURS = "mocov3-vit_small-in1k", "supcon-resnet10_w32-tiny"  # who builds the network: timm too, or clzoo alone
@@ -127,3 +130,13 @@ def test_json_that_is_written_is_read_again(tmp_path):
     value = {"a": [1, 2.5, None, True, "ü\n\x1b"]}
     (tmp_path / "x.json").write_text(json.dumps(value))
     assert read_json(tmp_path / "x.json") == value
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no named pipes among files, and no /dev")
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, Path("/dev/clzoo-test"), Path("/proc/self/fd/1")):
+        with pytest.raises(ClzooError, match=f"{place} is a device or a pipe"), output_path(place) as temporary:
+            temporary.write_text("a page")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)

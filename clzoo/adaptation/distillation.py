@@ -19,7 +19,7 @@ import torch
 
 from clzoo.adaptation.before import seconds_per_image
 from clzoo.adaptation.clock import PLANNED, TIME, Clock, IsLate, train_in_time
-from clzoo.adaptation.given import require_minutes, require_place
+from clzoo.adaptation.given import require_minutes, require_place, work_alone
 from clzoo.adaptation.measures import KNN, knn_outcomes, part, right_by_knn
 from clzoo.adaptation.planning import (
     AFTER,
@@ -49,7 +49,7 @@ from clzoo.pretrain.data_names import as_id
 from clzoo.pretrain.forecast import seconds_per_step
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.run_folder import move_end, train_alone
+from clzoo.pretrain.run_folder import move_end
 from clzoo.zoo import load
 from clzoo.zoo.saving import save_entry
 
@@ -128,15 +128,16 @@ def distil(
     folder = place_of(store, student, out)
     require_place(folder, folder / _PLAN, "distillation", (TIME,))
     job = _opened(store, student, minutes, folder, images, device)
-    plan = _plan(job)
-    job.clock.book(LOOKING)
-    if not _train_student(job, plan) or not _train_without_teacher(job, plan):
-        return Distillation(folder, None, None, {})
-    verdict, behind, report = _judged(job, plan)
-    _save(job, str(verdict))
-    job.encoder.export(folder / "model.onnx", preprocess=True)
-    write_json(folder / _VERDICT, {**report, "weights_sha256": [job.encoder.weights_sha256]})
-    job.clock.book(AFTER)
+    with work_alone(folder):
+        plan = _plan(job)
+        job.clock.book(LOOKING)
+        if not _train_student(job, plan) or not _train_without_teacher(job, plan):
+            return Distillation(folder, None, None, {})
+        verdict, behind, report = _judged(job, plan)
+        _save(job, str(verdict))
+        job.encoder.export(folder / "model.onnx", preprocess=True)
+        write_json(folder / _VERDICT, {**report, "weights_sha256": [job.encoder.weights_sha256]})
+        job.clock.book(AFTER)
     return Distillation(folder, verdict, behind, report, str(job.clock))
 
 
@@ -170,8 +171,7 @@ def _train_student(job: _Job, plan: dict[str, Any]) -> bool:
     """By the teacher's vectors; the folder is a model afterwards. False where it was asked to stop."""
 
     def train(by: Recipe, late: IsLate | None) -> bool:
-        with train_alone(job.folder):
-            return train_student(job.encoder, job.images, job.teacher, by, job.folder, job.clock, late)
+        return train_student(job.encoder, job.images, job.teacher, by, job.folder, job.clock, late)
 
     finished = _in_time(job, plan, "recipe", train, runs=2)
     encoder = job.encoder

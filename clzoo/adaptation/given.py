@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clzoo.errors import ClzooError
-from clzoo.pretrain.run_folder import LOCK
+from clzoo.pretrain.run_folder import LOCK, train_alone
 from clzoo.temporary import is_temporary
 
 MOST_SEEDS = 100
@@ -62,6 +62,17 @@ def require_place(folder: Path, plan: Path, what: str, own: tuple[str, ...] = ()
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, *own) and not is_temporary(path))
     if foreign:
         raise ClzooError(f"{folder} is not empty and is no {what} (it holds {foreign[0]}). Choose another --out.")
+
+
+@contextmanager
+def work_alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from planning and training here; the folder is made, and goes again if it stays empty.
+
+    Raises:
+        ClzooError: another process is at work there.
+    """
+    with _made(folder), train_alone(folder):
+        yield
 
 
 @contextmanager

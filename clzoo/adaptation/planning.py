@@ -231,6 +231,8 @@ def _begun(
         steps = pilot_steps(job.minutes, each, views, recipe.schedule.batch_size, len(settings))
         if measure_of(job.labels) is None:
             plan["no_pilots"] = "without labels there is nothing to choose by that was shown to predict accuracy"
+        elif len(job.parts.pilots) == 0:
+            plan["no_pilots"] = "copies of one image stay together, and left none to choose by"
         elif steps == 0:
             plan["no_pilots"] = f"a fifth of {job.minutes:g} minutes is too short for pilots"
         else:

@@ -67,12 +67,18 @@ def recipe_values(
         free_bytes: of memory, for the activations of a batch.
 
     Raises:
-        ClzooError: a batch of the fewest images does not fit.
+        ClzooError: fewer images than the smallest batch has, or such a batch does not fit.
     """
     config = encoder.config
     p, small = config.preprocessing, config.preprocessing.size < SMALL
     base = load_recipe(find_recipe(f"{method}_{'cifar10' if small else 'in1k'}"))
     has_batchnorm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.module.modules())
+    if trained_on < FEWEST_BATCH:
+        raise ClzooError(
+            f"{title}: {trained_on} images are left to train on, and the smallest batch has {FEWEST_BATCH}. Copies "
+            "stay together, held out or not: too many are copies of one. Take copies away; to see which: clzoo curate "
+            "duplicates STORE, of a store that clzoo embed made"
+        )
     views, views_reason = _views(base, p.size, seen)
     count = sum(view["count"] for view in views)
     batch, batch_reason = _batch(encoder, trained_on, count, p.size, free_bytes)

@@ -23,7 +23,7 @@ from clzoo.adaptation.before import (
     measure_elsewhere,
 )
 from clzoo.adaptation.clock import TIME, Clock, IsLate, train_in_time
-from clzoo.adaptation.given import require_minutes, require_place, require_seeds
+from clzoo.adaptation.given import require_minutes, require_place, require_seeds, work_alone
 from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR, NOT_SHOWN, PREDICTIVE, Outcomes, part
 from clzoo.adaptation.page import write_page
 from clzoo.adaptation.planning import (
@@ -113,7 +113,7 @@ def adapt(
 
     Raises:
         ClzooError: images from which nothing can be learnt, too little time, a method that needs labels without any, a
-            folder of another adaptation.
+            folder of another adaptation, or one in which another process is at work.
     """
     require_minutes(minutes)
     require_seeds(seeds)
@@ -152,25 +152,28 @@ def adapt(
         each = before.seconds + (0.0 if elsewhere is None else elsewhere.seconds)
         return _SLOWER * each * seeds + _PAGE_SECONDS
 
-    found = planned(job, trained_on, clock, reserved)
-    if found is None:
-        return Adaptation(folder, None, {}, has_encoder=False)
-    recipe, plan = found
-    write_json(folder / ADAPTATION / "held_out.json", parts.to_json(whole.images))
-    clock.book(LOOKING)
-    after = reserved()
-    folders = [folder, *(folder / ADAPTATION / f"seed-{seed}" for seed in range(1, seeds))]
-    for seed, place in enumerate(folders):
-        seconds = (lambda runs=seeds - seed: (clock.left() - after) / runs) if clock.ends else None
-        if not _trained(job, with_nearer_end(_of_seed(recipe, seed), plan), plan, place, trained_on, clock, seconds):
-            return Adaptation(folder, None, {}, has_encoder=True)
-    adapted = [load(place, encoder.device) for place in folders]
-    before = measure_before(encoder, train, held, job.folder, job.arguments, labels=labels)
-    verdict, report = _judged(job, before, adapted, plan, elsewhere)
-    write_json(folder / VERDICT, report)
-    write_page(folder / "verdict.html", report)
-    clock.book(AFTER)
-    return Adaptation(folder, verdict, report, has_encoder=True, took=str(clock))
+    with work_alone(job.folder):
+        found = planned(job, trained_on, clock, reserved)
+        if found is None:
+            return Adaptation(folder, None, {}, has_encoder=False)
+        recipe, plan = found
+        write_json(folder / ADAPTATION / "held_out.json", parts.to_json(whole.images))
+        clock.book(LOOKING)
+        after = reserved()
+        folders = [folder, *(folder / ADAPTATION / f"seed-{seed}" for seed in range(1, seeds))]
+        for seed, place in enumerate(folders):
+            seconds = (lambda runs=seeds - seed: (clock.left() - after) / runs) if clock.ends else None
+            if not _trained(
+                job, with_nearer_end(_of_seed(recipe, seed), plan), plan, place, trained_on, clock, seconds
+            ):
+                return Adaptation(folder, None, {}, has_encoder=True)
+        adapted = [load(place, encoder.device) for place in folders]
+        before = measure_before(encoder, train, held, job.folder, job.arguments, labels=labels)
+        verdict, report = _judged(job, before, adapted, plan, elsewhere)
+        write_json(folder / VERDICT, report)
+        write_page(folder / "verdict.html", report)
+        clock.book(AFTER)
+        return Adaptation(folder, verdict, report, has_encoder=True, took=str(clock))
 
 
 def place_of(images: str | Path, out: str | Path | None) -> Path:

@@ -22,6 +22,7 @@ from typing import Any
 import click
 
 from clzoo.deprecation import deprecated
+from clzoo.files import is_special
 from clzoo.wording import plain
 
 
@@ -77,9 +78,17 @@ class Minutes(click.ParamType):
         return minutes
 
 
+class _OutputFile(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        if isinstance(path, Path) and is_special(path):
+            self.fail(f"{path} is a device or a pipe. Name a file, and send that on.", param, ctx)
+        return path
+
+
 def output_file() -> click.Path:
     """The type of an option that names a file to write; what cannot be one is refused before the work."""
-    return click.Path(dir_okay=False, writable=True, path_type=Path)
+    return _OutputFile(dir_okay=False, writable=True, path_type=Path)
 
 
 class Remembering(click.Command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shlex
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from clzoo.data.listing import has_container_suffix
 from clzoo.data.opening import is_hub
 from clzoo.data.sources import list_images
 from clzoo.data.storage import is_remote
+from clzoo.device import resolve_device
 from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
@@ -23,6 +25,8 @@ from clzoo.index.choosing import ExactSearch, is_unchanged, own_row, rows_where,
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder, ImageLike
+
+log = logging.getLogger("clzoo")
 
 _QUERY_BATCH = 1024  # queries given to FAISS at a time
 
@@ -63,7 +67,8 @@ def search(
         k: how many neighbors at most.
         encoder: the model that made the store; by default it is loaded as the store names it.
         device: where to search: "cpu", or "cuda" for many queries, by FAISS where it can and else exactly in torch
-            (`clzoo.index.exact`). Queries that are images are embedded where the encoder is.
+            (`clzoo.index.exact`). Queries that are images are embedded where the encoder is. With `where` it is
+            the CPU, with a warning.
         exclude_self: leave out the stored image that a query is itself; queries must be paths.
         where: conditions "column=value" that a hit must fulfil, on path, label, size, id or a column of the list that
             named the images; the search is exact then, among the images that do.
@@ -114,7 +119,12 @@ def query_labels(store: Store, queries: Sequence[Path]) -> list[str | None]:
 def _search_of(index: Index, where: Sequence[str], device: str, k: int) -> Callable[..., Any]:
     """What searches: exactly among some rows, FAISS, or a GPU."""
     if where:
-        return ExactSearch(index.store, rows_where(index.store, where)).search
+        rows = rows_where(index.store, where)
+        if device != "cpu" and (there := resolve_device(device)).type != "cpu":
+            log.warning(
+                "search: among the %d images that are left in NumPy, on the CPU and not on %s", len(rows), there
+            )
+        return ExactSearch(index.store, rows).search
     if device == "cpu":
         search: Callable[..., Any] = index.faiss.search
         return search

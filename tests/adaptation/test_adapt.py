@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -30,6 +31,7 @@ from clzoo.adaptation.before import measure_elsewhere
 from clzoo.adaptation.measures import KNN, LABEL_FREE, LINEAR, knn_outcomes
 from clzoo.cli import main
 from clzoo.config import Preprocessing
+from clzoo.data.parts import parts_of
 from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.files import read_json
@@ -396,6 +398,30 @@ def test_pilots_whose_time_is_over_end_and_what_they_told_counts(pictures, start
     assert plan["chosen"]["base_lr"] in {scored["base_lr"] for pilot in plan["pilots"] for scored in pilot}
     assert found.report["pilots"] == f"a fifth of the time was over after {len(plan['pilots'])} of 4 pilots"
     assert found.report["pilots"] in (run / "adaptation" / "recipe.yaml").read_text().replace("\n  # ", " ")
+
+
+def test_without_an_image_for_pilots_none_is_run(pictures, start, tmp_path, monkeypatch, quick_verdict):
+    def copies_of_one_everywhere(images):
+        parts = parts_of(images)
+        return dataclasses.replace(parts, pilots=parts.pilots[:0])
+
+    monkeypatch.setattr(clzoo.adaptation.run, "parts_of", copies_of_one_everywhere)
+    monkeypatch.setattr(clzoo.adaptation.run, "_trained", lambda *_: False)
+    adapt(pictures, start=start, labels=True, minutes=10, out=tmp_path / "run", device="cpu")
+    plan = read_json(tmp_path / "run" / "adaptation" / "plan.json")
+    assert plan["settings"] == plan["pilots"] == []
+    assert "left none to choose by" in plan["no_pilots"]
+
+
+def test_copies_that_leave_too_few_images_to_train_on_are_refused(pictures, start, tmp_path, monkeypatch):
+    def mostly_copies(images):
+        parts = parts_of(images)
+        return dataclasses.replace(parts, train=parts.train[:15])
+
+    monkeypatch.setattr(clzoo.adaptation.run, "parts_of", mostly_copies)
+    with pytest.raises(ClzooError, match=r"pictures: 15 images are left to train on.*clzoo curate duplicates STORE"):
+        adapt(pictures, start=start, out=tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
 
 
 def test_time_goes_on_where_it_was_and_not_from_the_start(pictures, start, tmp_path, monkeypatch, quick_verdict):

@@ -7,15 +7,21 @@ import signal
 from types import SimpleNamespace
 
 import pytest
+from labelled_pictures import make_splits
+from small_models import small_encoder
 
 import clzoo.adaptation
 import clzoo.adaptation.clock
 import clzoo.adaptation.distillation
 import clzoo.adaptation.planning
+import clzoo.adaptation.run
+import clzoo.adaptation.teacher
 from clzoo.adaptation import adapt, distil
 from clzoo.adaptation.clock import Clock, train_in_time
 from clzoo.adaptation.pilots import Scored, Setting
 from clzoo.cli import main
+from clzoo.config import Preprocessing
+from clzoo.embed import embed_folder
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.zoo import load
@@ -92,6 +98,36 @@ def test_a_place_that_cannot_be_written_is_refused_and_one_that_can_is_left_as_i
     with pytest.raises(ClzooError, match=r"b cannot be written: No space left on device. Choose another --out"):
         adapt(NOWHERE, out=tmp_path / "a" / "b")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("call", [adapt, distil])
+def test_two_at_once_in_one_folder_do_not_overwrite_each_others_plan(call, tmp_path, monkeypatch):
+    pictures, out = make_splits(tmp_path / "pictures", train=12, test=1) / "train", tmp_path / "out"
+    encoder = small_encoder(preprocessing=Preprocessing(size=24, crop_pct=1.0))
+    start = encoder.save_pretrained(tmp_path / "start")
+    if call is adapt:
+        options = {"images": pictures, "start": start, "out": out, "device": "cpu"}
+        of_work = (clzoo.adaptation.run, "measure_before")
+    else:
+        embed_folder(pictures, encoder, out=tmp_path / "store")
+        options = {"store": tmp_path / "store", "student": "resnet10_w16", "out": out, "device": "cpu"}
+        of_work = (clzoo.adaptation.distillation, "seconds_per_image")
+        options["minutes"] = 1
+        monkeypatch.setattr(clzoo.adaptation.teacher, "_labels_of", lambda _, rows: (rows % 2, ("a", "b"), None))
+    begun = []
+
+    def work(*_, **__):
+        begun.append(call)
+        if len(begun) == 1:
+            with pytest.raises(ClzooError, match=r"another process trains in .*out.* choose another --out"):
+                call(**options)
+        raise InterruptedError
+
+    monkeypatch.setattr(*of_work, work)
+    with pytest.raises(InterruptedError):
+        call(**options)
+    assert len(begun) == 1
+    assert not list(out.rglob("plan.json"))
 
 
 def test_a_start_that_cannot_be_trained_is_refused(tmp_path):

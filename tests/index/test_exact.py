@@ -66,6 +66,17 @@ def test_the_way_taken_is_faiss_where_it_has_the_index_on_a_gpu_and_else_torch(m
     assert "FAISS cannot: it finds at most 2048" in taken(flat, k=2049)
 
 
+def test_a_gpu_that_a_search_with_conditions_does_not_use_is_said(make_store, monkeypatch, caplog):
+    store = make_store(random(20), labels=["cat", "dog"] * 10)
+    if not torch.cuda.is_available():
+        with pytest.raises(ClzooError, match=r"'cuda' was asked for.*--device cpu"):
+            search(store, random(1), where=["label=cat"], device="cuda")
+    monkeypatch.setattr("clzoo.index.searching.resolve_device", torch.device)  # where there is one
+    (hits,) = search(store, random(1), k=20, where=["label=cat"], device="cuda")
+    assert [hit.label for hit in hits] == ["cat"] * 10
+    assert "among the 10 images that are left in NumPy, on the CPU and not on cuda" in caplog.text
+
+
 def test_a_device_that_is_not_there_is_an_error_and_never_another_one(make_store):
     index = build_index(make_store(random(20)))
     if not torch.cuda.is_available():
