@@ -35,14 +35,14 @@ def command(name: str | None, as_json: bool, quiet: bool) -> None:
             say(f"removed {name}: {freed / 1e6:,.1f} MB")
         return
     models = converted.cached()
-    parts = [part for part in cache.REMOVABLE if cache.size_of(part)]
+    parts = {part: size for part in cache.REMOVABLE if (size := cache.size_of(part))}
     if as_json:
-        others = [{"name": part, "folder": str(cache.root() / part), "bytes": cache.size_of(part)} for part in parts]
+        others = [{"name": part, "folder": str(cache.root() / part), "bytes": size} for part, size in parts.items()]
         print_json([*(model.to_json() for model in models), *others])
     elif models or parts:
         rows = [[m.folder.name, f"{m.size / 1e6:,.1f} MB", m.provenance.repo, m.folder] for m in models]
-        for part in parts:
-            rows.append([part, f"{cache.size_of(part) / 1e6:,.1f} MB", cache.REMOVABLE[part], cache.root() / part])
+        for part, size in parts.items():
+            rows.append([part, f"{size / 1e6:,.1f} MB", cache.REMOVABLE[part], cache.root() / part])
         print_table(("name", "size", "from", "folder"), rows)
     else:
         say(f"{cache.root()} holds nothing")

@@ -107,8 +107,9 @@ def _checked(folders: list[Path]) -> list[Store]:
         )
     for store in stores.values():
         _check_same(store, first)
-    _check_columns([stores[number] for number in sorted(stores)])
-    return [stores[number] for number in sorted(stores)]
+    ordered = [stores[number] for number in sorted(stores)]
+    _check_columns(ordered)
+    return ordered
 
 
 def _command(store: Store, share: Share) -> str:

@@ -413,11 +413,9 @@ def test_without_an_image_for_pilots_none_is_run(pictures, start, tmp_path, monk
     assert "left none to choose by" in plan["no_pilots"]
 
 
-def test_copies_that_leave_too_few_images_to_train_on_are_refused(pictures, start, tmp_path, monkeypatch):
-    def mostly_copies(images):
-        parts = parts_of(images)
-        return dataclasses.replace(parts, train=parts.train[:15])
-
+def test_copies_that_leave_too_few_images_to_train_on_are_refused(
+    pictures, start, tmp_path, monkeypatch, mostly_copies
+):
     monkeypatch.setattr(clzoo.adaptation.run, "parts_of", mostly_copies)
     with pytest.raises(ClzooError, match=r"pictures: 15 images are left to train on.*clzoo curate duplicates STORE"):
         adapt(pictures, start=start, out=tmp_path / "run", device="cpu")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -15,7 +14,6 @@ import clzoo.adaptation.clock
 import clzoo.adaptation.distillation
 import clzoo.adaptation.student
 from clzoo.adaptation import distil
-from clzoo.data.parts import parts_of
 from clzoo.embed import embed_folder, open_store
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -109,11 +107,9 @@ def test_the_teacher_is_not_run(store, tmp_path, monkeypatch):
         manifest.write_text(kept)
 
 
-def test_copies_that_leave_too_few_images_of_a_store_to_train_on_are_refused(store, tmp_path, monkeypatch):
-    def mostly_copies(images):
-        parts = parts_of(images)
-        return dataclasses.replace(parts, train=parts.train[:15])
-
+def test_copies_that_leave_too_few_images_of_a_store_to_train_on_are_refused(
+    store, tmp_path, monkeypatch, mostly_copies
+):
     monkeypatch.setattr(clzoo.adaptation.distillation, "parts_of", mostly_copies)
     with pytest.raises(ClzooError, match=r"store: 15 images are left to train on.*clzoo curate duplicates STORE"):
         distil(store, student=STUDENT, out=tmp_path / "student", device="cpu")
