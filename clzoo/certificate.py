@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from clzoo.errors import ClzooError
 from clzoo.files import LONGEST_JSON, parse_json, read_bytes
+from clzoo.wording import clzoo_command
 
 FORMAT, VERSION = "clzoo-leaks", 1
 
@@ -27,13 +27,16 @@ def read_certificate(path: str | Path) -> dict[str, Any]:
     Raises:
         ClzooError: no certificate, one of a newer clzoo, or one that was changed after it was written.
     """
-    make = f"clzoo curate leaks TRAIN TEST --out {shlex.quote(str(path))}"
+    make = clzoo_command("curate", "leaks", "TRAIN", "TEST", "--out", path)
     content = read_bytes(Path(path), LONGEST_JSON)
     found = parse_json(content, str(path), f"Make one: {make}")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ClzooError(f"{path} is no certificate of leaks. Make one: {make}")
     if found.get("version") != VERSION:
-        raise ClzooError(f"{path} is of version {found.get('version')!r}, this clzoo reads {VERSION}.")
+        raise ClzooError(
+            f"{path} is of version {found.get('version')!r}, this clzoo reads {VERSION}. Type: pip install --upgrade "
+            f"clzoo; or make it again: {make}"
+        )
     inside = {key: value for key, value in found.items() if key != "sha256"}
     if found.get("sha256") != _sha256_of(inside):
         raise ClzooError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method, started_from
+from clzoo.wording import clzoo_command
 from clzoo.zoo.pushing import push
 from clzoo.zoo.saving import round_weights, save_entry
 from clzoo.zoo.swapping import settle
@@ -141,7 +141,7 @@ def push_saved(entry: Path, repo_id: str) -> str:
     try:
         return push(entry, repo_id)
     except ClzooError as error:
-        again = shlex.join(["clzoo", "push", str(entry), repo_id])
+        again = clzoo_command("push", entry, repo_id)
         raise ClzooError(f"{entry} is saved, but it was not pushed: {error} Then type: {again}") from error
 
 
@@ -160,12 +160,12 @@ def publish_command(run: Path, data: str | Path) -> str:
     """What to type to publish a finished run that trained on `data`."""
     recipe = load_recipe(run / "recipe.yaml")
     name = name_for(recipe, trained_on(run, recipe).id)
-    words = ["clzoo", "publish", str(run), name]
+    words = ["publish", str(run), name]
     if read_data(run)[1] is not None:  # labelled
         words += ["--data", str(data)]
     if (Path("hub") / name / "config.json").is_file():
         words += ["--out", str(run / "entry")]
-    return shlex.join(words)
+    return clzoo_command(*words)
 
 
 def _finished(run: Path, data: str | Path | None) -> tuple[Recipe, dict[str, Any]]:
@@ -173,7 +173,7 @@ def _finished(run: Path, data: str | Path | None) -> tuple[Recipe, dict[str, Any
     state = read_json(run / "state.json")
     if not state["finished"]:
         source = str(data or read_source(run) or "DIR")
-        again = shlex.join(["clzoo", "pretrain", str(run / "recipe.yaml"), "--data", source, "--out", str(run)])
+        again = clzoo_command("pretrain", run / "recipe.yaml", "--data", source, "--out", run)
         raise ClzooError(f"{run} stopped at step {state['step']} of {state['steps']}. Finish it first: {again}")
     return load_recipe(run / "recipe.yaml"), state
 

@@ -8,6 +8,7 @@ direction of writing could hide an ending.
 from __future__ import annotations
 
 import reprlib
+import shlex
 import unicodedata
 
 LONGEST = 4000
@@ -52,6 +53,11 @@ def cut(text: str, longest: int) -> str:
         return text
     half = longest // 2
     return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+
+
+def clzoo_command(*words: object) -> str:
+    """What to type to run clzoo, with names quoted that a shell would take apart: `clzoo_command("embed", folder)`."""
+    return shlex.join(["clzoo", *map(str, words)])
 
 
 def _spelt_out(character: str) -> str:

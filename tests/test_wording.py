@@ -1,12 +1,17 @@
 """Words of others inside our own stay one line of visible characters, of bounded length."""
 
+import ast
 import pickle
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+import clzoo
+from clzoo.cli import cli
 from clzoo.errors import ClzooError, UnreadableImageError
-from clzoo.wording import LONGEST, plain, plain_lines, shown
+from clzoo.wording import LONGEST, clzoo_command, plain, plain_lines, shown
 
 HOSTILE = "a\x1b[31m\x07\r\nb\u202egnp.\u2066\u200b\x9b\x7f\u2028"
 
@@ -77,3 +82,23 @@ def test_an_error_survives_its_way_between_processes(kind):
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
     assert str(again) == str(error)
+
+
+def test_a_command_to_type_quotes_the_names_that_a_shell_would_take_apart():
+    assert clzoo_command("embed", Path("my photos"), "--batch-size", 8) == "clzoo embed 'my photos' --batch-size 8"
+    assert clzoo_command("curate", "leaks", "TRAIN", "a&b") == "clzoo curate leaks TRAIN 'a&b'"
+
+
+def test_no_message_puts_a_value_into_a_command_without_quotes():
+    """A name in a command to type has been through `clzoo_command`: `clzoo embed {folder}` breaks at a space."""
+    verbs = "|".join(cli.list_commands(None))
+    by_hand = re.compile(rf"clzoo ({verbs})( [\w./-]+)* \0")
+    assert by_hand.search("Type: clzoo curate leaks TRAIN --out \0")
+    found = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(clzoo.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.JoinedStr)
+        and by_hand.search("".join(part.value if isinstance(part, ast.Constant) else "\0" for part in node.values))
+    ]
+    assert not found, f"use clzoo.wording.clzoo_command in {found}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +41,7 @@ from clzoo.heartbeat import duration
 from clzoo.pretrain.forecast import seconds_per_step
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.stopping import asked_to_stop
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -320,7 +320,7 @@ def _decide(
         f"{values['method']['name']} from {job.start} on {len(job.parts.train):,} of the {job.seen.images:,} images of "
         f"{job.title}: {epochs:.2f} epochs.",
         "",
-        f"  {shlex.join(['clzoo', 'pretrain', str(job.folder / RECIPE), '--data', str(job.data), '--out', 'ANOTHER'])}",
+        f"  {clzoo_command('pretrain', job.folder / RECIPE, '--data', job.data, '--out', 'ANOTHER')}",
         "",
         f"Left out for the verdict {len(job.parts.held):,} images, for pilots {len(job.parts.pilots):,}: {RULE}.",
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from clzoo.data.parallel import usable_cores
 from clzoo.data.parts import Parts
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.wording import clzoo_command
 
 FEWEST = 50
 """Different images below which nothing is adapted (our choice)."""
@@ -57,7 +57,7 @@ def survey(collection: Collection, parts: Parts, encoder: Encoder) -> Survey:
         copies = f", of which {parts.distinct} differ" if parts.distinct < count else ""
         raise ClzooError(
             f"{origin} has {count} images{copies}; adaptation takes at least {FEWEST} different ones. Add images, or "
-            f"use the encoder as it is: {shlex.join(['clzoo', 'embed', origin, '--model', encoder.config.name])}"
+            f"use the encoder as it is: {clzoo_command('embed', origin, '--model', encoder.config.name)}"
         )
     rows = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(np.int64))
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -104,7 +104,7 @@ def _refuse_alike(thumbnails: np.ndarray, origin: str) -> None:
     if kinds < 0.1 * count:
         raise ClzooError(
             f"{count} images of {origin} show {kinds} different pictures at {_THUMBNAIL} x {_THUMBNAIL} px: they are "
-            f"copies of one another. To see which: {shlex.join(['clzoo', 'embed', origin, '--out', 'STORE'])} && clzoo "
+            f"copies of one another. To see which: {clzoo_command('embed', origin, '--out', 'STORE')} && clzoo "
             "curate duplicates STORE"
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +20,7 @@ from clzoo.evaluation.features import Features
 from clzoo.images import decode_image
 from clzoo.losses.embeddings import unit
 from clzoo.timm_import import timm
+from clzoo.wording import clzoo_command
 from clzoo.zoo.entries import described
 
 _ALIKE = 1e-5  # 1 - length of the mean of all directions, below which they are one (our choice)
@@ -102,7 +102,7 @@ def teacher_of(store: Store, *, moved: bool) -> Teacher:
     if len(rows) == 0:
         raise ClzooError(
             f"none of the {len(store)} images of {path} can be read in {store.manifest.root}, the first: "
-            f"{store.paths[0]}. If they were moved: clzoo distil {shlex.quote(str(path))} --images DIR"
+            f"{store.paths[0]}. If they were moved: {clzoo_command('distil', path, '--images', 'DIR')}"
         )
     limits = []
     if len(gone):
@@ -150,7 +150,7 @@ def _require_directions(store: Store) -> None:
         bad += (done + np.flatnonzero(~usable)).tolist()
         total += unit(torch.from_numpy(vectors[usable])).double().sum(dim=0).numpy()
         done += len(vectors)
-    again = f"Look at the model: clzoo verify {shlex.quote(store.manifest.load)}; then embed again, with another --out."
+    again = f"Look at the model: {clzoo_command('verify', store.manifest.load)}; then embed again, with another --out."
     if bad:
         raise ClzooError(
             f"{len(bad)} of {len(store)} vectors of {store.path} are zero or not finite, the first that of "
@@ -185,7 +185,7 @@ def _require_unchanged(store: Store, *, moved: bool) -> None:
             changed.append(name)
             resized |= not same_size
     if changed:
-        here = shlex.join(["clzoo", "distil", str(store.path), "--images", store.manifest.root])
+        here = clzoo_command("distil", store.path, "--images", store.manifest.root)
         only_times = "" if resized else f" Or, if the images are the same and only their times are not: {here}"
         raise ClzooError(
             f"{len(changed)} of {len(store)} images of {store.path} were changed since they were embedded, the first: "

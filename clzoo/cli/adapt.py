@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 
 import click
@@ -18,6 +17,7 @@ from clzoo.cli.common import (
     say_how_to_go_on,
     this_command,
 )
+from clzoo.wording import clzoo_command
 
 
 @click.command("adapt", cls=Remembering)
@@ -80,7 +80,7 @@ def command(
     for note in notes_of(found.report):
         say(note)
     say(f"Took {found.took}.")
-    use = shlex.join(["clzoo", "embed", images, "--model", str(found.folder)])
+    use = clzoo_command("embed", images, "--model", found.folder)
     say(f"{found.folder / 'verdict.html'} shows the same. To use it: {use}")
     accept = "" if found.verdict.word == "helped" else " --accept-verdict"
     say(f"Next: {publish_command(found.folder, images)}{accept}")

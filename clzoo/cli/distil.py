@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from pathlib import Path
 
 import click
@@ -18,6 +17,7 @@ from clzoo.cli.common import (
     say_how_to_go_on,
     this_command,
 )
+from clzoo.wording import clzoo_command
 
 
 @click.command("distil", cls=Remembering)
@@ -58,5 +58,5 @@ def command(
     for limit in found.report["limits"]:
         say(f"Limit: {limit}.")
     say(f"Took {found.took}.")
-    info = shlex.join(["clzoo", "info", str(found.folder)])
+    info = clzoo_command("info", found.folder)
     say(f"{found.folder} is a model, and {found.folder / 'model.onnx'} takes images. Next: {info}")

@@ -47,6 +47,8 @@ def command(
     from clzoo.explorer.page import require_few
     from clzoo.explorer.server import require_server
 
+    if page is not None and port:
+        raise click.UsageError("--port is of the server, and --html writes a file without one. Leave one of them out.")
     opened = open_store(store, images=images)
     if page is None:
         require_server(port)

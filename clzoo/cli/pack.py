@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say
+from clzoo.wording import clzoo_command
 
 
 @click.command("pack")
@@ -31,7 +32,7 @@ def command(source: str, size: int, out: Path, as_json: bool, quiet: bool) -> No
     elif not quiet:
         for made in packs:
             say(_line(made))
-        say(f"next: clzoo pretrain RECIPE --data {out}")
+        say(f"next: {clzoo_command('pretrain', 'RECIPE', '--data', out)}")
 
 
 def _line(made: dict[str, Any]) -> str:

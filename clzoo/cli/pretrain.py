@@ -17,6 +17,7 @@ from clzoo.cli.common import (
     say,
     this_command,
 )
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -84,7 +85,7 @@ def command(
     if data is None:
         raise ClzooError(
             f"{path.name} trains on {loaded.data.title}, but no --data was given. "
-            f"Type: clzoo pretrain {recipe} --data DIR, where DIR/train/<class>/ holds the images."
+            f"Type: {clzoo_command('pretrain', recipe, '--data', 'DIR')}, where DIR/train/<class>/ holds the images."
         )
     out = out or Path("runs") / path.stem
     if resume and not (out / "recipe.yaml").is_file():

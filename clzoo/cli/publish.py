@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from clzoo.cli.common import max_pixels_option, private_option, quiet_option, say
+from clzoo.wording import clzoo_command
 
 
 @click.command("publish")
@@ -82,4 +83,4 @@ def command(
     if repo_id is not None:
         say(push_saved(folder, repo_id))
         return
-    say(f"{folder} is ready. Look at {folder / 'README.md'}; then: clzoo push {folder} ORG/{name}")
+    say(f"{folder} is ready. Look at {folder / 'README.md'}; then: {clzoo_command('push', folder, f'ORG/{name}')}")

@@ -24,6 +24,7 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation.features import Features
 from clzoo.evaluation.linear import PENALTIES, Standardization, fit_softmax, linear_scores
 from clzoo.files import output_path
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.curation.naming import SourceImages
@@ -89,7 +90,7 @@ class Classifier:
             from clzoo.curation.onnx_head import read_classifier
 
             return read_classifier(path)
-        again = f"Make one: clzoo curate classify STORE --save {path}"
+        again = f"Make one: {clzoo_command('curate', 'classify', 'STORE', '--save', path)}"
         if not Path(path).exists():
             raise ClzooError(f"{path} does not exist. {again}")
         try:

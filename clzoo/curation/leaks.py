@@ -20,6 +20,7 @@ from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 from clzoo.files import as_json, output_path
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
@@ -174,7 +175,8 @@ def check_same_encoder(*stores: Store) -> None:
             raise ClzooError(
                 f"{stores[0].path} is of {first.model} ({first.weights_sha256[:12]}) and {store.path} of "
                 f"{manifest.model} ({manifest.weights_sha256[:12]}), or of another preprocessing: their vectors cannot "
-                f"be compared. Embed both alike: clzoo embed IMAGES --model {first.load} --out {store.path}-same"
+                "be compared. Embed both alike: "
+                f"{clzoo_command('embed', 'IMAGES', '--model', first.load, '--out', f'{store.path}-same')}"
             )
 
 

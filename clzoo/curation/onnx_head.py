@@ -18,6 +18,7 @@ from clzoo.files import output_path
 from clzoo.graphs.provenance import CLASSES, EMBEDDING, IMAGES, PROBABILITIES
 from clzoo.lite.encoder import LiteEncoder
 from clzoo.proof import probe_image
+from clzoo.wording import clzoo_command
 
 _PREFIX = "classifier/"  # of the names of what is added to the graph
 _CLOSE = 1e-4  # between probabilities of the file and of NumPy on the file's own embeddings
@@ -83,7 +84,7 @@ def read_classifier(path: str | Path) -> Classifier:
             does not give what its own weights say.
     """
     path = Path(path)
-    again = f"Make one: clzoo curate classify STORE --labels LABELS.csv --onnx {path}"
+    again = f"Make one: {clzoo_command('curate', 'classify', 'STORE', '--labels', 'LABELS.csv', '--onnx', path)}"
     if not path.is_file():
         raise ClzooError(f"{path} does not exist. {again}")
     graph = LiteEncoder(path)

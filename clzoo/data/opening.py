@@ -27,6 +27,7 @@ from clzoo.data.splits import KIND, first_labelled, listed_splits, shard_word, s
 from clzoo.data.storage import is_remote
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -279,13 +280,11 @@ def splits_of(source: str | Path) -> list[str]:
         return [] if "split" in chosen else hub_splits(str(base))
     if is_remote(base):
         return _splits_in(source)
-    folder = Path(base)
+    folder, train = Path(base), clzoo_command("pretrain", "RECIPE", "--data", source)
     if find_packs(folder, "train") or find_packs(folder, "test"):
-        raise ClzooError(f"{source} is a pack already. Type: clzoo pretrain R --data {source}")
+        raise ClzooError(f"{source} is a pack already. Type: {train}")
     if (known := _torchvision_set_in(folder, None)) is not None:
-        raise ClzooError(
-            f"{source} holds {known}, which is small arrays already. Type: clzoo pretrain R --data {source}"
-        )
+        raise ClzooError(f"{source} holds {known}, which is small arrays already. Type: {train}")
     return _splits_in(source)
 
 

@@ -22,6 +22,7 @@ from clzoo.data.splits import SPLITS
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.images import DECODING
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -45,7 +46,7 @@ def open_pack(folder: Path) -> Collection:
     import pyarrow.parquet as pq
 
     summary = read_json(folder / "pack.json")
-    again = f"Make it again: clzoo pack SRC --size {summary.get('size', 256)} --out {folder}"
+    again = f"Make it again: {clzoo_command('pack', 'SRC', '--size', summary.get('size', 256), '--out', folder)}"
     if summary.get("format") != FORMAT:
         raise ClzooError(f"{folder / 'pack.json'} has format {summary.get('format')!r}, expected {FORMAT}. {again}")
     shape = (summary["images"], summary["size"], summary["size"], 3)

@@ -60,7 +60,7 @@ def write_pack(collection: Collection, size: int, out: Path) -> dict[str, Any]:
             f"{free / 2**30:.1f} GiB free. Choose another --out, or a smaller --size."
         )
     try:
-        refusal = f"another clzoo pack writes {out} at the moment. Wait for it, or choose another --out."
+        refusal = f"{out} is being written by another clzoo pack. Wait for it, or choose another --out."
         with filled_folder(out, refusal=refusal) as temporary:
             summary = _write_files(collection, size, temporary)
     except OSError as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from clzoo.doctor.finding import Finding, note, ok, problem
+from clzoo.wording import clzoo_command
 
 LOW_DISK = 5 << 30
 """Bytes: a converted ViT-Base with its published file takes about one GiB, features of ImageNet some more."""
@@ -129,7 +130,8 @@ def thread_findings(
     cores = usable if quota is None else min(usable, max(1, math.ceil(quota)))
     if cores < usable:
         found = f"{usable} cores are visible but the container may use {quota:g}: threads would wait for each other"
-        findings.append(note("threads", found, f"clzoo embed --workers {cores}; export OMP_NUM_THREADS={cores}"))
+        embed = clzoo_command("embed", "--workers", cores)
+        findings.append(note("threads", found, f"{embed}; export OMP_NUM_THREADS={cores}"))
     if openmp is not None and not (openmp.isdecimal() and int(openmp) > 0):
         found = f"OMP_NUM_THREADS is {openmp!r}; expected a number of threads"
         findings.append(problem("threads", found, f"export OMP_NUM_THREADS={cores}"))

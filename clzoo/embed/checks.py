@@ -6,6 +6,7 @@ import numpy as np
 
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
+from clzoo.wording import clzoo_command
 
 _SHOWN = 5  # rows that the message itself names
 
@@ -13,7 +14,8 @@ _SHOWN = 5  # rows that the message itself names
 def require_images(store: Store) -> None:
     """Raise ClzooError, with the command that fills it, if a store is empty."""
     if not len(store):
-        raise ClzooError(f"{store.path} is empty. Embed images into it: clzoo embed IMAGES --out {store.path}")
+        fill = clzoo_command("embed", "IMAGES", "--out", store.path)
+        raise ClzooError(f"{store.path} is empty. Embed images into it: {fill}")
 
 
 def require_finite(store: Store) -> None:

@@ -30,8 +30,8 @@ def export_store(store: Store, path: str | Path, format: str | None = None) -> P
         path: the file to write; it appears whole or not at all.
         format: "csv" (columns path, label, embedding_0 ... embedding_<dim-1>), "parquet" (id, path, size, mtime_ns,
             label, embedding as FixedSizeList<float>; where it comes from in the schema's metadata, see
-            `parquet_metadata`), or "npz" (arrays id, path, label, embedding, model, weights_sha256; needs the memory
-            for all vectors); None: by the file's suffix.
+            `parquet_metadata`), or "npz" (arrays id, path, label, embedding, model, weights_sha256, preprocessing;
+            needs the memory for all vectors); None: by the file's suffix.
 
     Returns:
         The file written.
@@ -109,4 +109,5 @@ def _write_npz(store: Store, path: Path) -> None:
             embedding=store.embeddings(),
             model=np.array(store.manifest.model),
             weights_sha256=np.array(store.manifest.weights_sha256),
+            preprocessing=np.array(json.dumps(store.manifest.preprocessing)),
         )

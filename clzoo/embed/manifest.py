@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import clzoo
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
 from clzoo.images import DECODING
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
@@ -86,7 +86,8 @@ class Manifest:
         path = folder / MANIFEST
         if not path.is_file():
             raise ClzooError(
-                f"{folder} is not an embedding store: it has no {MANIFEST}. Make one: clzoo embed IMAGES --out {folder}"
+                f"{folder} is not an embedding store: it has no {MANIFEST}. Make one: "
+                f"{clzoo_command('embed', 'IMAGES', '--out', folder)}"
             )
         raw = read_json(path)
         if not isinstance(raw, dict) or raw.get("format") != "clzoo-store":
@@ -109,12 +110,12 @@ class Manifest:
 
     def command(self, out: Path, *options: str) -> str:
         """What to type to embed the source into a store of this kind: every option that has to be as it was."""
-        words = ["clzoo", "embed", self.source or self.root, "--model", self.load]
+        words = ["embed", self.source or self.root, "--model", self.load]
         words += ["--size", str(self.preprocessing["size"]), "--out", str(out)]
         words += [] if self.normalized else ["--no-normalize"]
         words += ["--store-dtype", "fp32"] if self.dtype == STORE_DTYPES["fp32"] else []
         words += ["--labels"] if self.labels and "--labels" not in options else []
-        return shlex.join([*words, *options])
+        return clzoo_command(*words, *options)
 
     def check_model(self, encoder: Encoder, folder: Path, *, adding: bool = False) -> None:
         """Refuse an encoder whose vectors cannot be compared with the stored ones.

@@ -30,7 +30,7 @@ from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
 from clzoo.embed.writer import check_folder, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
-from clzoo.wording import plain
+from clzoo.wording import clzoo_command, plain
 from clzoo.zoo.entries import DEFAULT_MODEL
 
 log = logging.getLogger("clzoo")
@@ -311,7 +311,7 @@ def local_out(out: str | Path | None, source: Any) -> Path:
     if out is not None and is_remote(str(out)):
         raise ClzooError(
             f"{out}: a store is written to a local folder (it needs locks and renames). Give --out DIR, then: "
-            f"clzoo store copy DIR {out}"
+            f"{clzoo_command('store', 'copy', 'DIR', out)}"
         )
     if out is None and not isinstance(source, str | Path):
         raise ClzooError(f"a {type(source).__name__} has no name to call the store by. Give out='DIR'.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -22,6 +21,7 @@ from clzoo.embed.store import Store, open_store, same_items
 from clzoo.embed.stream import Encoded
 from clzoo.embed.writer import StoreWriter, VectorFile
 from clzoo.encoder import Encoder
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -198,7 +198,7 @@ def _warn_of_splits(listing: Listing) -> None:
         labels = set(of_paths())
         log.warning(
             "the labels are %s: the first sub-folders, which are splits and hold the classes. For those labels type: "
-            "clzoo embed %s --labels",
+            "%s",
             " and ".join(sorted(labels)),
-            shlex.quote(join(str(listing.root), min(labels))),
+            clzoo_command("embed", join(str(listing.root), min(labels)), "--labels"),
         )

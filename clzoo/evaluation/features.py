@@ -36,6 +36,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import filled_folder, read_json, write_json
 from clzoo.images import max_pixels
 from clzoo.temporary import sweep
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -159,7 +160,7 @@ def _encoded(encoder: Encoder, images: Recorder) -> Iterator[tuple[np.ndarray, n
                 if "not finite" in failure.reason:  # not the image's fault
                     raise ClzooError(
                         f"{failure.path}: {failure.reason}. The weights of {encoder.config.name} are broken, or its "
-                        f"preprocessing is another's. Type: clzoo verify {encoder.config.name}"
+                        f"preprocessing is another's. Type: {clzoo_command('verify', encoder.config.name)}"
                     )
             yield encoded.vectors, encoded.positions, [f"{f.path}: {f.reason}" for f in encoded.failures]
             advance(len(encoded.positions) + len(encoded.failures))

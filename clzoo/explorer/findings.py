@@ -18,6 +18,7 @@ from clzoo.curation.outliers import NEIGHBOR
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.explorer.graph import Graph
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
@@ -137,17 +138,18 @@ def leaks_of(store: Store, path: str | Path) -> Flag:
     certificate = read_certificate(path)
     own = content_sha256(store)
     role = next((role for role in ("test", "train") if certificate[role]["sha256"] == own), None)
+    again = f"Make one: {clzoo_command('curate', 'leaks', 'TRAIN', store.path, '--out', path)}"
     if role is None:
         raise ClzooError(
             f"{path} is of {certificate['train']['store']} and {certificate['test']['store']}, and {store.path} is "
-            f"neither, or has changed. Make one: clzoo curate leaks TRAIN {store.path} --out {path}"
+            f"neither, or has changed. {again}"
         )
     row_of = {name: row for row, name in enumerate(store.paths)}
     named = {leak[role] for leak in certificate["leaks"]}
     if unknown := sorted(named - row_of.keys()):
         raise ClzooError(
             f"{path} names {len(unknown)} images that are not in {store.path}, of whose content it is: clzoo did not "
-            f"write it. Make one: clzoo curate leaks TRAIN {store.path} --out {path}",
+            f"write it. {again}",
             unknown,
         )
     rows = sorted(row_of[name] for name in named)

@@ -16,6 +16,7 @@ from clzoo.explorer.payload import payload
 from clzoo.explorer.thumbnails import Sheets, make_sheets
 from clzoo.files import output_path
 from clzoo.page import stream
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.explorer.exploring import Exploration
@@ -44,8 +45,8 @@ def write_page(view: Exploration, path: Path) -> Path:
     )
     if sheets is None:
         raise ClzooError(
-            f"the page of {view.store.path} would be larger than {MOST_BYTES // 10**6} MB. Take fewer images: clzoo "
-            f"explore {view.store.path} --sample {len(view) // 2} --html {path}"
+            f"the page of {view.store.path} would be larger than {MOST_BYTES // 10**6} MB. Take fewer images: "
+            f"{clzoo_command('explore', view.store.path, '--sample', len(view) // 2, '--html', path)}"
         )
     with (
         output_path(path) as temporary,
@@ -61,8 +62,9 @@ def require_few(store: Store, count: int, path: Path) -> None:
     """Raise ClzooError where so many images of a store do not fit into one file."""
     if count > MOST_IMAGES:
         raise ClzooError(
-            f"{store.path} has {count:,} images; one file holds {MOST_IMAGES:,}. Take a sample: clzoo explore "
-            f"{store.path} --sample {MOST_IMAGES} --html {path}; or look at all: clzoo explore {store.path}"
+            f"{store.path} has {count:,} images; one file holds {MOST_IMAGES:,}. Take a sample: "
+            f"{clzoo_command('explore', store.path, '--sample', MOST_IMAGES, '--html', path)}; or look at all: "
+            f"{clzoo_command('explore', store.path)}"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.explorer.graph import Graph
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -29,7 +30,8 @@ def same_images(first: Store, second: Store) -> tuple[np.ndarray, np.ndarray, li
     if (one.weights_sha256, one.preprocessing) == (two.weights_sha256, two.preprocessing):
         raise ClzooError(
             f"{first.path} and {second.path} are both of {one.model} ({one.weights_sha256[:12]}): there is nothing to "
-            f"compare. Embed with another: clzoo embed IMAGES --model NAME --out {second.path}-other"
+            "compare. Embed with another: "
+            f"{clzoo_command('embed', 'IMAGES', '--model', 'NAME', '--out', f'{second.path}-other')}"
         )
     keys = [list(zip(store.paths, store.items["size"].to_pylist(), strict=True)) for store in (first, second)]
     row_of = {key: row for row, key in enumerate(keys[1])}
@@ -37,8 +39,8 @@ def same_images(first: Store, second: Store) -> tuple[np.ndarray, np.ndarray, li
     if not len(rows):
         raise ClzooError(
             f"{first.path} ({len(first):,} images of {one.root}) and {second.path} ({len(second):,} of {two.root}) "
-            f"have no image in common, by path and size. Embed the same ones: clzoo embed {one.root} --model "
-            f"{two.load} --out {second.path}-same"
+            f"have no image in common, by path and size. Embed the same ones: "
+            f"{clzoo_command('embed', one.root, '--model', two.load, '--out', f'{second.path}-same')}"
         )
     notes = [
         f"Left out: {len(store) - len(rows):,} of the {len(store):,} images of {store.path.name}, which the other "

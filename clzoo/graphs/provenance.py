@@ -12,6 +12,7 @@ from typing import Any
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.files import parse_json
+from clzoo.wording import clzoo_command
 
 GRAPH = "model.onnx"
 """Name of the graph in a hub entry."""
@@ -118,5 +119,5 @@ def require_same_weights(exported: str, config: ModelConfig, graph: Path) -> Non
     if config.weights_sha256 not in (None, exported):
         raise ClzooError(
             f"{graph} was exported from weights {exported}, the entry's config.json records {config.weights_sha256}. "
-            f"Type: clzoo export {graph.parent} --to onnx --out {graph}"
+            f"Type: {clzoo_command('export', graph.parent, '--to', 'onnx', '--out', graph)}"
         )

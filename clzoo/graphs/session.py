@@ -8,6 +8,7 @@ from typing import Any
 
 from clzoo.errors import ClzooError
 from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS, PROBABILITIES, Provenance
+from clzoo.wording import clzoo_command
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def open_session(path: Path, device: str = "cpu", *, threads: int = 0) -> tuple[
             f"{', '.join(available)}. {_remedy(wanted)}"
         )
     if not path.is_file():
-        raise ClzooError(f"{path} does not exist. Type: clzoo export NAME --to onnx --out {path}")
+        raise ClzooError(f"{path} does not exist. Type: {_export(path)}")
     options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = threads
@@ -75,7 +76,7 @@ def open_session(path: Path, device: str = "cpu", *, threads: int = 0) -> tuple[
     except Exception as error:  # ONNX Runtime has a class of its own for each kind, none of them public
         raise ClzooError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be opened by ONNX Runtime {runtime.__version__}: "
-            f"{_first_line(error)}. Export it anew: clzoo export NAME --to onnx --out {path}"
+            f"{_first_line(error)}. Export it anew: {_export(path)}"
         ) from error
     if (real := session.get_providers()[0]) != wanted.name:
         raise ClzooError(
@@ -121,8 +122,12 @@ def _require_ends(session: Any, provenance: Provenance, path: Path) -> None:
     if widths != {EMBEDDING: provenance.dim, FEATURE: provenance.dim}:
         raise ClzooError(
             f"{path} returns vectors of {widths.get(FEATURE)} values, its metadata says {provenance.dim}. Export it "
-            f"anew: clzoo export NAME --to onnx --out {path}"
+            f"anew: {_export(path)}"
         )
+
+
+def _export(path: Path) -> str:
+    return clzoo_command("export", "NAME", "--to", "onnx", "--out", path)
 
 
 def _first_line(error: Exception) -> str:

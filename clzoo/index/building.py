@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +32,7 @@ from clzoo.index.files import (
 )
 from clzoo.index.recall import GOOD, RECALL_AT, RECALL_QUERIES, tuned_recall
 from clzoo.index.vectors import normalized_batches, sample
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -224,12 +224,12 @@ def _default_factory(store: Store) -> str:
 
 def _remedy(store: Store) -> str:
     """The command that brings the index up to date, as one of its kind."""
-    words = ["clzoo", "store", "index", str(store.path)]
+    words = ["store", "index", str(store.path)]
     with suppress(ClzooError):  # a damaged description does not tell the kind
         described = read_description(store.path) or {}
         if (factory := described.get("factory", "Flat")) not in ("Flat", "SQfp16"):  # which is taken by the rows
             words += ["--factory", factory]
-    return shlex.join(words)
+    return clzoo_command(*words)
 
 
 def describe(

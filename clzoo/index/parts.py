@@ -9,7 +9,6 @@ store until the merge is done; each file there counts from the moment its descri
 from __future__ import annotations
 
 import logging
-import shlex
 import struct
 import time
 from collections.abc import Sequence
@@ -40,6 +39,7 @@ from clzoo.index.files import import_faiss, inner_index, map_index, write_index,
 from clzoo.index.recall import tuned_recall
 from clzoo.locking import held
 from clzoo.temporary import sweep
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -177,6 +177,8 @@ def _trained_once(folder: Path, store: Store, factory: str, total: int) -> dict[
             found = _described(path)
     _require_store(found, store)
     different = [key for key in build if build[key] != found.get(key)]
+    if different == ["store_generation"]:
+        raise _of_before(folder, found, store)
     if different:
         shown = [", ".join(f"{key} {values.get(key)}" for key in different) for values in (found, build)]
         raise ClzooError(
@@ -205,13 +207,10 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     folder = store.path / PARTS
     build = _described(folder / f"{_TRAINED}.index")
     if not build:
-        command = _command(store, "IVF4096,SQfp16")
-        raise ClzooError(f"{store.path} holds no parts of an index. Type: {command} 1/4, and so on to 4/4")
+        build_one = _command(store, "IVF4096,SQfp16")
+        raise ClzooError(f"{store.path} holds no parts of an index. Type: {build_one} 1/4, and so on to 4/4")
     if build["store_generation"] != store.generation:
-        raise ClzooError(
-            f"{folder} was built for generation {build['store_generation']}, the store is at {store.generation}. "
-            f"Delete {folder} and build all parts anew."
-        )
+        raise _of_before(folder, build, store)
     _require_store(build, store)
     total = build["parts"]
     paths = [folder / f"part-{number}.index" for number in range(1, total + 1)]
@@ -225,15 +224,24 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
             f"part {missing[0]} of {total} is missing ({len(missing)} of {total} are). Type: {again} "
             f"{missing[0]}/{total}"
         )
+    if sha256_of(folder / f"{_TRAINED}.index") != build["sha256"]:
+        raise ClzooError(f"{folder / _TRAINED}.index is damaged. Delete {folder} and build all parts anew.")
     for number, (path, part) in enumerate(zip(paths, described, strict=True), 1):
         if sha256_of(path) != part["sha256"]:
             raise ClzooError(f"{path} is damaged. Delete it, and type: {again} {number}/{total}")
     return build, paths, build["seconds"] + sum(part["seconds"] for part in described)
 
 
+def _of_before(folder: Path, build: dict[str, Any], store: Store) -> ClzooError:
+    return ClzooError(
+        f"{folder} was built for generation {build['store_generation']}, the store is at {store.generation}. "
+        f"Delete {folder} and build all parts anew."
+    )
+
+
 def _command(store: Store, factory: str) -> str:
     """What to type to build a part, but for its number."""
-    return shlex.join(["clzoo", "store", "index", str(store.path), "--factory", factory, "--share"])
+    return clzoo_command("store", "index", store.path, "--factory", factory, "--share")
 
 
 def _require_store(build: dict[str, Any], store: Store) -> None:

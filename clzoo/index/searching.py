@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
 from clzoo.index.building import Index, open_index
 from clzoo.index.choosing import ExactSearch, is_unchanged, own_row, rows_where, stored_image
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder, ImageLike
@@ -183,8 +183,7 @@ def query_images(query: str | Path, store: Store | None = None) -> list[Path]:
 
 def _embedded(source: str | Path) -> str:
     """How to search by an image of a source that is no query."""
-    command = shlex.join(["clzoo", "embed", str(source)])
-    return f"embed it ({command}) and search by the path or id of an image in that store"
+    return f"embed it ({clzoo_command('embed', source)}) and search by the path or id of an image in that store"
 
 
 def _query_vectors(index: Index, query: Any, encoder: Encoder | None) -> np.ndarray:
@@ -237,8 +236,8 @@ def load_encoder(index: Index, model: str | Path | None = None) -> Encoder:
             raise
         raise ClzooError(
             f"{index.store.path} remembers its model as {manifest.load}, and that cannot be loaded: {error} "
-            f"If it has moved, say where it is: clzoo search {shlex.quote(str(index.store.path))} QUERY "
-            "--model PLACE"
+            "If it has moved, say where it is: "
+            f"{clzoo_command('search', index.store.path, 'QUERY', '--model', 'PLACE')}"
         ) from error
     index.store.check_model(encoder)
     return encoder

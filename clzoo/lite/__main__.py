@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -17,6 +18,7 @@ import numpy as np
 from clzoo.data.listing import Item, item_ids, label_of_item
 from clzoo.data.sources import list_images
 from clzoo.errors import ClzooError
+from clzoo.graphs.provenance import Provenance
 from clzoo.graphs.session import DEVICES
 from clzoo.images import MAX_PIXELS, set_max_pixels
 from clzoo.lite.loading import load
@@ -102,9 +104,10 @@ def _embed(given: argparse.Namespace) -> None:
     items, vectors, failed = _of_source(given.source, encoder.embed)
     paths = [item.path for item in items]
     labels = [label_of_item(item) if given.labels else None for item in items]
-    said = encoder.provenance.model, encoder.provenance.store_sha256
+    told = encoder.provenance
+    said = told.model, told.store_sha256, dataclasses.asdict(told.preprocessing)
     Vectors(paths, labels, item_ids(paths), vectors, *said).save(given.out)
-    _say(f"{given.out}: {len(paths)} vectors of {said[0]}, {failed} failed")
+    _say(f"{given.out}: {len(paths)} vectors of {told.model}, {failed} failed")
 
 
 def _classify(given: argparse.Namespace) -> None:
@@ -159,13 +162,7 @@ def _search(given: argparse.Namespace) -> None:
         if given.model is None:
             raise ClzooError(f"{unknown[0]} is not in {given.vectors}, so it must be embedded: add --model FILE.onnx")
         encoder = load(given.model, given.device)
-        told = encoder.provenance
-        if vectors.weights_sha256 not in ("", told.store_sha256, told.weights_sha256):
-            raise ClzooError(
-                f"{given.vectors} was made by {vectors.model}, weights {vectors.weights_sha256[:24]}; {given.model} is "
-                f"of {told.model}, weights {told.store_sha256[:24]}. Use the model that "
-                "made it."
-            )
+        _require_same_model(vectors, encoder.provenance, given)
         found |= dict(zip(unknown, encoder.embed([Path(query) for query in unknown]), strict=True))
     results = {query: vectors.search(found[query], given.k)[0] for query in given.queries}
     if given.json:
@@ -176,6 +173,22 @@ def _search(given: argparse.Namespace) -> None:
         _say(query)
         for hit in hits:
             _say(f"  {hit.score:.4f}  {hit.path}{f'  {hit.label}' if hit.label else ''}")
+
+
+def _require_same_model(vectors: Vectors, told: Provenance, given: argparse.Namespace) -> None:
+    """Refuse a graph of other weights, or which prepares images otherwise: its vectors cannot be compared."""
+    if vectors.weights_sha256 not in ("", told.store_sha256, told.weights_sha256):
+        raise ClzooError(
+            f"{given.vectors} was made by {vectors.model}, weights {vectors.weights_sha256[:24]}; {given.model} is "
+            f"of {told.model}, weights {told.store_sha256[:24]}. Use the model that made it."
+        )
+    theirs, ours = vectors.preprocessing, json.loads(json.dumps(dataclasses.asdict(told.preprocessing)))  # lists
+    different = [f"{key} {theirs[key]}, not {ours[key]}" for key in ours if theirs.get(key, ours[key]) != ours[key]]
+    if different:
+        raise ClzooError(
+            f"{given.vectors} was made with another preprocessing than {given.model} has ({'; '.join(different)}). "
+            "Export the model with that one, or embed the images anew: python -m clzoo.lite embed"
+        )
 
 
 def _say(line: str) -> None:

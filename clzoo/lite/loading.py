@@ -10,6 +10,7 @@ from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.graphs.provenance import GRAPH, require_same_weights
 from clzoo.lite.encoder import LiteEncoder
+from clzoo.wording import clzoo_command
 from clzoo.zoo.entries import entry
 
 
@@ -40,7 +41,7 @@ def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = N
     if not (assets.HUB / text / GRAPH).is_file():
         raise ClzooError(
             f"{text} comes without a {GRAPH}. Where torch is installed, type: "
-            f"clzoo export {text} --to onnx --out {text}.onnx; then load {text}.onnx"
+            f"{clzoo_command('export', text, '--to', 'onnx', '--out', f'{text}.onnx')}; then load {text}.onnx"
         )
     return _of_entry(assets.HUB / text, device)
 
@@ -52,7 +53,8 @@ def _of_entry(folder: Path, device: str) -> LiteEncoder:
         raise ClzooError(f"{folder} does not exist; expected an .onnx file or the folder of a hub entry.")
     if not graph.is_file():
         raise ClzooError(
-            f"{folder} holds no {GRAPH}. Where torch is installed, type: clzoo export {folder} --to onnx --out {graph}"
+            f"{folder} holds no {GRAPH}. Where torch is installed, type: "
+            f"{clzoo_command('export', folder, '--to', 'onnx', '--out', graph)}"
         )
     encoder = LiteEncoder(graph, device)
     require_same_weights(encoder.provenance.weights_sha256, ModelConfig.load(folder / "config.json"), graph)

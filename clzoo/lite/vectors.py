@@ -1,17 +1,18 @@
 """Vectors of images in one .npz file, and exact search among them: NumPy and nothing else.
 
-The arrays are those of `clzoo store export --format npz` (id, path, label, embedding, model, weights_sha256), so either
-side reads what the other wrote.
+The arrays are those of `clzoo store export --format npz` (id, path, label, embedding, model, weights_sha256,
+preprocessing), so either side reads what the other wrote.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
+from clzoo.wording import clzoo_command
 
 _ROWS = 16_384  # of vectors that are compared at a time
 _DAMAGES = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -44,6 +46,7 @@ class Vectors:
     embeddings: np.ndarray  # (N, dim)
     model: str = ""
     weights_sha256: str = ""  # "" where the file does not say
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)  # as a store records it; empty where none is said
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -90,6 +93,7 @@ class Vectors:
             embedding=np.asarray(self.embeddings, np.float32),
             model=np.array(self.model),
             weights_sha256=np.array(self.weights_sha256),
+            preprocessing=np.array(json.dumps(dict(self.preprocessing))),
         )
 
     def _parts(self) -> list[np.ndarray]:
@@ -118,8 +122,10 @@ def open_vectors(place: str | Path) -> Vectors:
         with np.load(place, allow_pickle=False) as arrays:
             paths = [str(path) for path in arrays["path"]]
             labels = [str(label) or None for label in arrays["label"]]
-            said = [str(arrays[name]) if name in arrays.files else "" for name in ("model", "weights_sha256")]
-            return _checked(Vectors(paths, labels, arrays["id"], arrays["embedding"], *said), place)
+            said = {name: str(arrays[name]) for name in ("model", "weights_sha256", "preprocessing") if name in arrays}
+            how = dict(json.loads(said.pop("preprocessing", "{}")))
+            found = Vectors(paths, labels, arrays["id"], arrays["embedding"], **said, preprocessing=how)
+            return _checked(found, place)
     except FileNotFoundError:
         raise ClzooError(
             f"{place} does not exist. Type: python -m clzoo.lite embed IMAGES --model FILE.onnx --out {place}"
@@ -142,7 +148,7 @@ def _of_store(folder: Path) -> Vectors:
     except ImportError as error:
         raise ClzooError(
             f"{folder} keeps its paths in Parquet, and pyarrow is not installed. Type: pip install pyarrow; or where "
-            f"clzoo is installed whole: clzoo store export {folder} --format npz"
+            f"clzoo is installed whole: {clzoo_command('store', 'export', folder, '--format', 'npz')}"
         ) from error
     if not segments:
         raise ClzooError(f"{folder} holds no embeddings.")
@@ -155,7 +161,7 @@ def _of_store(folder: Path) -> Vectors:
         columns = {name: [value for table in items for value in table[name].to_pylist()] for name in ("path", "id")}
         labels = [value for table in items for value in table["label"].to_pylist()]
         ids = np.array(columns["id"], np.int64)
-        said = manifest["model"], manifest["weights_sha256"]
+        said = manifest["model"], manifest["weights_sha256"], dict(manifest["preprocessing"])
         return _checked(Vectors(columns["path"], labels, ids, np.concatenate(vectors), *said), folder)
     except _DAMAGES as error:
         raise ClzooError(

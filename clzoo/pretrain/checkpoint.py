@@ -13,6 +13,7 @@ import torch
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json
 from clzoo.temporary import sweep
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -85,7 +86,8 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         raise ClzooError(f"{path} cannot be read ({str(error).splitlines()[0]}). Take another checkpoint.") from error
     if not isinstance(state, dict) or not isinstance(state.get("method"), dict):
         raise ClzooError(
-            f"{path} is no checkpoint of a clzoo run. Type: clzoo convert {path} --arch ARCHITECTURE --out DIR"
+            f"{path} is no checkpoint of a clzoo run. Type: "
+            f"{clzoo_command('convert', path, '--arch', 'ARCHITECTURE', '--out', 'DIR')}"
         )
     return state
 

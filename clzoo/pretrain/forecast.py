@@ -17,6 +17,7 @@ from clzoo.pretrain.feed import Steps, render_views
 from clzoo.pretrain.optim import create_optimizer
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import find_recipe, load_recipe, recipe_names
+from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
 
@@ -63,16 +64,16 @@ class Forecast:
             return remedy
         names = [name for name in recipe_names() if name.endswith(_SMALL)]
         for name in sorted(names, key=lambda name: not name.startswith(f"{self._recipe.method.name}_")):
-            small, changes = load_recipe(find_recipe(name)), ""
+            small, words = load_recipe(find_recipe(name)), ["pretrain", name]
             if small.precision == "bf16" and self._device.type == "cpu":
-                small, changes = small.model_copy(update={"precision": "fp32"}), " --set precision=fp32"
+                small, words = small.model_copy(update={"precision": "fp32"}), [*words, "--set", "precision=fp32"]
             try:
                 seconds = Steps.of(small, self._images).total * seconds_per_step(small, self._images, self._device)
             except (ClzooError, RuntimeError):  # it needs labels or more images, or more memory than is left
                 continue
             if small != self._recipe and seconds < DAY:
                 return (
-                    f"Sized for CPU cores: clzoo pretrain {name}{changes}, about {duration(seconds)} here on these "
+                    f"Sized for CPU cores: {clzoo_command(*words)}, about {duration(seconds)} here on these "
                     f"{len(self._images)} images (its steps were timed, decoding was not). {remedy}"
                 )
         return f"No shipped recipe does these {len(self._images)} images within a day here. {remedy}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import tempfile
 import threading
 from pathlib import Path
@@ -13,6 +12,7 @@ from clzoo.pretrain.feed import Steps
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.trained import BACKBONE, encoder_of_state, save_checkpoint_entry
+from clzoo.wording import clzoo_command
 from clzoo.zoo.pushing import push
 
 log = logging.getLogger("clzoo")
@@ -59,8 +59,8 @@ class CheckpointUploads:
         except Exception as error:  # whatever it was: the training is worth more
             out = f"{self._run}-step-{step}"
             by_hand = [
-                shlex.join(["clzoo", "convert", str(self._run), "--out", out]),
-                shlex.join(["clzoo", "push", out, self._repo_id, "--revision", BRANCH]),
+                clzoo_command("convert", self._run, "--out", out),
+                clzoo_command("push", out, self._repo_id, "--revision", BRANCH),
             ]
             log.warning(
                 "the checkpoint of step %d was not pushed, and the run goes on: %s By hand: %s",

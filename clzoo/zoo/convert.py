@@ -22,6 +22,7 @@ from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
 from clzoo.proof import weights_sha256
+from clzoo.wording import clzoo_command
 from clzoo.zoo.cards import UNKNOWN
 from clzoo.zoo.checkpoint import INNER_WRAPPERS, WRAPPERS, Checkpoint, bare_name, read_checkpoint
 from clzoo.zoo.entries import WEIGHTS
@@ -273,7 +274,7 @@ def convert_to_folder(
     if taken and not (out / "config.json").is_file():
         raise ClzooError(refusal)
     config = _config_for(architecture, out.resolve().name, model_args)
-    again = f"clzoo convert {path} --arch {architecture} --out {out} --drop NAME"
+    again = clzoo_command("convert", path, "--arch", architecture, "--out", out, "--drop", "NAME")
     converted = convert(
         path,
         config,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from clzoo.config import ModelConfig, Source
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, filled_folder, read_json, sha256_of, write_json
 from clzoo.temporary import TEMPORARY, sweep, temporary_folder
+from clzoo.wording import clzoo_command
 
 if TYPE_CHECKING:
     import torch
@@ -170,14 +172,13 @@ def _is_model(folder: Path) -> bool:
 
 def remove_command(name: str, cache_dir: str | Path | None) -> str:
     """What to type to have a model converted anew; ends an error message."""
-    place = f"CLZOO_CACHE={root(cache_dir)} " if cache_dir else ""
-    return f"Type: {place}clzoo cached --rm {name}; then the same command again."
+    place = f"CLZOO_CACHE={shlex.quote(str(root(cache_dir)))} " if cache_dir else ""
+    return f"Type: {place}{clzoo_command('cached', '--rm', name)}; then the same command again."
 
 
 def _read(folder: Path) -> CachedModel:
     try:
         return CachedModel(folder, Provenance(**read_json(folder / "provenance.json")))
     except (TypeError, ClzooError) as error:
-        raise ClzooError(
-            f"{folder}/provenance.json is damaged ({error}). Type: clzoo cached --rm {folder.name}"
-        ) from error
+        remove = clzoo_command("cached", "--rm", folder.name)
+        raise ClzooError(f"{folder}/provenance.json is damaged ({error}). Type: {remove}") from error

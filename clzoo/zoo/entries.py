@@ -13,6 +13,7 @@ from clzoo.config import HUB_PREFIX, TIMM_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.metrics import measured
+from clzoo.wording import clzoo_command
 
 DEFAULT_MODEL = "supcon-resnet10_w48-tiny"
 """The bundled model, used where none is named."""
@@ -88,7 +89,8 @@ def without_encoder(run: Path) -> ClzooError:
     why = "its encoder is not written yet" if state.get("finished") else f"it stopped at step {state['step']}"
     return ClzooError(
         f"{run} is a run, and {why} (of {state['steps']} steps): the end of training writes the files of its encoder. "
-        f"Type the same clzoo pretrain command again; or for its newest checkpoint: clzoo convert {run} --out DIR"
+        "Type the same clzoo pretrain command again; or for its newest checkpoint: "
+        f"{clzoo_command('convert', run, '--out', 'DIR')}"
     )
 
 
@@ -125,9 +127,9 @@ def status(config: ModelConfig) -> Status:
 
 def training_command(config: ModelConfig) -> str:
     """What to type to train a recipe-only entry."""
-    command = f"clzoo pretrain {config.recipe}"
+    train = clzoo_command("pretrain", config.recipe)
     ships = config.recipe is not None and (assets.RECIPES / Path(config.recipe).name).is_file()
-    return command if ships else f"{command} (this version of clzoo does not ship that recipe yet)"
+    return train if ships else f"{train} (this version of clzoo does not ship that recipe yet)"
 
 
 def row(config: ModelConfig) -> dict[str, Any]:

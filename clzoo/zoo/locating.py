@@ -15,6 +15,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, sha256_of
 from clzoo.proof import weights_sha256
+from clzoo.wording import clzoo_command
 from clzoo.zoo import converted
 from clzoo.zoo.convert import convert
 from clzoo.zoo.entries import (
@@ -240,7 +241,8 @@ def _local(path: Path) -> Located:
             )
         if path.suffix != ".safetensors" or not (folder / "config.json").is_file():
             lacks = "has no config.json beside it" if path.suffix == ".safetensors" else "is not a .safetensors file"
-            raise ClzooError(f"{path} {lacks}. Type: clzoo convert {path} --arch ARCHITECTURE --out DIR")
+            convert = clzoo_command("convert", path, "--arch", "ARCHITECTURE", "--out", "DIR")
+            raise ClzooError(f"{path} {lacks}. Type: {convert}")
     if is_run(folder) and not has_encoder(folder):
         raise without_encoder(folder)
     if not (folder / "config.json").is_file():

@@ -24,6 +24,7 @@ from clzoo.files import read_json
 from clzoo.proof import weights_sha256
 from clzoo.timm_import import timm
 from clzoo.transform import FILTERS
+from clzoo.wording import clzoo_command
 from clzoo.zoo import converted
 from clzoo.zoo.convert import convert
 from clzoo.zoo.entries import WEIGHTS
@@ -59,7 +60,7 @@ def full_name(name: str) -> tuple[str, str]:
     if settings is None or not settings.hf_hub_id:
         raise ClzooError(
             f"timm {timm.__version__} names no repository of the Hub for {full}. If you have the file, type: "
-            f"clzoo convert FILE --arch {architecture} --out DIR"
+            f"{clzoo_command('convert', 'FILE', '--arch', architecture, '--out', 'DIR')}"
         )
     return full, settings.hf_hub_id
 

@@ -225,7 +225,7 @@ def test_a_killed_run_leaves_no_pack_and_the_next_one_tidies_up(tmp_path):
 
 
 def test_two_runs_cannot_write_one_pack(folder, tmp_path):
-    with filled_folder(tmp_path / "packed"), pytest.raises(ClzooError, match="another clzoo pack writes"):
+    with filled_folder(tmp_path / "packed"), pytest.raises(ClzooError, match="is being written by another clzoo pack"):
         pack(folder, 16, tmp_path / "packed")
 
 

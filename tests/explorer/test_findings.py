@@ -101,6 +101,7 @@ def test_a_sample_is_always_the_same_one_and_says_so(place):
         ({"leaks": ["x"]}, "lacks what a certificate"),
         ({"leaks": [{"test": ["x"], "train": "x"}]}, "lacks what a certificate"),
         ({"train": None}, "lacks what a certificate"),
+        ({"version": 2}, r"of version 2, this clzoo reads 1\. Type: pip install --upgrade clzoo; or make it again"),
     ],
 )
 def test_a_certificate_that_somebody_else_sealed_is_refused(tmp_path, change, message):

@@ -138,6 +138,13 @@ def test_a_port_in_use_is_an_error_that_says_what_to_type_and_the_command_says_i
         assert f"port {port} of 127.0.0.1 is in use" in str(error)
 
 
+def test_a_port_of_a_page_without_a_server_is_refused(place, tmp_path):
+    words = [str(place / "store"), "--html", str(tmp_path / "map.html"), "--port", "8000"]
+    done = CliRunner().invoke(command, words)
+    assert done.exit_code == 2
+    assert "--port is of the server, and --html writes a file without one" in done.output
+
+
 @pytest.mark.parametrize("answer", [False, webbrowser.Error("could not locate runnable browser")])
 def test_a_browser_that_is_not_there_is_told_beside_the_address(view, monkeypatch, answer):
     def no_browser(address):

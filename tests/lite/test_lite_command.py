@@ -14,6 +14,7 @@ from test_lite import BLOCKED, FORBIDDEN
 
 import clzoo
 import clzoo.lite
+from clzoo.config import Preprocessing
 from clzoo.embed.export import export_store
 from clzoo.errors import ClzooError
 from clzoo.export import export_onnx
@@ -89,6 +90,20 @@ def test_it_finds_what_clzoo_finds_in_a_store_or_its_export(place, capsys):
         assert [hit.score for hit in found[0]] == pytest.approx([hit.score for hit in expected[0]], abs=1e-5)
     assert main(["search", str(exported), store.paths[2], "-k", "1"]) == 0
     assert capsys.readouterr().out == f"{store.paths[2]}\n  1.0000  {store.paths[2]}  {store.labels[2]}\n"
+
+
+def test_a_graph_that_prepares_images_otherwise_is_refused(place, tmp_path, capsys):
+    larger = small_encoder(preprocessing=Preprocessing(size=64, crop_pct=1.0))
+    graph = export_onnx(larger, tmp_path / "larger.onnx").path
+    picture = next((place / "pictures").rglob("*.png"))
+    own = tmp_path / "own.npz"
+    assert main(["embed", str(place / "pictures"), "--model", str(place / "model.onnx"), "--out", str(own)]) == 0
+    exported = export_store(clzoo.open_store(place / "store"), tmp_path / "exported.npz")
+    for vectors in (own, exported, place / "store"):
+        assert main(["search", str(vectors), str(picture), "--model", str(place / "model.onnx")]) == 0
+        assert main(["search", str(vectors), str(picture), "--model", str(graph)]) == 1
+        assert "another preprocessing than" in (said := capsys.readouterr().err)
+        assert "(size 32, not 64)" in said
 
 
 def test_equal_scores_are_in_the_order_of_their_ids_and_none_exceeds_one():
