@@ -1,6 +1,6 @@
 """All that a GPU is needed for, in order of value, each part in a process of its own and written down when it ends.
 
-    bash benchmarks/gpu.sh --images photographs.tar --out gpu-results      # under 25 minutes on one H100
+    bash benchmarks/gpu.sh --images photographs.tar --out gpu-results      # meant for 25 minutes of one H100
     bash benchmarks/gpu.sh --images photographs.tar --out gpu-results      # again: only what is missing
     bash benchmarks/gpu.sh --only views steps --out gpu-results
     bash benchmarks/gpu.sh --rehearse                                      # on a CPU, small: whether it runs

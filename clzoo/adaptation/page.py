@@ -41,7 +41,7 @@ def notes_of(report: dict[str, Any]) -> list[str]:
     if report["unevenness"] >= UNEVEN and not report["flatten"]:
         found.append(
             f"By the start encoder crowded places hold {report['unevenness']:g} times as many images as empty ones. "
-            "--flatten draws them less often; whether that helps was not measured."
+            "--flatten draws them less often; where that was measured it did not help (docs/adapt.md)."
         )
     found += [f"Limit: {limit}." for limit in report["limits"]]
     if len(report["weights_sha256"]) == 1:

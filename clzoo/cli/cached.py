@@ -19,10 +19,10 @@ from clzoo.cli.common import print_json, print_table, quiet_option, say
 def command(name: str | None, as_json: bool, quiet: bool) -> None:
     """What the local cache holds, with sizes.
 
-    The cache is $CLZOO_CACHE or ~/.cache/clzoo. The published files that models were converted from stay in the
-    Hugging Face cache: see `hf cache ls` and `hf cache rm`. What else was computed once lies there too: features of
-    evaluated data sets, graphs of the backend onnx, lists of the members of shards behind URLs. --rm deletes a part by
-    its name; it is made again where it is needed.
+    The cache is $CLZOO_CACHE, else `clzoo` in $XDG_CACHE_HOME or ~/.cache. The published files that models were
+    converted from stay in the Hugging Face cache: see `hf cache ls` and `hf cache rm`. What else was computed once
+    lies there too: features of evaluated data sets, graphs of the backend onnx, lists of the members of shards behind
+    URLs. --rm deletes a part by its name; it is made again where it is needed.
     """
     from clzoo import cache
     from clzoo.zoo import converted
