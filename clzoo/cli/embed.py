@@ -20,7 +20,11 @@ from clzoo.errors import ClzooError
 @click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Input side.  [default: the model's own]")
 @click.option("--out", metavar="DIR", help="The store.  [default: SRC-embeddings]")
 @click.option("--index", type=click.Choice(["faiss"]), help="Index the store too, so that it can be searched.")
-@click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
+@click.option(
+    "--factory",
+    metavar="STRING",
+    help="FAISS index_factory.  [default: the kind there is; else Flat, above 200,000 rows SQfp16]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in one forward pass.  [default: by device]")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one per core]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")

@@ -95,7 +95,11 @@ def merge(out: Path, shares: tuple[Path, ...], allow_removals: bool, quiet: bool
 
 @command.command("index")
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--factory", metavar="STRING", help="FAISS index_factory.  [default: Flat; above 200,000 rows SQfp16]")
+@click.option(
+    "--factory",
+    metavar="STRING",
+    help="FAISS index_factory.  [default: the kind there is; else Flat, above 200,000 rows SQfp16]",
+)
 @share_option("Build part I of N only (1/4 to 4/4), of an inverted file.")
 @click.option("--merge", is_flag=True, help="Join the parts, when all are there.")
 @quiet_option

@@ -207,15 +207,20 @@ def sample_sha256(store: Store) -> str:
 
 
 def refresh_index(store: Store | str | Path, *, factory: str | None = None) -> Index:
-    """`open_index` where the pair is whole, of this generation and of the asked factory; else `build_index`."""
+    """`open_index` where the pair is whole and of this generation; else `build_index`.
+
+    Args:
+        factory: as for `build_index`; None keeps the kind that is there, "Flat" and "SQfp16" by the number of rows.
+    """
     store = store if isinstance(store, Store) else open_store(store)
+    wanted = factory or _chosen_factory(store) or _default_factory(store)
     try:
         described = read_description(store.path)
-        if described and described["factory"] == (factory or _default_factory(store)):
+        if described and described["factory"] == wanted:
             return open_index(store)
     except ClzooError as error:
         log.info("the index is built again: %s", error)
-    return build_index(store, factory=factory)
+    return build_index(store, factory=wanted)
 
 
 def _default_factory(store: Store) -> str:
@@ -224,12 +229,16 @@ def _default_factory(store: Store) -> str:
 
 def _remedy(store: Store) -> str:
     """The command that brings the index up to date, as one of its kind."""
-    words = ["store", "index", str(store.path)]
+    factory = _chosen_factory(store)
+    return clzoo_command("store", "index", store.path, *(("--factory", factory) if factory else ()))
+
+
+def _chosen_factory(store: Store) -> str | None:
+    """The kind of the index that is there, where somebody chose it: "Flat" and "SQfp16" are taken by the rows."""
     with suppress(ClzooError):  # a damaged description does not tell the kind
-        described = read_description(store.path) or {}
-        if (factory := described.get("factory", "Flat")) not in ("Flat", "SQfp16"):  # which is taken by the rows
-            words += ["--factory", factory]
-    return clzoo_command(*words)
+        factory = str((read_description(store.path) or {}).get("factory", "Flat"))
+        return None if factory in ("Flat", "SQfp16") else factory
+    return None
 
 
 def describe(

@@ -251,11 +251,20 @@ def test_refreshing_builds_only_what_is_not_current(make_store):
     assert refresh_index(store).description == built.description
     assert (store.path / "faiss.index").stat().st_mtime_ns == stamp
     assert refresh_index(store, factory="HNSW8").description["factory"] == "HNSW8"
-    assert refresh_index(store).description["factory"] == "Flat"
+    assert refresh_index(store, factory="Flat").description["factory"] == "Flat"
     newer = make_store(random_vectors(31))
     assert refresh_index(newer).description["count"] == 31
     (store.path / "faiss.index").write_bytes(b"junk")
     assert len(refresh_index(newer)) == 31
+
+
+def test_a_kind_that_was_chosen_stays_when_images_are_added(make_store):
+    refresh_index(make_store(random_vectors(30)), factory="HNSW8")
+    newer = make_store(random_vectors(31))
+    described = refresh_index(newer).description
+    assert (described["factory"], described["count"]) == ("HNSW8", 31)
+    (newer.path / "faiss.index").write_bytes(b"junk")
+    assert refresh_index(newer).description["factory"] == "HNSW8"
 
 
 def test_faiss_is_imported_inside_the_index_package_alone():

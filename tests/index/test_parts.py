@@ -228,7 +228,10 @@ def test_parts_are_built_and_merged_as_it_is_typed(store, capsys):
     assert run("index", store.path, "--factory", FACTORY, "--share", "2/2") == 0
     assert run("index", store.path, "--merge") == 0
     assert f"4000 vectors, {FACTORY}, recall@10" in capsys.readouterr().out
-    assert run("index", store.path) == 0  # whole, of the default kind
+    merged = (store.path / "faiss.json").read_bytes()
+    assert run("index", store.path) == 0  # of the kind that is there, which is current
+    assert (store.path / "faiss.json").read_bytes() == merged
+    assert run("index", store.path, "--factory", "Flat") == 0  # whole
     assert open_index(store).description["factory"] == "Flat"
 
 
