@@ -8,7 +8,7 @@ The rule (docs/export.md), for a model that is given by name, on a CPU:
    as an export takes as long as hundreds of images; the export compares it with torch.
 4. torch in fp32.
 
-On a GPU: torch in bf16. An Encoder object computes as its own `embed` does.
+On a CUDA GPU: torch in bf16; on an Apple GPU: in fp32. An Encoder object computes as its own `embed` does.
 """
 
 from __future__ import annotations
