@@ -18,6 +18,13 @@ def test_cosine_with_warmup_rises_linearly_and_falls_to_zero():
     assert all(a >= b for a, b in pairwise(shares[20:]))
 
 
+@pytest.mark.parametrize(("warmup_epochs", "per_epoch"), [(0.1, 3), (0.5, 1), (0.01, 10)])
+def test_a_warm_up_of_less_than_a_step_is_none(warmup_epochs, per_epoch):
+    schedule = Schedule(epochs=4, batch_size=2, warmup_epochs=warmup_epochs)
+    shares = [learning_rate_share(schedule, step, per_epoch) for step in range(4 * per_epoch)]
+    assert max(shares) == shares[0] == 1
+
+
 def test_a_nearer_end_runs_through_the_rest_of_the_curve_and_changes_nothing_before_it():
     planned = Schedule(epochs=10, batch_size=2, warmup_epochs=2)
     once = planned.model_copy(update={"shortened": [(60, 70)]})
