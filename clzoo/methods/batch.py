@@ -34,7 +34,11 @@ class Batch:
 
     def generator(self, group: int) -> torch.Generator:
         """A generator for one group of the global batch: a function of (seed, step, group), on the CPU."""
-        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) * 65_537 + group)
+        return torch.Generator().manual_seed(self.seed_of(group))
+
+    def seed_of(self, group: int) -> int:
+        """The seed of that generator, in [0, 2^64): torch takes no larger one."""
+        return ((self.seed * 1_000_003 + self.step) * 65_537 + group) % 2**64
 
     def groups(self, size: int | None) -> list[tuple[slice, torch.Generator]]:
         """The parts of this process's batch within which a method permutes, each with its generator.

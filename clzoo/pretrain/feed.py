@@ -105,7 +105,7 @@ def _plan(recipe: Recipe, steps: Steps, images: TrainingSet, todo: range) -> Ite
 
 def _order(seed: int, epoch: int, images: TrainingSet) -> torch.Tensor:
     """(N,) the samples of one epoch, a function of seed and epoch: a permutation, or draws by the weights of a set."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**64)
     count = len(images)
     if images.weights is None:
         return torch.randperm(count, generator=generator)

@@ -10,6 +10,7 @@ from small_recipes import small_recipe
 from clzoo.data.stream import crops_on_host
 from clzoo.data.training import open_training_set
 from clzoo.errors import ClzooError
+from clzoo.pretrain.build import build_method
 from clzoo.pretrain.feed import Steps, feed
 
 CPU = torch.device("cpu")
@@ -54,6 +55,13 @@ def test_a_run_that_begins_later_gets_the_same_batches(images):
             assert late.step == early.step
             assert late.progress == early.progress
             assert all(torch.equal(a, b) for a, b in zip(late.views, early.views, strict=True))
+
+
+@pytest.mark.parametrize("seed", [2**29, 2**32 - 1, 2**64 - 1])
+def test_a_large_seed_orders_images_and_draws_like_a_small_one(images, seed):
+    recipe = small_recipe("reco_cifar10", f"seed={seed}")
+    batch = next(feed(images, recipe, Steps.of(recipe, images), 0, CPU))
+    assert torch.isfinite(build_method(recipe, images.class_count)(batch))
 
 
 def test_a_run_may_end_within_an_epoch(images):

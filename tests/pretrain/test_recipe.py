@@ -104,6 +104,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
         ("schedule.epochs=0", "schedule.epochs is 0"),
         ("schedule.epochs=-1.5", "schedule.epochs is -1.5"),
         ("seed=true", "seed is True"),
+        (f"seed={2**64}", f"seed is {2**64}"),
         ("method.name=cacrr", "expected tags: 'align_uniform', 'cacr'"),
         ("views.0.flip=1.5", "views.0.flip is 1.5"),
         ("views=[]", "views is []"),
