@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Table(BaseModel):
-    """A validated table: unknown keys and wrong types are errors, and values do not change afterwards."""
+    """A validated table: unknown keys, wrong types, infinity and NaN are errors; values do not change afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

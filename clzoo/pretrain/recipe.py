@@ -21,6 +21,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Pair = Annotated[tuple[float, float], Field(strict=False)]  # YAML has lists
 StepAndEnd = Annotated[tuple[int, int], Field(strict=False)]  # YAML has lists
 Triple = Annotated[tuple[float, float, float], Field(strict=False)]
+Deviation = Annotated[float, Field(gt=0)]
 
 
 class Backbone(Table):
@@ -79,7 +80,7 @@ class Data(Table):
     title: str
     size: int = Field(gt=0)
     mean: Triple
-    std: Triple
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
     subset: str | None = None  # linear, exponential or longtail-R; see clzoo.data.imbalance
     held_out: bool = False
     flatten: bool = False
@@ -125,6 +126,13 @@ class ViewGroup(Table):
     def _shares_in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1] <= 1:
             raise ValueError(f"found {list(value)}, expected two shares in order: 0 < low <= high <= 1")
+        return value
+
+    @field_validator("blur_sigma")
+    @classmethod
+    def _widths_in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"found {list(value)}, expected two widths in order: 0 < low <= high, in pixels")
         return value
 
     @property
