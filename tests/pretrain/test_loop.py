@@ -116,6 +116,19 @@ def test_looking_at_a_run_does_not_change_it(pictures, tmp_path):
     assert all(0 <= value <= 100 for value in measured.values())
 
 
+def test_a_network_that_draws_numbers_of_its_own_ends_the_same_in_pieces_and_looked_at(pictures, tmp_path):
+    model_args = "{channels: [4, 8, 8, 8], stem_type: deep, stem_width: 4, drop_path_rate: 0.5}"
+    drawing = (f"backbone.model_args={model_args}", "schedule.epochs=0.75")
+    quiet = small_recipe("mocov2_cifar10", *drawing, "monitor.every_steps=0")
+    pretrain(quiet, pictures, tmp_path / "whole", device="cpu")
+    while not pretrain(quiet, pictures, tmp_path / "pieces", device="cpu", max_minutes=0):
+        torch.rand(1)
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "pieces"))
+    watched = small_recipe("mocov2_cifar10", *drawing, "monitor.every_steps=2")
+    pretrain(watched, pictures, tmp_path / "watched", device="cpu")
+    assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "watched"))
+
+
 def test_accumulated_gradients_move_the_weights_once_in_so_many_steps(pictures, tmp_path):
     recipe = small_recipe("simclr_cifar10", "schedule.accumulate=4")
     assert pretrain(recipe, pictures, tmp_path / "whole", device="cpu")
