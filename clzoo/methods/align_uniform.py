@@ -3,12 +3,11 @@
 from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import nn
 
 from clzoo.losses import align_uniform
 from clzoo.methods.batch import Batch
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
@@ -22,7 +21,7 @@ class AlignUniformOptions(Table):
     w_uniform: float = 1.0
     alpha: float = 2.0
     t: float = 2.0
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
 
 
 class AlignUniform(TwoViewMethod):

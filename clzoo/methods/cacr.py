@@ -15,7 +15,7 @@ from clzoo.errors import ClzooError
 from clzoo.losses import cacr, cacr_momentum, cacr_queue
 from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import LastNorm, mlp
+from clzoo.methods.heads import LastNorm, Widths, mlp, predictor
 from clzoo.methods.momentum import Queue, cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.methods.record import Method
@@ -30,7 +30,7 @@ class CACROptions(Table):
 
     name: Literal["cacr"]
     form: Literal["batch", "queue", "momentum"] = "batch"
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
     # forms A and B: inverse temperatures of the distance
     t_pos: float = Field(1.0, ge=0)
     t_neg: float = Field(2.0, ge=0)
@@ -47,7 +47,7 @@ class CACROptions(Table):
     queue: int = Field(65_536, gt=0)
     # form C
     temperature: float = Field(1.0, gt=0)
-    predictor: list[int] | None = None
+    predictor: Widths | None = None
     predictor_last_norm: LastNorm = "none"  # ViTs: batch_without_affine
 
 
@@ -127,11 +127,13 @@ class CACRMomentum(MomentumHost):
 
     def __init__(self, backbone: nn.Module, feature_dim: int, options: CACROptions) -> None:
         if options.predictor is None:
-            raise ClzooError("CACR's form 'momentum' has a predictor: --set method.predictor=[4096,256]")
+            raise ClzooError(
+                f"CACR's form 'momentum' has a predictor: --set method.predictor=[4096,{options.projector[-1]}]"
+            )
         super().__init__(
             backbone,
             mlp([feature_dim, *options.projector], last_norm="batch_without_affine"),
-            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
+            predictor(options.projector, options.predictor, last_norm=options.predictor_last_norm),
         )
         self.options = options
 

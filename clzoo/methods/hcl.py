@@ -11,7 +11,7 @@ from torch import nn
 
 from clzoo.losses import hcl
 from clzoo.methods.batch import Batch
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
@@ -24,7 +24,7 @@ class HCLOptions(Table):
     temperature: float = Field(0.5, gt=0)
     tau_plus: float = Field(0.1, ge=0, lt=1)
     beta: float = Field(1.0, ge=0)
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
 
 
 class HCL(TwoViewMethod):

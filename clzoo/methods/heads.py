@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import nn
 
+from clzoo.errors import ClzooError
+
+Widths = Annotated[list[Annotated[int, Field(gt=0)]], Field(min_length=1)]
+"""Of a head in a recipe: hidden layers and output."""
+
 LastNorm = Literal["none", "batch", "batch_without_affine", "layer"]
+
+
+def predictor(projector: Sequence[int], widths: Sequence[int], *, last_norm: LastNorm) -> nn.Sequential:
+    """The MLP from a projection back to one, which a momentum key is compared with.
+
+    Raises:
+        ClzooError: its output is not as wide as the projector's.
+    """
+    if widths[-1] != projector[-1]:
+        right = [*widths[:-1], projector[-1]]
+        raise ClzooError(
+            f"method.predictor={list(widths)} has to end as wide as method.projector={list(projector)}, whose output "
+            f"it predicts. Type: --set method.predictor={json.dumps(right, separators=(',', ':'))}"
+        )
+    return mlp([projector[-1], *widths], last_norm=last_norm)
 
 
 def mlp(widths: Sequence[int], *, hidden_batchnorm: bool = True, last_norm: LastNorm = "none") -> nn.Sequential:

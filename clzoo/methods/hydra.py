@@ -20,7 +20,7 @@ from clzoo.errors import ClzooError
 from clzoo.losses import hydra_pair
 from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
 from clzoo.schema import Table
 
@@ -74,7 +74,7 @@ class HydraOptions(Table):
     gate: bool = True
     gamma: float = Field(0.0, ge=0)  # weight of the gates' entropy
     single_view: bool = False
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
     group: int | None = Field(None, gt=1)
 
 

@@ -12,7 +12,7 @@ from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
 from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch
-from clzoo.methods.heads import LastNorm, mlp
+from clzoo.methods.heads import LastNorm, Widths, mlp, predictor
 from clzoo.methods.hydra import Direction, PairLoss, Pairs, draw_partners
 from clzoo.methods.momentum import cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
@@ -35,8 +35,8 @@ class HydraMoCoOptions(Table):
     alpha: float = Field(0.0, ge=0)
     beta: float = Field(1.0, ge=0)
     momentum: float = Field(0.99, ge=0, le=1)
-    projector: list[int] = Field(min_length=1)
-    predictor: list[int] = Field(min_length=1)
+    projector: Widths
+    predictor: Widths
     projector_last_norm: LastNorm = "layer"
     predictor_last_norm: LastNorm = "none"
     group: int | None = Field(None, gt=1)
@@ -49,7 +49,7 @@ class HydraMoCo(MomentumHost):
         super().__init__(
             backbone,
             mlp([feature_dim, *options.projector], last_norm=options.projector_last_norm),
-            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
+            predictor(options.projector, options.predictor, last_norm=options.predictor_last_norm),
         )
         self.pair_loss = PairLoss(classes, options.predictor[-1], options)
         self.options = options

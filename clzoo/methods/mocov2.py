@@ -9,7 +9,7 @@ from torch import nn
 from clzoo.distributed import gather
 from clzoo.losses import info_nce_queue
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.methods.record import Method
@@ -23,7 +23,7 @@ class MoCoV2Options(Table):
     temperature: float = Field(0.2, gt=0)
     queue: int = Field(65_536, gt=0)
     momentum: float = Field(0.999, ge=0, le=1)
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
     projector_batchnorm: bool = False  # on: the head of SimCLR, for comparisons
 
 

@@ -10,7 +10,7 @@ from clzoo.distributed import gather, gather_constant
 from clzoo.losses import info_nce_keys
 from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch
-from clzoo.methods.heads import LastNorm, mlp
+from clzoo.methods.heads import LastNorm, Widths, mlp, predictor
 from clzoo.methods.momentum import cosine_to_one
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.methods.record import Method
@@ -26,8 +26,8 @@ class MoCoV3Options(Table):
     name: Literal["mocov3"]
     temperature: float = Field(gt=0)
     momentum: float = Field(0.99, ge=0, le=1)
-    projector: list[int] = Field(min_length=1)
-    predictor: list[int] = Field(min_length=1)
+    projector: Widths
+    predictor: Widths
     predictor_last_norm: LastNorm = "none"
 
 
@@ -38,7 +38,7 @@ class MoCoV3(MomentumHost):
         super().__init__(
             backbone,
             mlp([feature_dim, *options.projector], last_norm="batch_without_affine"),
-            mlp([options.projector[-1], *options.predictor], last_norm=options.predictor_last_norm),
+            predictor(options.projector, options.predictor, last_norm=options.predictor_last_norm),
         )
         self.options = options
 

@@ -15,7 +15,7 @@ from clzoo.distributed import gather, gather_constant
 from clzoo.losses import potential_samples
 from clzoo.losses.potential_samples import Negatives, Positives, mutual_neighbors
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.methods.record import Method
@@ -36,7 +36,7 @@ class PotentialSamplesOptions(Table):
     temperature: float = Field(0.2, gt=0)
     queue: int = Field(65_536, gt=0)
     momentum: float = Field(0.999, ge=0, le=1)
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
     mining: Literal["key", "weak"] = "key"
     k: int = Field(5, ge=1)
     positives: Positives = "both"

@@ -21,7 +21,7 @@ from clzoo.losses import info_nce, info_nce_queue, reco_global
 from clzoo.losses.reco import info_nce_without, reco_global_batch
 from clzoo.losses.seen import between
 from clzoo.methods.batch import Batch, Needs
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.momentum import Queue
 from clzoo.methods.momentum_host import MomentumHost
 from clzoo.methods.record import Method
@@ -49,7 +49,7 @@ class ReCoOptions(Table):
     local_negatives: Literal["queue", "batch"] = "queue"  # batch: the queue and the batch's other targets
     queue: int = Field(65_536, gt=0)
     momentum: float = Field(0.999, ge=0, le=1)
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
     group: int | None = Field(None, gt=1)  # images among which CutMix partners and lambda are drawn
 
 

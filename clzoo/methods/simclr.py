@@ -8,7 +8,7 @@ from torch import nn
 
 from clzoo.losses import info_nce
 from clzoo.methods.batch import Batch
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
@@ -19,7 +19,7 @@ class SimCLROptions(Table):
 
     name: Literal["simclr"]
     temperature: float = Field(gt=0)
-    projector: list[int] = Field(min_length=1)  # hidden widths and output
+    projector: Widths  # hidden widths and output
     projector_batchnorm: bool = True  # off: the head of MoCo v2, for comparisons
 
 

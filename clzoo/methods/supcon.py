@@ -9,7 +9,7 @@ from torch import nn
 from clzoo.distributed import gather_constant
 from clzoo.losses import sup_con
 from clzoo.methods.batch import Batch
-from clzoo.methods.heads import mlp
+from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
 from clzoo.methods.two_views import TwoViewMethod
 from clzoo.schema import Table
@@ -20,7 +20,7 @@ class SupConOptions(Table):
 
     name: Literal["supcon"]
     temperature: float = Field(gt=0)
-    projector: list[int] = Field(min_length=1)
+    projector: Widths
 
 
 class SupCon(TwoViewMethod):

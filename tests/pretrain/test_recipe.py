@@ -112,6 +112,7 @@ def test_a_resolved_recipe_reads_back_as_itself(tmp_path):
         ("views.0.blur_sigma=[2.0, 0.1]", "views.0.blur_sigma: found [2.0, 0.1], expected two widths in order"),
         ("views.0.blur_sigma=[0.0, 0.0]", "views.0.blur_sigma: found [0.0, 0.0], expected two widths in order"),
         ("method.name=cacrr", "expected tags: 'align_uniform', 'cacr'"),
+        ("method.projector=[0]", "method.projector.0 is 0: input should be greater than 0"),
         ("views.0.flip=1.5", "views.0.flip is 1.5"),
         ("views=[]", "views is []"),
     ],
@@ -196,6 +197,19 @@ def test_residual_branches_start_open_where_the_authors_networks_do(name):
 def test_an_argument_that_the_architecture_does_not_know_is_refused():
     with pytest.raises(ClzooError, match="does not build vit_tiny_patch16_224 with"):
         build_method(small_recipe("hydra_moco_in1k", "backbone.zero_init_last=false"), classes=3)
+
+
+@pytest.mark.parametrize("name", ["mocov3_cifar10", "hydra_moco_cifar10", "cacr_in1k"])
+def test_a_predictor_that_is_not_as_wide_as_the_projector_is_refused_with_the_right_one(name):
+    with pytest.raises(ClzooError, match=r"method\.predictor=\[16, 9\] .* Type: (--set method\.predictor=\[16,8\])$"):
+        build_method(small_recipe(name, "method.predictor=[16,9]"), classes=3)
+    build_method(small_recipe(name, "method.predictor=[16,8]"), classes=3)
+
+
+def test_the_predictor_that_a_cacr_recipe_lacks_is_named_so_that_it_fits():
+    with pytest.raises(ClzooError, match=r"--set method\.predictor=\[4096,8\]$"):
+        build_method(small_recipe("cacr_cifar10", "method.form=momentum"), classes=None)
+    build_method(small_recipe("cacr_cifar10", "method.form=momentum", "method.predictor=[4096,8]"), classes=None)
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused_before_training():
