@@ -53,6 +53,13 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
             f"method.group={group} does not divide the {local_batch} images of a process. "
             f"Type: --set method.group={common if common > 1 else local_batch}"
         )
+    groups = recipe.backbone.batchnorm_groups
+    if groups > 1 and (local_batch % groups or local_batch == groups):
+        right = max((n for n in range(1, groups) if local_batch % n == 0 and local_batch // n >= 2), default=1)
+        raise ClzooError(
+            f"backbone.batchnorm_groups={groups} does not divide the {local_batch} images of a process into groups of "
+            f"at least two. Type: --set backbone.batchnorm_groups={right}"
+        )
     return method
 
 

@@ -35,6 +35,8 @@ class Steps:
     def of(cls, recipe: Recipe, images: TrainingSet) -> Steps:
         """Raises ClzooError where the batch does not fit the images or the processes, or no step moves the weights."""
         batch_size, count = recipe.schedule.batch_size, world_size()
+        if len(images) < 2:
+            raise ClzooError(f"{images.origin} has {len(images)} image; contrast needs at least two. Add images.")
         if len(images) < batch_size:
             raise ClzooError(
                 f"{images.origin} has {len(images)} images, fewer than one batch: "

@@ -93,6 +93,9 @@ def test_a_batch_of_one_and_more_than_there_are_images_are_errors(images):
     recipe = small_recipe("simclr_cifar10", batch_size=31)
     with pytest.raises(ClzooError, match="30 images, fewer than one batch"):
         Steps.of(recipe, images)
+    one = dataclasses.replace(images, rows=images.rows[:1])
+    with pytest.raises(ClzooError, match=r"has 1 image; contrast needs at least two\.(?!.*--set)"):
+        Steps.of(recipe, one)
     lonely = recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"batch_size": 1})})
     with pytest.raises(ClzooError, match="at least two images"):
         Steps.of(lonely, images)

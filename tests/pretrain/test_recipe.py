@@ -217,6 +217,10 @@ def test_groups_that_do_not_divide_the_batch_are_refused_before_training():
         build_method(small_recipe("reco_cifar10", "method.group=6"), classes=None)
     with pytest.raises(ClzooError, match=r"method\.group=3 .* --set method\.group=8"):
         build_method(small_recipe("reco_cifar10", "method.group=3"), classes=None)
+    for groups, right in ((3, 2), (8, 4)):
+        refused = rf"batchnorm_groups={groups} .* --set backbone\.batchnorm_groups={right}$"
+        with pytest.raises(ClzooError, match=refused):
+            build_method(small_recipe("mocov2_cifar10", f"backbone.batchnorm_groups={groups}"), classes=None)
 
 
 def test_hydras_preset_has_the_wide_deep_stem():
