@@ -135,9 +135,9 @@ def _train(
             step_log.add(step, loss, rate, steps.batch_size)
             if forecast.is_due(done):
                 forecast.tell(done)
-            watch.after(step, batch)
             if done == steps.total:
                 run.go_towards_start(steps)
+            watch.after(step, batch)  # of the weights that are kept
 
             out_of_time = deadline is not None and time.monotonic() > deadline
             late = moved and is_late is not None and is_late(done, steps.total)

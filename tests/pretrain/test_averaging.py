@@ -64,6 +64,19 @@ def test_a_stopped_run_ends_with_the_same_weights(start, pictures, tmp_path):
     assert same(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
 
 
+def test_the_last_accuracy_in_the_log_is_of_the_weights_that_are_kept(start, pictures, tmp_path, monkeypatch):
+    judged: list[dict[str, torch.Tensor]] = []
+
+    def judge(method, *_):
+        judged.append({name: value.clone() for name, value in method.state_dict().items()})
+        return 50.0
+
+    monkeypatch.setattr("clzoo.pretrain.online.online_knn", judge)
+    wanted = recipe(start, "schedule.towards_start=0.5", "monitor.knn_every_epochs=1")
+    assert pretrain(wanted, pictures, tmp_path / "run", device="cpu")
+    assert same(judged[-1], weights_of(tmp_path / "run"))
+
+
 def test_there_must_be_a_start_to_go_back_to(pictures, tmp_path):
     with pytest.raises(ClzooError, match="needs an encoder to start from"):
         pretrain(small_recipe("simclr_cifar10", "schedule.towards_start=0.5"), pictures, tmp_path / "run", device="cpu")
