@@ -50,6 +50,9 @@ def test_the_recipes_that_stand_for_one_published_setting_have_it():
     assert load_recipe(find_recipe("cacr_cifar100")).method.t_neg == 2.0
     stl = load_recipe(find_recipe("cacr_stl10"))
     assert (stl.method.t_neg, stl.views[0].size, stl.views[0].crop_scale) == (2.0, 64, (0.08, 1.0))
+    for name, epochs, momentum, decay in (("mocov3_in1k", 300, 0.99, 1e-6), ("cacr_in1k", 1000, 0.996, 1.5e-6)):
+        long = load_recipe(find_recipe(name))
+        assert (long.schedule.epochs, long.method.momentum, long.optimizer.weight_decay) == (epochs, momentum, decay)
     alexnet = load_recipe(find_recipe("cacr_cifar10_alexnet"), ("schedule.batch_size=4",))
     method = build_method(alexnet, classes=None)
     views = [torch.rand(4, 3, policy.size, policy.size) for policy in alexnet.view_policies()]
