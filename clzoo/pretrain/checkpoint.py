@@ -58,14 +58,14 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     records = _records(folder)
     for record in reversed(records):
         path = record.with_suffix(".pt")
-        if path.is_file() and sha256_of(path) == read_json(record)["sha256"]:
+        if path.is_file() and sha256_of(path) == _recorded(record):
             try:
                 state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
                 return state
             except (pickle.UnpicklingError, RuntimeError) as error:
                 log.warning("%s cannot be read (%s)", path, error)
                 continue
-        log.warning("%s is damaged (its checksum differs); trying the one before", path)
+        log.warning("%s is damaged (%s has another checksum, or none); trying the one before", path, record.name)
     if records:
         raise ClzooError(f"{folder} has {len(records)} checkpoints and none is whole. Start anew with another --out.")
     return None
@@ -78,7 +78,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
         ClzooError: it is damaged, or no checkpoint of a run.
     """
     record = path.with_suffix(".json")
-    if record.is_file() and sha256_of(path) != read_json(record).get("sha256"):
+    if record.is_file() and sha256_of(path) != _recorded(record):
         raise ClzooError(f"{path} is damaged: its checksum differs from {record.name}. Take another checkpoint.")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -95,6 +95,15 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
 def has_checkpoint(folder: Path) -> bool:
     """Whether any checkpoint of a folder counts, damaged or not."""
     return bool(_records(folder))
+
+
+def _recorded(record: Path) -> str | None:
+    """The checksum in a record; None if it is damaged."""
+    try:
+        found = read_json(record)
+    except ClzooError:
+        return None
+    return found.get("sha256") if isinstance(found, dict) else None
 
 
 def _records(folder: Path) -> list[Path]:

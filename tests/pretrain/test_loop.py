@@ -22,7 +22,7 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation import evaluate
 from clzoo.methods import METHODS
 from clzoo.pretrain.build import build_method
-from clzoo.pretrain.checkpoint import load_checkpoint
+from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.feed import Steps, feed
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.monitors import monitor
@@ -211,6 +211,17 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(pi
     older.unlink()
     with pytest.raises(ClzooError, match="none is whole"):
         load_checkpoint(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]"])
+def test_a_damaged_record_of_the_newest_checkpoint_falls_back_too(content, tmp_path, caplog):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, step, {"step": step})
+    (tmp_path / "checkpoint-00000002.json").write_text(content)
+    state = load_checkpoint(tmp_path)
+    assert state is not None
+    assert state["step"] == 1
+    assert "checkpoint-00000002.json has another checksum, or none" in caplog.text
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the limit is a POSIX one")
