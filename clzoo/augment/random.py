@@ -2,6 +2,8 @@
 
 So a view does not depend on workers, batch size, process count or resumption, and any view can be drawn again. The
 mixer is the finaliser of SplitMix64 (Steele et al. 2014) in wrapping 64-bit integer arithmetic, exact on CPU and GPU.
+
+Seed and epoch enter as their sum: seed s draws in epoch e what seed 0 draws in epoch s + e (docs/study_protocol.md).
 """
 
 import torch
