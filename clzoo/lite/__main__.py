@@ -182,7 +182,8 @@ def _require_same_model(vectors: Vectors, told: Provenance, given: argparse.Name
             f"{given.vectors} was made by {vectors.model}, weights {vectors.weights_sha256[:24]}; {given.model} is "
             f"of {told.model}, weights {told.store_sha256[:24]}. Use the model that made it."
         )
-    theirs, ours = vectors.preprocessing, json.loads(json.dumps(dataclasses.asdict(told.preprocessing)))  # lists
+    theirs = vectors.preprocessing
+    ours = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(told.preprocessing).items()}
     different = [f"{key} {theirs[key]}, not {ours[key]}" for key in ours if theirs.get(key, ours[key]) != ours[key]]
     if different:
         raise ClzooError(

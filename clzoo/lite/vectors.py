@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from clzoo.errors import ClzooError
-from clzoo.files import read_json
+from clzoo.files import parse_json, read_json
 from clzoo.wording import clzoo_command
 
 _ROWS = 16_384  # of vectors that are compared at a time
@@ -123,7 +123,7 @@ def open_vectors(place: str | Path) -> Vectors:
             paths = [str(path) for path in arrays["path"]]
             labels = [str(label) or None for label in arrays["label"]]
             said = {name: str(arrays[name]) for name in ("model", "weights_sha256", "preprocessing") if name in arrays}
-            how = dict(json.loads(said.pop("preprocessing", "{}")))
+            how = dict(parse_json(said.pop("preprocessing", "{}"), f"{place}: its preprocessing", "Make it anew."))
             found = Vectors(paths, labels, arrays["id"], arrays["embedding"], **said, preprocessing=how)
             return _checked(found, place)
     except FileNotFoundError:
