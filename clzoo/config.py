@@ -53,6 +53,10 @@ class Preprocessing:
         """Length of the shorter side before the crop, in pixels (timm's rule: floor(size / crop_pct))."""
         return int(self.size / self.crop_pct)
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON file gives them back: `mean` and `std` are lists."""
+        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
 
 @dataclass(frozen=True)
 class Source:

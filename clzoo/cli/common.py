@@ -209,6 +209,12 @@ def report(found: Any, as_json: bool, page: Path | None) -> None:
         say(f"wrote {found.write_page(page)}", err=True)
 
 
+factory_option = click.option(
+    "--factory",
+    metavar="STRING",
+    help="FAISS index_factory.  [default: the kind there is; else Flat, above 200,000 rows SQfp16]",
+)
+
 private_option = click.option(
     "--private", is_flag=True, help="Make the repository that is pushed to private; an existing public one is refused."
 )

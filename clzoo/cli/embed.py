@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, quiet_option, say, share_option
+from clzoo.cli.common import factory_option, max_pixels_option, print_json, quiet_option, say, share_option
 from clzoo.embed import DEFAULT_MODEL
 from clzoo.errors import ClzooError
 
@@ -20,11 +20,7 @@ from clzoo.errors import ClzooError
 @click.option("--size", type=click.IntRange(min=1), metavar="PX", help="Input side.  [default: the model's own]")
 @click.option("--out", metavar="DIR", help="The store.  [default: SRC-embeddings]")
 @click.option("--index", type=click.Choice(["faiss"]), help="Index the store too, so that it can be searched.")
-@click.option(
-    "--factory",
-    metavar="STRING",
-    help="FAISS index_factory.  [default: the kind there is; else Flat, above 200,000 rows SQfp16]",
-)
+@factory_option
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images in one forward pass.  [default: by device]")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one per core]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from clzoo.cli.common import max_pixels_option, print_json, print_table, quiet_option, say, share_option
+from clzoo.cli.common import factory_option, max_pixels_option, print_json, print_table, quiet_option, say, share_option
 
 
 @click.group("store")
@@ -95,11 +95,7 @@ def merge(out: Path, shares: tuple[Path, ...], allow_removals: bool, quiet: bool
 
 @command.command("index")
 @click.argument("store", metavar="DIR", type=click.Path(path_type=Path))
-@click.option(
-    "--factory",
-    metavar="STRING",
-    help="FAISS index_factory.  [default: the kind there is; else Flat, above 200,000 rows SQfp16]",
-)
+@factory_option
 @share_option("Build part I of N only (1/4 to 4/4), of an inverted file.")
 @click.option("--merge", is_flag=True, help="Join the parts, when all are there.")
 @quiet_option

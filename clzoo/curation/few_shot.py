@@ -338,5 +338,4 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 def text_of(preprocessing: Mapping[str, Any]) -> str:
     """A preprocessing as one text, by which a classifier knows its encoder's; how images are decoded is not in it."""
-    values = {key: list(value) if isinstance(value, tuple) else value for key, value in preprocessing.items()}
-    return ", ".join(f"{key}={value}" for key, value in sorted(values.items()) if key != "decoding")
+    return ", ".join(f"{key}={value}" for key, value in sorted(preprocessing.items()) if key != "decoding")

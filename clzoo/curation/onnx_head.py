@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ def read_classifier(path: str | Path) -> Classifier:
         1.0,
         graph.classes,
         told.store_sha256,
-        text_of(dataclasses.asdict(told.preprocessing)),
+        text_of(told.preprocessing.to_json()),
         told.model,
     )
     try:

@@ -280,7 +280,8 @@ def splits_of(source: str | Path) -> list[str]:
         return [] if "split" in chosen else hub_splits(str(base))
     if is_remote(base):
         return _splits_in(source)
-    folder, train = Path(base), clzoo_command("pretrain", "RECIPE", "--data", source)
+    folder = Path(base)
+    train = clzoo_command("pretrain", "RECIPE", "--data", source)
     if find_packs(folder, "train") or find_packs(folder, "test"):
         raise ClzooError(f"{source} is a pack already. Type: {train}")
     if (known := _torchvision_set_in(folder, None)) is not None:

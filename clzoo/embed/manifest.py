@@ -152,8 +152,7 @@ class Manifest:
 
 def preprocessing_of(encoder: Encoder) -> dict[str, Any]:
     """The encoder's preprocessing as it stands in a manifest, with the version of the decoder's rules."""
-    values = {**dataclasses.asdict(encoder.config.preprocessing), "decoding": DECODING}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {**encoder.config.preprocessing.to_json(), "decoding": DECODING}
 
 
 def _show(values: dict[str, Any], keys: list[str]) -> str:

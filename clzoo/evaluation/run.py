@@ -364,7 +364,7 @@ def _evaluation(
             "backbone": encoder.config.backbone,
             "dim": encoder.dim,
             "weights_sha256": encoder.weights_sha256,
-            "preprocessing": dataclasses.asdict(encoder.config.preprocessing),
+            "preprocessing": encoder.config.preprocessing.to_json(),
         },
         "data": {
             "title": title,

@@ -39,7 +39,7 @@ def same_images(first: Store, second: Store) -> tuple[np.ndarray, np.ndarray, li
     if not len(rows):
         raise ClzooError(
             f"{first.path} ({len(first):,} images of {one.root}) and {second.path} ({len(second):,} of {two.root}) "
-            f"have no image in common, by path and size. Embed the same ones: "
+            "have no image in common, by path and size. Embed the same ones: "
             f"{clzoo_command('embed', one.root, '--model', two.load, '--out', f'{second.path}-same')}"
         )
     notes = [

@@ -65,7 +65,7 @@ class Provenance:
             **dataclasses.asdict(self),
             "schema": SCHEMA,
             "preprocess": "inside" if self.preprocess else "outside",
-            "preprocessing": json.dumps(dataclasses.asdict(self.preprocessing)),
+            "preprocessing": json.dumps(self.preprocessing.to_json()),
             "normalization": _NORMALIZATION,
         }
         return {f"{_PREFIX}{name}": str(value) for name, value in values.items()}

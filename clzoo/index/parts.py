@@ -166,19 +166,17 @@ def _rows(count: int, share: Share) -> tuple[int, int]:
 def _trained_once(folder: Path, store: Store, factory: str, total: int) -> dict[str, Any]:
     """The description of the trained, empty index that all parts start from; trains it where nobody has."""
     path = folder / f"{_TRAINED}.index"
-    build = {"store_generation": store.generation, "factory": factory, "parts": total}
+    build = {"factory": factory, "parts": total}
     with held(folder / _LOCK, None, f"waiting for another process that trains {factory}"):
         found = _described(path)
         if not found:
             started = time.monotonic()
-            of_store = {_SAMPLE: sample_sha256(store)}
+            of_store = {"store_generation": store.generation, _SAMPLE: sample_sha256(store)}
             _write(path, trained(empty(factory, store.dim), factory, store), started, **build, **of_store)
             log.info("trained %s in %.1f s", factory, time.monotonic() - started)
             found = _described(path)
     _require_store(found, store)
     different = [key for key in build if build[key] != found.get(key)]
-    if different == ["store_generation"]:
-        raise _of_before(folder, found, store)
     if different:
         shown = [", ".join(f"{key} {values.get(key)}" for key in different) for values in (found, build)]
         raise ClzooError(
@@ -209,8 +207,6 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     if not build:
         build_one = _command(store, "IVF4096,SQfp16")
         raise ClzooError(f"{store.path} holds no parts of an index. Type: {build_one} 1/4, and so on to 4/4")
-    if build["store_generation"] != store.generation:
-        raise _of_before(folder, build, store)
     _require_store(build, store)
     total = build["parts"]
     paths = [folder / f"part-{number}.index" for number in range(1, total + 1)]
@@ -232,22 +228,21 @@ def _checked_parts(store: Store) -> tuple[dict[str, Any], list[Path], float]:
     return build, paths, build["seconds"] + sum(part["seconds"] for part in described)
 
 
-def _of_before(folder: Path, build: dict[str, Any], store: Store) -> ClzooError:
-    return ClzooError(
-        f"{folder} was built for generation {build['store_generation']}, the store is at {store.generation}. "
-        f"Delete {folder} and build all parts anew."
-    )
-
-
 def _command(store: Store, factory: str) -> str:
     """What to type to build a part, but for its number."""
     return clzoo_command("store", "index", store.path, "--factory", factory, "--share")
 
 
 def _require_store(build: dict[str, Any], store: Store) -> None:
-    if build["store_generation"] == store.generation and build.get(_SAMPLE) != sample_sha256(store):
-        folder = store.path / PARTS
-        raise ClzooError(f"{folder} was built for another store. Delete {folder} and build all parts anew.")
+    """Refuse parts of an earlier state of the store, or of another store of the same generation."""
+    folder, generation = store.path / PARTS, build["store_generation"]
+    other = ""
+    if generation != store.generation:
+        other = f"generation {generation}, the store is at {store.generation}"
+    elif build.get(_SAMPLE) != sample_sha256(store):
+        other = "another store"
+    if other:
+        raise ClzooError(f"{folder} was built for {other}. Delete {folder} and build all parts anew.")
 
 
 def _write_merged(path: Path, template: Any, parts: Sequence[Any], store: Store) -> None:

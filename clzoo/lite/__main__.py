@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -105,7 +104,7 @@ def _embed(given: argparse.Namespace) -> None:
     paths = [item.path for item in items]
     labels = [label_of_item(item) if given.labels else None for item in items]
     told = encoder.provenance
-    said = told.model, told.store_sha256, dataclasses.asdict(told.preprocessing)
+    said = told.model, told.store_sha256, told.preprocessing.to_json()
     Vectors(paths, labels, item_ids(paths), vectors, *said).save(given.out)
     _say(f"{given.out}: {len(paths)} vectors of {told.model}, {failed} failed")
 
@@ -182,8 +181,7 @@ def _require_same_model(vectors: Vectors, told: Provenance, given: argparse.Name
             f"{given.vectors} was made by {vectors.model}, weights {vectors.weights_sha256[:24]}; {given.model} is "
             f"of {told.model}, weights {told.store_sha256[:24]}. Use the model that made it."
         )
-    theirs = vectors.preprocessing
-    ours = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(told.preprocessing).items()}
+    theirs, ours = vectors.preprocessing, told.preprocessing.to_json()
     different = [f"{key} {theirs[key]}, not {ours[key]}" for key in ours if theirs.get(key, ours[key]) != ours[key]]
     if different:
         raise ClzooError(

@@ -241,8 +241,8 @@ def _local(path: Path) -> Located:
             )
         if path.suffix != ".safetensors" or not (folder / "config.json").is_file():
             lacks = "has no config.json beside it" if path.suffix == ".safetensors" else "is not a .safetensors file"
-            convert = clzoo_command("convert", path, "--arch", "ARCHITECTURE", "--out", "DIR")
-            raise ClzooError(f"{path} {lacks}. Type: {convert}")
+            how = clzoo_command("convert", path, "--arch", "ARCHITECTURE", "--out", "DIR")
+            raise ClzooError(f"{path} {lacks}. Type: {how}")
     if is_run(folder) and not has_encoder(folder):
         raise without_encoder(folder)
     if not (folder / "config.json").is_file():
