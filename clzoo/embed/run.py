@@ -197,7 +197,8 @@ def _warn_of_splits(listing: Listing) -> None:
     if are_splits(of_paths()):  # of classes the first one ends the search, however many images there are
         labels = set(of_paths())
         log.warning(
-            "the labels are %s: first sub-folders, which are splits and hold the classes. For those labels type: %s",
+            "the labels are %s: the first sub-folders, which are splits and hold the classes. For those labels type: "
+            "%s",
             " and ".join(sorted(labels)),
             clzoo_command("embed", join(str(listing.root), min(labels)), "--labels"),
         )
