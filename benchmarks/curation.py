@@ -37,7 +37,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clzoo.curation.calibration import choose_threshold, draw_samples, fit_distinct, similarity_of
+from clzoo.curation.calibration import choose_threshold, draw_samples
+from clzoo.curation.distinct import fit_distinct, similarity_of
 from clzoo.curation.folds import METHODS, Labelled, out_of_fold, probabilities
 from clzoo.curation.indexed_pairs import all_pairs
 from clzoo.curation.labels import RANKINGS, quality

@@ -52,10 +52,7 @@ def output_path(path: Path) -> Iterator[Path]:
         if path.is_dir():
             raise ClzooError(f"{path} is a folder; expected the name of a file, e.g. {path / 'NAME'}")
         if is_special(path):
-            raise ClzooError(
-                f"{path} is a device or a pipe, and what is written here is renamed onto its name when it is whole. "
-                "Name a file, and send that on."
-            )
+            raise ClzooError(special_refusal(path))
         with atomic_path(path) as temporary:
             yield temporary
     except OSError as error:
@@ -71,6 +68,14 @@ def is_special(path: Path) -> bool:
     """
     folder = os.path.realpath(path.parent)
     return (path.exists() and not path.is_file()) or folder == "/dev" or folder.startswith("/proc/")
+
+
+def special_refusal(path: Path) -> str:
+    """What to say of an output that `is_special`."""
+    return (
+        f"{path} is a device or a pipe, and what is written here is renamed onto its name when it is whole. "
+        "Name a file, and send that on."
+    )
 
 
 @contextmanager

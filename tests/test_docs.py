@@ -203,6 +203,11 @@ def test_the_site_and_its_hooks_have_one_list_of_public_modules():
     assert len(PUBLIC) == 13
 
 
+def test_the_names_of_all_public_modules_are_promised():
+    promised = re.search(r"\| public names of Python: (.*?) \|", (DOCS / "compatibility.md").read_text())[1]
+    assert set(re.findall(r"`(clzoo[\w.]*)`", promised)) == set(PUBLIC)
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_is_explained(name):
     module = importlib.import_module(name)

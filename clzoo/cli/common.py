@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from clzoo.deprecation import deprecated
-from clzoo.files import is_special
+from clzoo.files import is_special, special_refusal
 from clzoo.wording import plain
 
 
@@ -82,7 +82,7 @@ class _OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = super().convert(value, param, ctx)
         if isinstance(path, Path) and is_special(path):
-            self.fail(f"{path} is a device or a pipe. Name a file, and send that on.", param, ctx)
+            self.fail(special_refusal(path), param, ctx)
         return path
 
 

@@ -1,13 +1,7 @@
 """Which similarity says that two images are one, and which kinds of copies an encoder sees there.
 
-Distinct images of a collection get rarer the nearer they are. What is looked at is the number of their pairs within a
-distance r (r^2 = 2 - 2 cosine): near its small end it falls as a power, n(r) = n0 (r / r0)^d, d the dimension that the
-collection has for this encoder (the correlation dimension of Grassberger and Procaccia 1983). d is taken from the
-distances from a sample of rows to all rows, by the median of log(r0 / r), which a minority of true copies among them
-moves little, and to the careful side. So the number of distinct pairs beyond a threshold is known also where there are
-too few to be counted.
-
-The threshold is then the lowest at which
+`clzoo.curation.distinct` tells how many pairs of distinct images are expected beyond a similarity. The threshold is the
+lowest at which
 
     distinct pairs expected / pairs found <= the share of false flags
 
@@ -30,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import gammaincinv
 
+from clzoo.curation.distinct import FEWEST, Distinct, fit_distinct, similarity_of
 from clzoo.curation.indexed_pairs import all_pairs
 from clzoo.curation.pairs import Pairs, pairs_above
 from clzoo.curation.pictures import Pictures, encoder_of
@@ -48,51 +43,13 @@ PLANTED = 200
 CONFIDENCE = 0.95
 """With which the share of false flags is kept, and not only on average."""
 
-FEWEST = 30
-"""Images from which distinct pairs can be told; with fewer the threshold is what mild copies reach."""
-
 MILD = "JPEG, quality 75"
 HIGHEST = 0.9999
 """Largest threshold that is chosen where nothing tells how alike distinct images are."""
 
 _SAMPLE = 2000  # rows whose distances to all others tell the dimension
-_NEIGHBORS = 4  # pairs of each of them, on average, that are looked at
-_SMALLEST = 1e-3  # distance below which half-precision vectors do not tell anything
-_LEAST_RADIUS = 2 * _SMALLEST  # of a fit: within less, those that tell nothing would make it
 _AT_ONCE = 8  # pictures in memory, and a copy of each: one of 12 megapixels takes 36 MB
 SEEN, HALF_SEEN = 0.95, 0.5
-
-
-@dataclass(frozen=True)
-class Distinct:
-    """How many pairs of distinct images are expected within a distance.
-
-    Attributes:
-        pairs: of the whole collection within `radius`.
-        radius: r0.
-        dimension: d.
-    """
-
-    pairs: float
-    radius: float
-    dimension: float
-
-    def beyond(self, similarity: np.ndarray | float) -> np.ndarray:
-        """Expected number of distinct pairs with a cosine of at least `similarity`, of any shape.
-
-        Of those within `radius`: farther out it stays at `pairs`.
-        """
-        share = distance(similarity) / self.radius
-        return np.asarray(self.pairs * np.minimum(share, 1.0) ** self.dimension)
-
-    def expected(self, similarity: float) -> float | None:
-        """As `beyond`; None farther out than `radius`, where the fit tells nothing."""
-        return float(self.beyond(similarity)) if distance(similarity) <= self.radius else None
-
-    def similarity_of(self, pairs: float) -> float:
-        """The cosine beyond which so many are expected."""
-        radius = self.radius * min(pairs / self.pairs, 1.0) ** (1 / self.dimension)
-        return float(1 - radius**2 / 2)
 
 
 @dataclass(frozen=True)
@@ -147,38 +104,6 @@ class Calibration:
         return {**asdict(self), "kinds": kinds}
 
 
-def distance(similarity: np.ndarray | float) -> np.ndarray:
-    """Euclidean distance of two unit vectors of this cosine."""
-    return np.sqrt(np.maximum(2 - 2 * np.asarray(similarity, np.float64), 0.0))
-
-
-def fit_distinct(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray | None = None) -> Distinct | None:
-    """How distinct images of a collection get rarer, from some of its `rows` against all of it, or against `others`.
-
-    Args:
-        vectors: unit vectors (N, D).
-        rows: (S,) of them.
-
-    Returns:
-        None where there are too few pairs, or all are the same as far as stored vectors tell.
-    """
-    bank = vectors if others is None else others
-    if len(rows) < FEWEST // 2 or len(bank) < FEWEST // 2:
-        return None
-    wanted = min(_NEIGHBORS * len(rows), len(rows) * (len(bank) - 1) // 4)
-    floor = _floor_of(vectors[rows], bank, wanted + (len(rows) if others is None else 0))
-    found = pairs_above(vectors[rows], floor, bank, what="distances")
-    if others is None:
-        found = found.where(rows[found.first] != found.second)  # each row is nearest to itself
-    radii = distance(similarity_of(found, vectors[rows], bank))
-    radius = float(radii.max(initial=0.0))
-    ratios = np.log(radius / np.maximum(radii, _SMALLEST)) if radius >= _LEAST_RADIUS else np.zeros(0)
-    if len(ratios) < FEWEST or np.median(ratios) <= 0:
-        return None
-    whole = len(radii) * len(vectors) / len(rows) / (2 if others is None else 1)
-    return Distinct(whole, radius, float(np.log(2) / np.median(ratios)))
-
-
 def choose_threshold(similarity: np.ndarray, distinct: Distinct, false_flags: float) -> tuple[float, int]:
     """The lowest cosine at which the share of false ones among pairs of these cosines (P,) is small enough.
 
@@ -203,16 +128,6 @@ def expected_at_most(false_flags: float, counts: np.ndarray) -> np.ndarray:
     """
     whole = np.floor(false_flags * counts + 1e-9)
     return np.minimum(false_flags * counts, gammaincinv(whole + 1, 1 - CONFIDENCE))
-
-
-def similarity_of(pairs: Pairs, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Cosines (P,) of pairs in float64: close to 1 the products of float32 are coarse."""
-    cosines = np.empty(len(pairs))
-    for start in range(0, len(pairs), 65_536):
-        part = slice(start, start + 65_536)
-        a, b = vectors[pairs.first[part]].astype(np.float64), others[pairs.second[part]].astype(np.float64)
-        cosines[part] = 1 - np.square(a - b).sum(axis=1) / 2
-    return cosines
 
 
 def draw_samples(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -272,14 +187,6 @@ def planted_false(
         true += sum(is_known)
         false += len(found) - sum(is_known)
     return false / (true + false) if true + false else None
-
-
-def _floor_of(queries: np.ndarray, bank: np.ndarray, wanted: int) -> float:
-    """About the cosine that so many pairs of the two reach, told from up to 250 of the queries."""
-    some = queries[np.linspace(0, len(queries) - 1, min(len(queries), 250)).round().astype(int)]
-    cosines = np.concatenate([(row[None] @ bank.T).ravel() for row in some])
-    place = max(1, min(len(cosines) - 1, round(wanted * len(some) / len(queries))))
-    return float(np.partition(cosines, -place)[-place])
 
 
 def in_words(calibration: Calibration) -> Sequence[str]:

@@ -21,7 +21,8 @@ def full_precision(loss: Callable[P, torch.Tensor]) -> Callable[P, torch.Tensor]
 
     @functools.wraps(loss)
     def outside_autocast(*args: P.args, **kwargs: P.kwargs) -> torch.Tensor:
-        with called(loss.__name__), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        devices = (value.device.type for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+        with called(loss.__name__), torch.autocast(next(devices, "cpu"), enabled=False):
             return loss(*args, **kwargs)
 
     return outside_autocast

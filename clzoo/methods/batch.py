@@ -58,8 +58,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method needs: how many views, labels, and the kind of BatchNorm on several devices.
+    """What a method needs: how many views and which of one size, labels, and the kind of BatchNorm on several devices.
 
+    joined: so many of the first views go through a network as one batch, or into one picture; "all" or a number.
     "sync": statistics over all processes. "shuffled": per process, and on one device over groups of the batch (recipe
     key `backbone.batchnorm_groups`); either way keys are encoded in another order than queries.
     """
@@ -68,6 +69,7 @@ class Needs:
     max_views: int | None = None
     labels: bool = False
     batchnorm: Literal["sync", "shuffled"] = "sync"
+    joined: int | Literal["all"] = 0
 
     def check_views(self, method: str, found: int) -> None:
         """Refuse a recipe whose views do not fit."""
@@ -75,5 +77,14 @@ class Needs:
             wanted = str(self.min_views) if self.max_views == self.min_views else f"at least {self.min_views}"
             raise ClzooError(f"{method} needs {wanted} views, the recipe's `views` add up to {found}.")
 
+    def check_sizes(self, method: str, sizes: list[int]) -> None:
+        """Refuse views of several sizes, in pixels, where they are joined."""
+        joined = sizes if self.joined == "all" else sizes[: self.joined]
+        if len(set(joined)) > 1:
+            raise ClzooError(
+                f"{method} joins {len(joined)} views, which must have one size; the recipe's `views` have "
+                f"{' and '.join(map(str, dict.fromkeys(joined)))} pixels. Give each group of `views` the same `size`."
+            )
 
-TWO_VIEWS = Needs(2, 2)
+
+TWO_VIEWS = Needs(2, 2, joined="all")

@@ -154,6 +154,12 @@ class CACRMomentum(MomentumHost):
         return torch.stack(losses).mean()
 
 
+def _needs(options: CACROptions) -> Needs:
+    if options.form == "queue":
+        return Needs(2, batchnorm="shuffled")
+    return Needs(2, joined="all" if options.form == "batch" and options.joint_forward else 0)
+
+
 def _forwards(options: CACROptions, views: int) -> int:
     extra = {"batch": 0, "queue": views, "momentum": 2}[options.form]  # keys: of all views, or of the two global ones
     return views + extra
@@ -164,6 +170,6 @@ METHOD = Method(
     arxiv="2105.03746",
     options=CACROptions,
     build=create_cacr,
-    needs=lambda options: Needs(2, batchnorm="shuffled" if options.form == "queue" else "sync"),
+    needs=_needs,
     forwards=_forwards,
 )

@@ -266,7 +266,7 @@ METHOD = Method(
     arxiv="2410.18200",
     options=HydraOptions,
     build=Hydra,
-    needs=lambda options: Needs(1) if options.single_view else Needs(2, 2),
+    needs=lambda options: Needs(1, joined="all") if options.single_view else Needs(2, 2),
     labels=True,
     classes=True,
 )

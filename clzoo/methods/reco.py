@@ -193,6 +193,6 @@ METHOD = Method(
     arxiv="2211.01796",
     options=ReCoOptions,
     build=create_reco,
-    needs=lambda options: Needs(3, 3, batchnorm="shuffled" if options.host == "mocov2" else "sync"),
+    needs=lambda options: Needs(3, 3, batchnorm="shuffled" if options.host == "mocov2" else "sync", joined=2),
     forwards=_forwards,
 )

@@ -37,6 +37,7 @@ def build_method(recipe: Recipe, classes: int | None) -> Any:
     backbone: Any = build_backbone(recipe.backbone)
     views = len(recipe.view_policies())
     method = create_method(backbone, width, recipe.method, views=views, classes=classes)
+    method.needs.check_sizes(recipe.method.name, [policy.size for policy in recipe.view_policies()])
     if recipe.gradient_checkpointing:
         recompute_blocks(method.backbone, recipe.backbone.architecture)
     batch_size = recipe.schedule.batch_size

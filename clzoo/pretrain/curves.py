@@ -27,11 +27,18 @@ _FEW = 30  # points up to which each is marked; one alone makes no line
 
 
 def draw_curves(folder: Path) -> Path:
-    """Read `folder/log.jsonl` and draw what it holds against the step, into `folder/curves.png`."""
+    """Read `folder/log.jsonl` and draw what it holds against the step, into `folder/curves.png`.
+
+    Raises:
+        ClzooError: a line of the log is damaged.
+    """
     from matplotlib.figure import Figure
 
     log = folder / "log.jsonl"
-    lines = [parse_json(line, str(log), "Restore it.") for line in log.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        parse_json(line, f"line {number} of {log}", "Take it out and type the same command again.")
+        for number, line in enumerate(log.read_bytes().splitlines(), start=1)
+    ]
     names = [name for name in _PANELS if any(name in line for line in lines)]
     columns = 2
     rows = max(1, -(-len(names) // columns))

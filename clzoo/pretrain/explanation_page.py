@@ -14,7 +14,7 @@ from clzoo.files import output_path
 from clzoo.losses.seen import View
 from clzoo.methods import METHODS
 from clzoo.page import data_uri, stream
-from clzoo.pretrain.explaining import TOP, Explanation, Met, Query
+from clzoo.pretrain.explanation import TOP, Explanation, Met, Query
 
 _SIDE = 128  # pixels of a picture, at most
 

@@ -152,8 +152,8 @@ def _train(
                 return False
     trained = run.complete()
     if rank() == 0:
+        write_encoder(run.out, recipe, trained)  # first: the picture needs a log that nobody damaged
         draw_curves(run.out)
-        write_encoder(run.out, recipe, trained)
     return True
 
 

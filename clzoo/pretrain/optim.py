@@ -71,6 +71,11 @@ def warning_of_curve(schedule: Schedule) -> str | None:
             f"--set schedule.warmup_epochs={s.epochs / 10:g}"
         )
     late = [milestone for milestone in s.milestones if milestone >= s.epochs]
+    if s.decay == "steps" and not s.milestones:
+        return (
+            "schedule.decay=steps without schedule.milestones: the rate never falls. Name some epochs, or type: "
+            "--set schedule.decay=cosine"
+        )
     if s.decay == "steps" and late:
         return (
             f"schedule.milestones={s.milestones} are for a longer run than schedule.epochs={s.epochs:g}: the rate does "

@@ -157,9 +157,10 @@ class Schedule(Table):
 
     epochs: a fraction ends between two epochs, as a subset needs that shall take the steps of the whole set.
     batch_size: images of one step over all processes. accumulate: steps whose gradients are averaged before the
-    optimiser moves; each of them has its own negatives. towards_start: share of the weights that the run began with in
-    those that it ends with (clzoo.pretrain.averaging); for a run that starts from an encoder. shortened: pairs of a
-    step and a nearer end; from that step on, the rest of the curve is run through until that end (`position`).
+    optimiser moves; each of them has its own negatives, and a run has a multiple of so many. towards_start: share of
+    the weights that the run began with in those that it ends with (clzoo.pretrain.averaging); for a run that starts
+    from an encoder. shortened: pairs of a step and a nearer end; from that step on, the rest of the curve is run
+    through until that end (`position`).
     """
 
     epochs: float = Field(gt=0)
@@ -189,7 +190,8 @@ class Schedule(Table):
 
     def planned_steps(self, per_epoch: int) -> int:
         """Of the curve, whether or not the run was shortened."""
-        return max(1, round(self.epochs * per_epoch))
+        steps = max(1, round(self.epochs * per_epoch))
+        return steps - steps % self.accumulate or steps
 
     def total_steps(self, per_epoch: int) -> int:
         """That are made."""

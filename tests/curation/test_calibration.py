@@ -14,10 +14,9 @@ from clzoo.curation.calibration import (
     choose_threshold,
     draw_samples,
     expected_at_most,
-    fit_distinct,
     in_words,
-    similarity_of,
 )
+from clzoo.curation.distinct import fit_distinct, similarity_of
 from clzoo.curation.pairs import pairs_above
 
 COPIES = 200
@@ -78,13 +77,6 @@ def test_an_encoder_that_hardly_tells_images_apart_makes_no_duplicates_of_them(d
     assert list(zip(pairs.first, pairs.second, strict=True)) == [(0, 1)], rule
 
 
-def test_vectors_that_are_the_same_as_far_as_halves_tell_are_not_fitted():
-    vectors = np.zeros((2000, 64), np.float32)
-    vectors[:, 0] = 1
-    vectors[:, 1:3] = np.random.default_rng(0).normal(scale=0.01, size=(2000, 2))
-    assert fit_distinct(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.arange(1500)) is None
-
-
 def test_what_the_fit_does_not_reach_is_not_foretold():
     vectors = unit(1000, seed=0, dim=32)
     distinct = fit_distinct(vectors, draw_samples(1000)[1])
@@ -96,23 +88,11 @@ def test_what_the_fit_does_not_reach_is_not_foretold():
     assert calibration.as_json()["expected_false"] is None
 
 
-def test_distinct_pairs_are_foretold_far_beyond_those_that_can_be_counted():
-    vectors = unit(3000, seed=3, dim=10)
-    distinct = fit_distinct(vectors, draw_samples(len(vectors))[1])
-    fresh = pairs_above(unit(12_000, seed=4, dim=10), distinct.similarity_of(20))
-    assert 10 < len(fresh) / 16 < 60  # sixteen times as many pairs of images
-
-
 def test_what_is_held_out_is_not_what_the_fit_sees():
     for count in (1, 29, 30, 100, 10_000):
         held_out, sample = draw_samples(count)
         assert not set(held_out) & set(sample)
         assert len(held_out)
-
-
-def test_too_few_or_all_the_same_tell_nothing():
-    assert fit_distinct(unit(10), np.arange(10)) is None
-    assert fit_distinct(np.tile(unit(1), (100, 1)), np.arange(100)) is None
 
 
 @pytest.mark.parametrize(("share", "threshold"), [(0, None), (1, None), (float("nan"), None), (0.1, 0), (0.1, 1.1)])

@@ -90,7 +90,7 @@ def test_wrong_input_is_exit_code_1_and_wrong_usage_2(folder, pictures, tmp_path
 def test_a_page_into_a_pipe_is_wrong_usage(folder, pictures, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert run(folder, pictures, "--html", tmp_path / "pipe") == 2
-    assert "pipe is a device or a pipe. Name a file" in capsys.readouterr().err
+    assert "pipe is a device or a pipe, and what is written here" in capsys.readouterr().err
 
 
 def test_a_stale_index_is_refused_with_what_to_type(embedded, folder, pictures, capsys):

@@ -14,7 +14,8 @@ from small_recipes import small_recipe
 from clzoo import ClzooError
 from clzoo.cli import main
 from clzoo.data.training import open_training_set
-from clzoo.pretrain.explaining import TOP, Met, explain_batch
+from clzoo.pretrain.explaining import explain_batch
+from clzoo.pretrain.explanation import TOP, Met
 from clzoo.pretrain.feed import Steps, labels_of_queue, samples_of_queue, samples_of_step
 from clzoo.pretrain.loop import pretrain
 

@@ -40,6 +40,12 @@ WRONG = {
         {},
         r"accumulate=9: .* this run has 8.*--set schedule.accumulate=8",
     ),
+    "views of two sizes that are joined": (
+        "simclr_cifar10",
+        ("views=[{count: 1, size: 32, crop_scale: [0.2, 1]}, {count: 1, size: 24, crop_scale: [0.2, 1]}]",),
+        {},
+        r"simclr joins 2 views, which must have one size; .* 32 and 24 pixels\. Give each group",
+    ),
     "a rate that is too high": ("simclr_cifar10", ("optimizer.base_lr=1e38",), {}, "the loss is|not finite"),
 }
 

@@ -11,6 +11,7 @@ from PIL import Image
 from small_recipes import small_recipe
 from small_runs import lines_of
 
+from clzoo.errors import ClzooError
 from clzoo.heartbeat import Heartbeat, duration
 from clzoo.pretrain.curves import draw_curves
 from clzoo.pretrain.log import StepLog
@@ -61,6 +62,16 @@ def test_a_line_that_a_full_disk_cut_off_does_not_keep_a_run_from_its_end(pictur
     assert pretrain(recipe, pictures, run, device="cpu")
     assert [line["step"] for line in lines_of(run)] == list(range(1, 9))
     assert (run / "curves.png").is_file()
+    assert (run / "config.json").is_file()
+
+
+def test_a_damaged_line_of_the_log_is_told_after_the_encoder_is_written(pictures, tmp_path, curves):
+    run, recipe = tmp_path / "run", small_recipe("simclr_cifar10")
+    assert not pretrain(recipe, pictures, run, device="cpu", max_minutes=0)
+    with (run / "log.jsonl").open("ab") as file:
+        file.write(b"\0\xff\0\n")
+    with pytest.raises(ClzooError, match=r"line \d of .*log\.jsonl is not valid JSON .* Take it out"):
+        pretrain(recipe, pictures, run, device="cpu")
     assert (run / "config.json").is_file()
 
 

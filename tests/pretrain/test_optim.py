@@ -39,6 +39,12 @@ def test_a_nearer_end_runs_through_the_rest_of_the_curve_and_changes_nothing_bef
     assert (once.position(70, 10), twice.position(68, 10)) == (100, 100)
 
 
+def test_a_run_has_a_multiple_of_the_steps_whose_gradients_are_averaged():
+    schedule = Schedule(epochs=1.5, batch_size=2, accumulate=4)
+    assert [schedule.total_steps(per_epoch) for per_epoch in (8, 9, 10)] == [12, 12, 12]
+    assert learning_rate_share(schedule, 11, 9) == pytest.approx(learning_rate_share(schedule, 11, 8))
+
+
 @pytest.mark.parametrize("pairs", [[[5, 5]], [[0, 4]], [[6, 9], [7, 10]], [[6, 9], [5, 8]]])
 def test_ends_that_make_no_sense_are_refused(pairs):
     with pytest.raises(ValueError, match=r"later end|must grow"):
@@ -59,6 +65,7 @@ def test_a_recipe_that_is_shortened_below_its_warm_up_or_milestones_is_warned_of
     assert "--set schedule.warmup_epochs=1" in warning_of_curve(warmed)
     cut = load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs=160",)).schedule
     assert "does not fall at 170, 185." in warning_of_curve(cut)
+    assert "never falls" in warning_of_curve(cut.model_copy(update={"milestones": []}))
     assert warning_of_curve(cut.model_copy(update={"decay": "cosine"})) is None
 
 
