@@ -19,11 +19,13 @@ from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.graph import neighbor_graph
 from clzoo.explorer.projection import project
 from clzoo.files import output_path
+from clzoo.temporary import temporary_folder, was_left
 
 log = logging.getLogger("clzoo")
 
 _SPRITE, _TILE = 8192, 64  # pixels: of a side that browsers take, and of a picture at most
 _LAST = "projector_config.pbtxt"
+_WRITING = "a folder for TensorBoard's projector"
 _CONFIG = """embeddings {{
   tensor_path: "tensors.tsv"
   metadata_path: "metadata.tsv"
@@ -78,7 +80,7 @@ def export_projector(store: Store, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     _check(store)
-    if folder.exists() and not (folder.is_dir() and (_is_empty(folder) or (folder / _LAST).is_file())):
+    if folder.exists() and not _is_ours(folder):
         raise ClzooError(f"{folder} is there and no folder of a projector. Name another: --out {folder}-projector")
     across = int(np.ceil(len(store) ** 0.5))
     side = min(_TILE, _SPRITE // across)
@@ -104,14 +106,19 @@ def export_projector(store: Store, folder: str | Path) -> Path:
     metadata = "path\tlabel\n" + "".join(f"{_plain(path)}\t{_plain(label or '')}\n" for path, label in named)
     files = {"tensors.tsv": vectors.encode(), "metadata.tsv": metadata.encode(errors="backslashreplace")}
     files |= {"sprite.png": buffer.getvalue(), _LAST: _CONFIG.format(side=side).encode()}
-    for name, content in files.items():
-        with output_path(folder / name) as temporary:
-            temporary.write_bytes(content)
+    with temporary_folder(folder, _WRITING):  # while this is there, the files are known to be ours
+        for name, content in files.items():
+            with output_path(folder / name) as temporary:
+                temporary.write_bytes(content)
     return folder
 
 
-def _is_empty(folder: Path) -> bool:
-    return next(folder.iterdir(), None) is None
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder of a projector may be written there: it is empty, holds one, or was left half written."""
+    if not folder.is_dir():
+        return False
+    is_empty = next(folder.iterdir(), None) is None
+    return is_empty or (folder / _LAST).is_file() or was_left(folder, _WRITING)
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,26 @@ def test_the_projector_goes_into_no_folder_of_something_else(store, tmp_path, ca
     (tmp_path / "new").mkdir()
     for _ in range(2):  # an empty folder, and a projector's own
         main(["store", "export", str(store), "--for", "tensorboard", "--out", str(tmp_path / "new"), "--quiet"])
+
+
+def test_a_projector_that_a_kill_left_half_written_is_written_over(store, tmp_path):
+    folder, opened = tmp_path / "p", open_store(store)
+    if (child := os.fork()) == 0:
+        try:
+            write = Path.write_bytes
+            Path.write_bytes = lambda path, content: (
+                os.kill(os.getpid(), signal.SIGKILL) if path.name == "sprite.png" else write(path, content)
+            )
+            export_projector(opened, folder)
+        finally:
+            os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {"tensors.tsv", "metadata.tsv"}
+    export_projector(opened, folder)
+    export_projector(opened, tmp_path / "straight")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        path.name for path in (tmp_path / "straight").iterdir()
+    )
 
 
 def test_neither_viewer_gets_vectors_that_are_not_finite(tmp_path):
