@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from clzoo.config import SMALL_ALEXNET, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.timm_import import timm
+from clzoo.wording import first_line
 
 _NOT_ARCHITECTURE = (
     "checkpoint_path",
@@ -78,7 +79,7 @@ def create_backbone(
     except Exception as error:  # of whatever kind the architecture's own code raises
         raise ClzooError(
             f"timm {timm.__version__} does not build {architecture} with model_args {model_args} and global_pool "
-            f"{global_pool!r}: {_first_line(error)}. Correct config.json, the recipe's backbone or --model-arg."
+            f"{global_pool!r}: {first_line(error)}. Correct config.json, the recipe's backbone or --model-arg."
         ) from error
     if stem_stride is not None:
         _use_small_image_stem(module, architecture, stem_stride, stem_pool)
@@ -235,9 +236,9 @@ def _width(network: nn.Module, image: torch.Tensor) -> int:
         features = network(image)
     except Exception as error:  # of whatever kind the network's own code raises
         raise ClzooError(
-            f"{type(network).__name__} does not take images of 3 x {size} x {size}: {_first_line(error)}. Say for "
-            "which size it was made: img_size in its model_args (convert: --model-arg img_size=N), and input_size in a "
-            "config.json."
+            f"{type(network).__name__} does not take images of 3 x {size} x {size}: {first_line(error)}. Say for "
+            "which size it was made: img_size in its model_args (convert: --model-arg img_size=N, a recipe: --set "
+            "'backbone.model_args={img_size: N}'), and input_size in a config.json."
         ) from error
     if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != 1:
         found = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
@@ -245,10 +246,6 @@ def _width(network: nn.Module, image: torch.Tensor) -> int:
             f"{type(network).__name__} gives {found} for one image; expected one vector, [1, D]. Is global_pool right?"
         )
     return features.shape[1]
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def _use_small_image_stem(module: Any, architecture: str, stride: int, pool: bool) -> None:

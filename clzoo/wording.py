@@ -55,6 +55,17 @@ def cut(text: str, longest: int) -> str:
     return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line, without a full stop; the name of its type where it says nothing."""
+    return str(error).strip().partition("\n")[0].rstrip(".\r") or type(error).__name__
+
+
+def type_and_first_line(error: BaseException) -> str:
+    """As `first_line`, behind the name of the type: for errors whose text alone says little, such as of a network."""
+    name, line = type(error).__name__, first_line(error)
+    return name if line == name else f"{name}: {line}"
+
+
 def clzoo_command(*words: object) -> str:
     """What to type to run clzoo, with names quoted that a shell would take apart: `clzoo_command("embed", folder)`."""
     return shlex.join(["clzoo", *map(str, words)])

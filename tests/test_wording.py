@@ -11,7 +11,7 @@ import pytest
 import clzoo
 from clzoo.cli import cli
 from clzoo.errors import ClzooError, UnreadableImageError
-from clzoo.wording import LONGEST, clzoo_command, plain, plain_lines, shown
+from clzoo.wording import LONGEST, clzoo_command, first_line, plain, plain_lines, shown, type_and_first_line
 
 HOSTILE = "a\x1b[31m\x07\r\nb\u202egnp.\u2066\u200b\x9b\x7f\u2028"
 
@@ -34,6 +34,18 @@ def test_every_character_of_unicode_comes_out_printable_and_encodable():
         assert all(character.isprintable() or character.isspace() for character in found)
         assert "\n" not in found
         assert "\r" not in found
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "typed"),
+    [
+        (EOFError(), "EOFError", "EOFError"),
+        (OSError("\n disk full.\r\nerror: mine"), "disk full", "OSError: disk full"),
+        (KeyError("x"), "'x'", "KeyError: 'x'"),
+    ],
+)
+def test_of_an_error_of_others_its_first_line_is_said_or_its_type(error, line, typed):
+    assert (first_line(error), type_and_first_line(error)) == (line, typed)
 
 
 def test_lines_of_a_text_are_kept_and_cannot_pass_for_lines_of_ours():

@@ -17,9 +17,10 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from clzoo.data.listing import Failure, Item, Listing, printable
-from clzoo.data.storage import first_line, is_remote, open_url
+from clzoo.data.storage import is_remote, open_url
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.files import LONGEST_JSON, parse_json
+from clzoo.wording import type_and_first_line
 
 log = logging.getLogger("clzoo")
 
@@ -50,7 +51,7 @@ class ParquetItem(Item):
         try:
             value = _ROWS.get(self.file, self.mtime_ns, self.how[0], self.offset or 0)
         except Exception as error:  # every storage, and Arrow, has its own
-            raise UnreadableImageError(f"cannot be read from its Parquet file: {first_line(error)}") from error
+            raise UnreadableImageError(f"cannot be read from its Parquet file: {type_and_first_line(error)}") from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
             raise UnreadableImageError("the row has no image in it")

@@ -34,10 +34,11 @@ from clzoo.data.members import add_members
 from clzoo.data.parquet import ParquetItem, add_rows, holds_images
 from clzoo.data.ranges import BLOCKS
 from clzoo.data.remote_shards import RemoteFile, read_index, read_indices, require_ranges
-from clzoo.data.storage import first_line, is_remote, is_web, join, open_url, patiently, stamp_of
+from clzoo.data.storage import is_remote, is_web, join, open_url, patiently, stamp_of
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import SUFFIXES
+from clzoo.wording import type_and_first_line
 
 LISTS = (".txt", ".lst", *(suffix for suffix in TABLES if suffix != ".parquet"))
 """Suffixes of lists behind URLs; of a Parquet file its columns tell."""
@@ -61,7 +62,7 @@ class RemoteItem(Item):
         except UnreadableImageError:
             raise
         except Exception as error:  # every storage has its own
-            raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
+            raise UnreadableImageError(f"cannot be fetched: {type_and_first_line(error)}") from error
 
     def _fetch(self) -> bytes:
         if self.offset is not None:
@@ -106,7 +107,9 @@ def list_remote(url: str, *, column: str | None = None, only: Callable[[str], bo
     except ClzooError:
         raise
     except Exception as error:
-        raise ClzooError(f"{url} cannot be listed: {first_line(error)}. Nothing was changed; try again.") from error
+        raise ClzooError(
+            f"{url} cannot be listed: {type_and_first_line(error)}. Nothing was changed; try again."
+        ) from error
     return finished(listing, url)
 
 
@@ -176,7 +179,7 @@ def _named(path: str, url: str) -> Item | Failure:
     try:
         info = patiently(lambda: files.info(place))
     except (FileNotFoundError, PermissionError) as error:
-        return Failure(path, None, None, first_line(error))
+        return Failure(path, None, None, type_and_first_line(error))
     if info.get("size") is None:
         return Failure(path, None, None, "the server does not state its size")
     return RemoteItem(path, int(info["size"]), stamp_of(info), url, None)
@@ -208,7 +211,7 @@ def read_remote(root: str, path: str, column: str | None = None) -> bytes:
         else:
             _open_shards(listing, [shard], column)
     except Exception as error:
-        raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
+        raise UnreadableImageError(f"cannot be fetched: {type_and_first_line(error)}") from error
     for item in listing.items:
         if item.path == path:
             return item.read()

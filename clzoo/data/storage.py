@@ -92,11 +92,5 @@ def patiently(action: Callable[[], T]) -> T:
     return action()
 
 
-def first_line(error: Exception) -> str:
-    """Type and first line of an error of any storage."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-
-
 def _hashed(value: object) -> int:
     return int.from_bytes(hashlib.sha256(str(value).encode()).digest()[:8], "big") >> 1

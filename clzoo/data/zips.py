@@ -16,9 +16,10 @@ from typing import BinaryIO
 from clzoo.data.archives import Member
 from clzoo.data.listing import Item
 from clzoo.data.ranges import BLOCKS
-from clzoo.data.storage import first_line, is_remote, patiently
+from clzoo.data.storage import is_remote, patiently
 from clzoo.errors import UnreadableImageError
 from clzoo.images import max_pixels
+from clzoo.wording import type_and_first_line
 
 _HEADER = struct.Struct("<4s5H3I2H")  # of a member, before its name; the central directory says the rest
 _MAGIC = b"PK\x03\x04"
@@ -56,7 +57,7 @@ class ZipItem(Item):
         except OSError as error:
             raise UnreadableImageError(error.strerror or str(error)) from error
         except Exception as error:  # every storage has its own
-            raise UnreadableImageError(f"cannot be fetched: {first_line(error)}") from error
+            raise UnreadableImageError(f"cannot be fetched: {type_and_first_line(error)}") from error
         content = data if method == zipfile.ZIP_STORED else _inflated(data, self.size)
         if len(content) != self.size or zlib.crc32(content) != crc:
             raise UnreadableImageError("a damaged member: its CRC-32 is not that of the archive")

@@ -30,7 +30,7 @@ from clzoo.graphs.provenance import FEATURE, GRAPH, IMAGES, PIXELS, Provenance
 from clzoo.images import as_rgb
 from clzoo.lite.encoder import LiteEncoder
 from clzoo.proof import probe_image
-from clzoo.wording import cut
+from clzoo.wording import cut, type_and_first_line
 from clzoo.zoo.entries import WEIGHTS
 from clzoo.zoo.locating import Located, locate, read_encoder
 from clzoo.zoo.saving import save_entry
@@ -152,7 +152,7 @@ def _compare(library: _Library, entry: _Entry, images: dict[str, Image.Image], o
         theirs = library.run(entry, list(images.values()))
     except Exception as error:  # of whatever kind that library raises
         promised = not library.builds_through_timm or entry.encoder.config.timm_builds_it
-        reason = cut(f"{type(error).__name__}: {_first_line(error)}", _LONGEST_REASON)
+        reason = cut(type_and_first_line(error), _LONGEST_REASON)
         return Comparison(library.name, version, "failed" if promised else "refused", {}, None, reason)
     if theirs.shape != ours.shape:
         reason = f"it gives vectors of {theirs.shape[1:]}, ours are of {ours.shape[1:]}"
@@ -188,10 +188,6 @@ def _as_folder(found: Located, encoder: Encoder) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="clzoo-entry-") as place:
         yield save_entry(encoder, Path(place) / "entry")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or "no reason given"
 
 
 def _unit(vectors: torch.Tensor | np.ndarray) -> Vectors:

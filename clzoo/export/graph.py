@@ -18,6 +18,7 @@ from clzoo.config import Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS
 from clzoo.transform import scale_and_shift
+from clzoo.wording import first_line
 
 OPSET = 18
 """The first in which Resize can antialias."""
@@ -100,7 +101,7 @@ def network_graph(backbone: nn.Module, size: int, dtype: torch.dtype = torch.flo
         except Exception as error:  # the exporter's, of many kinds
             raise ClzooError(
                 f"torch {torch.__version__} cannot export {type(backbone).__name__} to ONNX: "
-                f"{str(error).strip().splitlines()[0]}. Type: pip install --upgrade torch onnx onnxscript"
+                f"{first_line(error)}. Type: pip install --upgrade torch onnx onnxscript"
             ) from error
     assert program is not None
     model = program.model_proto

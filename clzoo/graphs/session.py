@@ -8,7 +8,7 @@ from typing import Any
 
 from clzoo.errors import ClzooError
 from clzoo.graphs.provenance import EMBEDDING, FEATURE, IMAGES, PIXELS, PROBABILITIES, Provenance
-from clzoo.wording import clzoo_command
+from clzoo.wording import clzoo_command, first_line
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def open_session(path: Path, device: str = "cpu", *, threads: int = 0) -> tuple[
     except Exception as error:  # ONNX Runtime has a class of its own for each kind, none of them public
         raise ClzooError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be opened by ONNX Runtime {runtime.__version__}: "
-            f"{_first_line(error)}. Export it anew: {_export(path)}"
+            f"{first_line(error)}. Export it anew: {_export(path)}"
         ) from error
     if (real := session.get_providers()[0]) != wanted.name:
         raise ClzooError(
@@ -128,8 +128,3 @@ def _require_ends(session: Any, provenance: Provenance, path: Path) -> None:
 
 def _export(path: Path) -> str:
     return clzoo_command("export", "NAME", "--to", "onnx", "--out", path)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__

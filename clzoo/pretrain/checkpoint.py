@@ -13,7 +13,7 @@ import torch
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path, read_json, sha256_of, write_json
 from clzoo.temporary import sweep
-from clzoo.wording import clzoo_command
+from clzoo.wording import clzoo_command, first_line
 
 log = logging.getLogger("clzoo")
 
@@ -83,7 +83,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise ClzooError(f"{path} cannot be read ({str(error).splitlines()[0]}). Take another checkpoint.") from error
+        raise ClzooError(f"{path} cannot be read ({first_line(error)}). Take another checkpoint.") from error
     if not isinstance(state, dict) or not isinstance(state.get("method"), dict):
         raise ClzooError(
             f"{path} is no checkpoint of a clzoo run. Type: "

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from clzoo.errors import ClzooError
+from clzoo.wording import first_line
 from clzoo.zoo.weights import read_safetensors
 
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "module", "net")
@@ -134,5 +135,5 @@ def _unpickle(path: Path) -> Any:
             ) from error
         raise ClzooError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read, it was truncated or damaged: "
-            f"{str(error).splitlines()[0] if str(error) else 'unexpected end'}. Fetch or copy it again."
+            f"{first_line(error)}. Fetch or copy it again."
         ) from error

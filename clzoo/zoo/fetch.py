@@ -26,6 +26,7 @@ import clzoo
 from clzoo.config import Source
 from clzoo.errors import ClzooError
 from clzoo.files import sha256_of
+from clzoo.wording import type_and_first_line
 
 log = logging.getLogger("clzoo")
 
@@ -187,10 +188,6 @@ def _explain(
     if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401:
         return ClzooError(f"{constants.ENDPOINT} refuses your token for {repo}. Type: hf auth login")
     return ClzooError(
-        f"{file} of {at} could not be fetched from {constants.ENDPOINT}: {_first_line(error)}. "
+        f"{file} of {at} could not be fetched from {constants.ENDPOINT}: {type_and_first_line(error)}. "
         f"Nothing half-fetched is used. Type the same command again; or: {prepare}"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}"
