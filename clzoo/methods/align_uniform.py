@@ -9,7 +9,7 @@ from clzoo.losses import align_uniform
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
-from clzoo.methods.two_views import TwoViewMethod
+from clzoo.methods.two_views import TwoViewMethod, needs_two_joined
 from clzoo.schema import Table
 
 
@@ -41,4 +41,5 @@ METHOD = Method(
     arxiv="2005.10242",
     options=AlignUniformOptions,
     build=AlignUniform,
+    needs=needs_two_joined,
 )

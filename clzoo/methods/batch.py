@@ -87,4 +87,4 @@ class Needs:
             )
 
 
-TWO_VIEWS = Needs(2, 2, joined="all")
+TWO_VIEWS = Needs(2, 2)

@@ -13,7 +13,7 @@ from clzoo.losses import hcl
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
-from clzoo.methods.two_views import TwoViewMethod
+from clzoo.methods.two_views import TwoViewMethod, needs_two_joined
 from clzoo.schema import Table
 
 
@@ -44,4 +44,5 @@ METHOD = Method(
     arxiv="2010.04592",
     options=HCLOptions,
     build=HCL,
+    needs=needs_two_joined,
 )

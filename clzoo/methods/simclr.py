@@ -10,7 +10,7 @@ from clzoo.losses import info_nce
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
-from clzoo.methods.two_views import TwoViewMethod
+from clzoo.methods.two_views import TwoViewMethod, needs_two_joined
 from clzoo.schema import Table
 
 
@@ -40,4 +40,5 @@ METHOD = Method(
     arxiv="2002.05709",
     options=SimCLROptions,
     build=SimCLR,
+    needs=needs_two_joined,
 )

@@ -11,7 +11,7 @@ from clzoo.losses import sup_con
 from clzoo.methods.batch import Batch
 from clzoo.methods.heads import Widths, mlp
 from clzoo.methods.record import Method
-from clzoo.methods.two_views import TwoViewMethod
+from clzoo.methods.two_views import TwoViewMethod, needs_two_joined
 from clzoo.schema import Table
 
 
@@ -40,5 +40,6 @@ METHOD = Method(
     arxiv="2004.11362",
     options=SupConOptions,
     build=SupCon,
+    needs=needs_two_joined,
     labels=True,
 )

@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from clzoo.distributed import gather
-from clzoo.methods.batch import Batch
+from clzoo.methods.batch import Batch, Needs
+
+
+def needs_two_joined(options: object) -> Needs:
+    """The `needs` of such a method, whatever its options."""
+    return Needs(2, 2, joined="all")
 
 
 class TwoViewMethod(nn.Module):

@@ -1,6 +1,7 @@
 """What holds for every method."""
 
 import copy
+import dataclasses
 import inspect
 import sys
 
@@ -88,6 +89,25 @@ def test_a_small_step_against_the_gradient_lowers_the_loss_of_the_same_batch(kin
 def test_a_wrong_number_of_views_is_refused_with_the_right_one(kind):
     with pytest.raises(ClzooError, match="needs"):
         tiny_method(kind, views={2: 1, 3: 1}[VIEWS.get(kind, 2)] if kind != "hydra_single_view" else -1)
+
+
+@pytest.mark.parametrize(("kind", "changes"), [*((kind, {}) for kind in KINDS), ("cacr", {"joint_forward": True})])
+def test_views_of_two_sizes_are_refused_where_and_only_where_the_method_joins_them(kind, changes):
+    method, batch = tiny_method(kind, **changes), tiny_batch(kind)
+    for name in ("backbone", "momentum_backbone"):
+        if hasattr(method, name):
+            getattr(method, name).insert(0, nn.AdaptiveAvgPool2d(4))  # so they take images of any size
+    for larger in range(len(batch.views)):
+        views = [nn.functional.interpolate(view, size=6) if v == larger else view for v, view in enumerate(batch.views)]
+        sized = dataclasses.replace(batch, views=views)
+        sizes = [view.shape[-1] for view in views]
+        try:
+            method.needs.check_sizes(kind, sizes)
+        except ClzooError:
+            with pytest.raises(RuntimeError):
+                method(sized)
+        else:
+            assert torch.isfinite(method(sized))
 
 
 @pytest.mark.parametrize(
