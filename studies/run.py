@@ -5,10 +5,10 @@
     python studies/table.py studies/cifar10_narrow.yaml                # into docs/results.md
 
 A study is a YAML file: a recipe and `--set` overrides for each run ("all": of every run, "shared": of those that do
-not say `shared: false`, "set": of one; "tuned" adds what a grid chose, see studies/tuned.py). Each run is a
-`clzoo pretrain` and a `clzoo evaluate` of the last epoch, in processes of their own. Killed, the same command goes on
-where it stopped; a run that is judged is not run again, and a protocol added to the study is measured of runs that are
-there.
+not say `shared: false`, "set": of one; "tuned" adds what a grid chose, see studies/tuned.py) and seeds, the study's or
+a run's own. Each run is a `clzoo pretrain` and a `clzoo evaluate` of the last epoch, in processes of their own. Killed,
+the same command goes on where it stopped; a run that is judged is not run again, and a protocol added to the study is
+measured of runs that are there.
 
 What is kept in git is studies/<study>/<run>.json: the resolved recipe, the cost and the results of each seed. The
 tables are made from these files alone.
@@ -35,6 +35,8 @@ def main() -> None:
     kept = arguments.study.with_suffix("")
     for seed in arguments.seeds if arguments.seeds is not None else study["seeds"]:
         for name in arguments.only or study["runs"]:
+            if arguments.seeds is None and seed not in study["runs"][name].get("seeds", study["seeds"]):
+                continue
             missing = protocols_missing(study, results_of(kept, name).get(str(seed), {}))
             if missing:
                 folder = arguments.runs / kept.name / f"{name}-seed{seed}"

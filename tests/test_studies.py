@@ -1,6 +1,7 @@
 """The studies' recipes are valid, and docs/results.md says what studies/ holds."""
 
 import importlib.util
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -153,6 +154,29 @@ def test_the_tables_of_the_results_are_those_of_the_kept_files(table, study):
         assert table.table_of_ranks(content, runs) in results, told
     if content["comparisons"]:
         assert table.table_of_comparisons(content, runs) in results, told
+
+
+def test_a_run_of_fewer_seeds_than_its_study_is_run_with_those_alone(tmp_path, monkeypatch):
+    study = tmp_path / "study.yaml"
+    runs = {"once": {"recipe": "simclr_cifar10", "seeds": [0]}, "twice": {"recipe": "cacr_cifar10"}}
+    content = {
+        "title": "",
+        "protocols": ["knn"],
+        "evaluation": [],
+        "seeds": [0, 1],
+        "all": [],
+        "shared": [],
+        "runs": runs,
+    }
+    study.write_text(yaml.safe_dump(content))
+    module, folders = script("run"), []
+    monkeypatch.setattr(module, "pretrain", lambda recipe, overrides, data, folder: folders.append(folder.name))
+    monkeypatch.setattr(module, "evaluate", lambda *_: {})
+    monkeypatch.setattr(module, "keep", lambda *_: None)
+    for asked in ([], ["--only", "once", "--seeds", "1"]):
+        monkeypatch.setattr(sys, "argv", ["run.py", str(study), "--data", "there", *asked])
+        module.main()
+    assert folders == ["once-seed0", "twice-seed0", "twice-seed1", "once-seed1"]
 
 
 def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):
