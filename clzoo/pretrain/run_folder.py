@@ -142,7 +142,7 @@ def _is_run(out: Path) -> bool:
     """Whether `claim` came to its end there: a recipe alone may be somebody's own."""
     try:
         return (out / "recipe.yaml").is_file() and "sha256" in read_data(out)[0]
-    except (ClzooError, AttributeError):
+    except ClzooError:
         return False
 
 
@@ -177,10 +177,19 @@ def read_data(run: Path) -> tuple[dict[str, Any], tuple[str, ...] | None]:
     None stands for the names where the images have no labels, and in runs from before names were recorded. They are no
     part of the fingerprint: images and labels are the same under other names.
     """
-    fingerprint = read_json(run / "data.json")
+    fingerprint = _record(run)
     names = fingerprint.pop(_NAMES, None)
     fingerprint.pop(_SOURCE, None)
     return fingerprint, None if names is None else tuple(names)
+
+
+def _record(run: Path) -> dict[str, Any]:
+    """The table in data.json."""
+    path = run / "data.json"
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ClzooError(f"{path} holds {shown(found)}; expected what the run wrote there. Restore it.")
+    return found
 
 
 def read_source(run: Path) -> str | None:
@@ -188,13 +197,13 @@ def read_source(run: Path) -> str | None:
 
     None in runs from before this was recorded.
     """
-    source = read_json(run / "data.json").get(_SOURCE)
+    source = _record(run).get(_SOURCE)
     return source if isinstance(source, str) else None
 
 
 def _note_source(run: Path, source: str | Path | None) -> None:
     if source is not None and read_source(run) != (place := _address_of(source)):
-        write_json(run / "data.json", {**read_json(run / "data.json"), _SOURCE: place})
+        write_json(run / "data.json", {**_record(run), _SOURCE: place})
 
 
 def _address_of(source: str | Path) -> str:

@@ -282,9 +282,10 @@ def test_a_run_folder_is_not_taken_over_by_another_recipe_or_other_data(pictures
         pretrain(recipe, pictures / "test", tmp_path / "run", device="cpu")
     with pytest.raises(ClzooError, match="no run folder"):
         pretrain(recipe, pictures, pictures, device="cpu")
-    (tmp_path / "run" / "data.json").write_text("")
-    with pytest.raises(ClzooError, match=r"data\.json is not valid JSON"):
-        pretrain(recipe, pictures, tmp_path / "run", device="cpu")
+    for damaged, reason in (("", "is not valid JSON"), ("[]", r"holds \[\]; expected what the run wrote")):
+        (tmp_path / "run" / "data.json").write_text(damaged)
+        with pytest.raises(ClzooError, match=rf"data\.json {reason}"):
+            pretrain(recipe, pictures, tmp_path / "run", device="cpu")
 
 
 def test_a_streamed_run_is_not_continued_on_other_images_of_the_same_names_sizes_and_times(tmp_path):
