@@ -60,6 +60,8 @@ def parse() -> argparse.Namespace:
 def pretrain(recipe: str, overrides: list[str], data: str, folder: Path) -> None:
     sets = [part for override in overrides for part in ("--set", override)]
     clzoo("pretrain", recipe, "--data", data, "--out", str(folder), *sets)
+    if not read_json(folder / "state.json")["finished"]:  # it was asked to stop, which is no failure
+        sys.exit(f"{folder} was stopped before its end. Run the same command again to go on.")
 
 
 def evaluate(study: dict[str, Any], protocols: list[str], data: str, folder: Path) -> dict[str, Any]:

@@ -55,6 +55,10 @@ def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(
             trained = Recipe.model_validate({**found["recipe"], "seed": 0})  # a key added since has its default
             assert trained == recipe, f"{kept} is of another recipe"
             assert all(seed["results"] for seed in found["seeds"].values())
+            whole = {
+                seed["steps"] * recipe.schedule.batch_size == seed["images_seen"] for seed in found["seeds"].values()
+            }
+            assert whole == {True}, f"{kept} holds a run that was stopped"
     assert {path.stem for path in study.with_suffix("").glob("*.json")} <= set(content["runs"])
 
 
@@ -177,6 +181,15 @@ def test_a_run_of_fewer_seeds_than_its_study_is_run_with_those_alone(tmp_path, m
         monkeypatch.setattr(sys, "argv", ["run.py", str(study), "--data", "there", *asked])
         module.main()
     assert folders == ["once-seed0", "twice-seed0", "twice-seed1", "once-seed1"]
+
+
+def test_a_run_that_was_stopped_is_not_judged(tmp_path, monkeypatch):
+    module = script("run")
+    monkeypatch.setattr(module, "clzoo", lambda *_: (tmp_path / "state.json").write_text('{"finished": false}'))
+    with pytest.raises(SystemExit, match="was stopped before its end"):
+        module.pretrain("simclr_cifar10", [], "there", tmp_path)
+    monkeypatch.setattr(module, "clzoo", lambda *_: (tmp_path / "state.json").write_text('{"finished": true}'))
+    module.pretrain("simclr_cifar10", [], "there", tmp_path)
 
 
 def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):
