@@ -38,12 +38,12 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.curation.calibration import choose_threshold, draw_samples
-from clzoo.curation.distinct import fit_distinct, similarity_of
+from clzoo.curation.distinct import fit_distinct
 from clzoo.curation.folds import METHODS, Labelled, out_of_fold, probabilities
 from clzoo.curation.indexed_pairs import all_pairs
 from clzoo.curation.labels import RANKINGS, quality
 from clzoo.curation.outliers import NEIGHBOR, kth_distances
-from clzoo.curation.pairs import pairs_above, unit_vectors
+from clzoo.curation.pairs import pairs_above, similarity_of, unit_vectors
 from clzoo.curation.pictures import Pictures, encoder_of
 from clzoo.curation.planting import KINDS
 from clzoo.curation.selection import balanced, diverse, typical

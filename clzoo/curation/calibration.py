@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import gammaincinv
 
-from clzoo.curation.distinct import FEWEST, Distinct, fit_distinct, similarity_of
+from clzoo.curation.distinct import FEWEST, Distinct, fit_distinct
 from clzoo.curation.indexed_pairs import all_pairs
-from clzoo.curation.pairs import Pairs, pairs_above
+from clzoo.curation.pairs import Pairs, cosines, pairs_above, similarity_of
 from clzoo.curation.pictures import Pictures, encoder_of
 from clzoo.curation.planting import KINDS
 from clzoo.errors import ClzooError, UnreadableImageError
@@ -165,9 +165,9 @@ def kinds_found(planted: dict[str, np.ndarray], originals: np.ndarray, threshold
     """What became of copies (P, D) of each kind beside their originals (P, D)."""
     kinds = []
     for name, copies in planted.items():
-        cosines = 1 - np.square(copies.astype(np.float64) - originals).sum(axis=1) / 2
-        lowest, median = np.quantile(cosines, (1 - SEEN, 0.5))
-        kinds.append(Kind(name, len(copies), float((cosines >= threshold).mean()), float(lowest), float(median)))
+        similarity = cosines(copies, originals)
+        lowest, median = np.quantile(similarity, (1 - SEEN, 0.5))
+        kinds.append(Kind(name, len(copies), float((similarity >= threshold).mean()), float(lowest), float(median)))
     return tuple(kinds)
 
 
@@ -307,5 +307,4 @@ def _in_digits(threshold: float) -> str:
 
 def _mild(copies: np.ndarray, originals: np.ndarray) -> float:
     """The cosine that most of the mildest copies reach."""
-    cosines = 1 - np.square(copies.astype(np.float64) - originals).sum(axis=1) / 2
-    return float(min(np.quantile(cosines, 1 - SEEN), HIGHEST))
+    return float(min(np.quantile(cosines(copies, originals), 1 - SEEN), HIGHEST))

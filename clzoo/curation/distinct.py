@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clzoo.curation.pairs import Pairs, pairs_above
+from clzoo.curation.pairs import pairs_above, similarity_of
 
 FEWEST = 30
 """Images from which distinct pairs can be told; with fewer the threshold is what mild copies reach."""
@@ -86,16 +86,6 @@ def fit_distinct(vectors: np.ndarray, rows: np.ndarray, others: np.ndarray | Non
         return None
     whole = len(radii) * len(vectors) / len(rows) / (2 if others is None else 1)
     return Distinct(whole, radius, float(np.log(2) / np.median(ratios)))
-
-
-def similarity_of(pairs: Pairs, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Cosines (P,) of pairs in float64: close to 1 the products of float32 are coarse."""
-    cosines = np.empty(len(pairs))
-    for start in range(0, len(pairs), 65_536):
-        part = slice(start, start + 65_536)
-        a, b = vectors[pairs.first[part]].astype(np.float64), others[pairs.second[part]].astype(np.float64)
-        cosines[part] = 1 - np.square(a - b).sum(axis=1) / 2
-    return cosines
 
 
 def _floor_of(queries: np.ndarray, bank: np.ndarray, wanted: int) -> float:

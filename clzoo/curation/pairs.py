@@ -70,6 +70,20 @@ def pairs_above(
     return Pairs(*(np.concatenate([getattr(part, name) for part in parts]) for name in Pairs.__dataclass_fields__))
 
 
+def similarity_of(pairs: Pairs, vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """`cosines` (P,) of pairs of rows of unit vectors (N, D) and (M, D)."""
+    found = np.empty(len(pairs))
+    for start in range(0, len(pairs), 65_536):
+        part = slice(start, start + 65_536)
+        found[part] = cosines(vectors[pairs.first[part]], others[pairs.second[part]])
+    return found
+
+
+def cosines(vectors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Cosines (P,) of unit vectors (P, D), row by row, in float64: close to 1 the products of float32 are coarse."""
+    return np.asarray(1 - np.square(vectors.astype(np.float64) - others).sum(axis=1) / 2)
+
+
 def check_count(count: int, threshold: float) -> None:
     """Raise ClzooError where more than MOST_PAIRS are as similar as the threshold."""
     if count > MOST_PAIRS:

@@ -83,7 +83,8 @@ class Needs:
         if len(set(joined)) > 1:
             raise ClzooError(
                 f"{method} joins {len(joined)} views, which must have one size; the recipe's `views` have "
-                f"{' and '.join(map(str, dict.fromkeys(joined)))} pixels. Give each group of `views` the same `size`."
+                f"{' and '.join(map(str, dict.fromkeys(joined)))} pixels. Give each group of `views` the same, such "
+                f"as --set views.1.size={joined[0]}"
             )
 
 

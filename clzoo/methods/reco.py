@@ -62,7 +62,8 @@ def create_reco(backbone: nn.Module, feature_dim: int, options: ReCoOptions) -> 
     if options.host == "simclr" and (options.target != "published" or options.local_negatives != "queue"):
         raise ClzooError(
             f"method.host=simclr has neither queue nor momentum encoder: method.target={options.target} and "
-            f"method.local_negatives={options.local_negatives} do not fit it. Type: --set method.host=mocov2"
+            f"method.local_negatives={options.local_negatives} do not fit it. Type: --set method.host=mocov2, or "
+            "--set method.target=published --set method.local_negatives=queue"
         )
     return (ReCo if options.host == "mocov2" else ReCoSimCLR)(backbone, feature_dim, options)
 

@@ -55,9 +55,10 @@ def claim(
         ClzooError: the folder belongs to another recipe or other data, or is no run folder.
     """
     fingerprint = images.fingerprint()
-    if has_checkpoint(out) and (out / "recipe.yaml").is_file():
+    has_steps = has_checkpoint(out)
+    if has_steps and (out / "recipe.yaml").is_file():
         read_data(out)  # of a damaged one it is told what is damaged, not that there is no run
-    if _is_run(out) and has_checkpoint(out):
+    if has_steps and _is_run(out):
         kept = load_recipe(out / "recipe.yaml")  # as recipes: a key that is newer than the run has its default
         unsaid = (
             init is not None and kept == recipe.model_copy(update={"start": None}) != recipe and _says_no_start(out)

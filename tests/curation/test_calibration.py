@@ -16,8 +16,8 @@ from clzoo.curation.calibration import (
     expected_at_most,
     in_words,
 )
-from clzoo.curation.distinct import fit_distinct, similarity_of
-from clzoo.curation.pairs import pairs_above
+from clzoo.curation.distinct import fit_distinct
+from clzoo.curation.pairs import pairs_above, similarity_of
 
 COPIES = 200
 
