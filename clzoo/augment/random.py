@@ -3,7 +3,7 @@
 So a view does not depend on workers, batch size, process count or resumption, and any view can be drawn again. The
 mixer is the finaliser of SplitMix64 (Steele et al. 2014) in wrapping 64-bit integer arithmetic, exact on CPU and GPU.
 
-Seed and epoch enter as their sum: seed s draws in epoch e what seed 0 draws in epoch s + e (docs/study_protocol.md).
+The seed is mixed before the epoch is added to it: two seeds share no epoch (docs/pretraining.md says what they did).
 """
 
 import torch
@@ -24,7 +24,7 @@ def uniforms(seed: int, epoch: int, samples: torch.Tensor, view: int, count: int
     Returns:
         (B, count) float32 in [0, 1), multiples of 2^-24.
     """
-    state = torch.full_like(samples, _signed(seed * _GOLDEN))
+    state = _mix(torch.full_like(samples, _signed(seed * _GOLDEN)))
     for counter in (torch.full_like(samples, epoch), samples, torch.full_like(samples, view)):
         state = _mix(state + (counter + 1) * _signed(_GOLDEN))  # tensors wrap around, Python's integers do not
     positions = torch.arange(start + 1, start + count + 1, device=samples.device) * _signed(_GOLDEN)  # (count,)
@@ -34,7 +34,7 @@ def uniforms(seed: int, epoch: int, samples: torch.Tensor, view: int, count: int
 
 def uniform(seed: int, epoch: int, sample: int, view: int, position: int) -> float:
     """One of the numbers of `uniforms`, in Python's integers: for workers, where ten calls of torch cost more."""
-    state = seed * _GOLDEN & _MASK64
+    state = _mix_integer(seed * _GOLDEN & _MASK64)
     for counter in (epoch, sample, view):
         state = _mix_integer(state + (counter + 1) * _GOLDEN & _MASK64)
     return (_mix_integer(_mix_integer(state + (position + 1) * _GOLDEN & _MASK64)) >> 40) / (1 << 24)

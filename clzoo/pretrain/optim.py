@@ -54,7 +54,7 @@ def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> 
     place = schedule.position(step, steps_per_epoch)
     warmup = schedule.warmup_epochs * steps_per_epoch
     if place < warmup:
-        return (place + 1) / max(1.0, warmup)  # one of less than a step is none
+        return min(1.0, (place + 1) / warmup)  # its last step may be a part of one
     if schedule.decay == "steps":
         return 0.1 ** sum(place >= milestone * steps_per_epoch for milestone in schedule.milestones)
     progress = (place - warmup) / max(1, schedule.planned_steps(steps_per_epoch) - warmup)

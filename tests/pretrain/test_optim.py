@@ -25,6 +25,13 @@ def test_a_warm_up_of_less_than_a_step_is_none(warmup_epochs, per_epoch):
     assert max(shares) == shares[0] == 1
 
 
+def test_the_last_step_of_a_warm_up_that_ends_within_one_has_the_full_rate_and_no_more():
+    schedule = Schedule(epochs=4, batch_size=2, warmup_epochs=0.5)
+    shares = [learning_rate_share(schedule, step, 5) for step in range(20)]
+    assert shares[:3] == pytest.approx([1 / 2.5, 2 / 2.5, 1])
+    assert max(shares) <= 1
+
+
 def test_a_nearer_end_runs_through_the_rest_of_the_curve_and_changes_nothing_before_it():
     planned = Schedule(epochs=10, batch_size=2, warmup_epochs=2)
     once = planned.model_copy(update={"shortened": [(60, 70)]})
