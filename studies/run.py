@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
 def pretrain(recipe: str, overrides: list[str], data: str, folder: Path) -> None:
     sets = [part for override in overrides for part in ("--set", override)]
     clzoo("pretrain", recipe, "--data", data, "--out", str(folder), *sets)
-    if not read_json(folder / "state.json")["finished"]:  # it was asked to stop, which is no failure
+    if not read_json(folder / "state.json")["finished"]:  # of code before its exit code said so: docs/study_protocol.md
         sys.exit(f"{folder} was stopped before its end. Run the same command again to go on.")
 
 
@@ -75,7 +75,8 @@ def evaluate(study: dict[str, Any], protocols: list[str], data: str, folder: Pat
 
 def clzoo(*arguments: str) -> None:
     print("clzoo", *arguments, flush=True)
-    subprocess.run([sys.executable, "-m", "clzoo", *arguments], check=True)
+    if code := subprocess.run([sys.executable, "-m", "clzoo", *arguments]).returncode:
+        sys.exit(f"clzoo {arguments[0]} ended with {code}. Run the same command again to go on.")
 
 
 # What is kept -------------------------------------------------------------------------------------------------------

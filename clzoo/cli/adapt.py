@@ -75,7 +75,7 @@ def command(
     if found.verdict is None:
         usable = f"as far as it came it is a model: {found.folder}. " if found.has_encoder else ""
         logging.getLogger("clzoo").warning("%sto go on, type: %s", usable, this_command())
-        return
+        raise KeyboardInterrupt  # the exit code: what stands after && would take it for adapted
     print_table(*table_of(found.report))
     for note in notes_of(found.report):
         say(note)

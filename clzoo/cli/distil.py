@@ -47,7 +47,7 @@ def command(
     if found.verdict is None:
         said = "as far as it came the student is a model: %s. To go on, type: %s"
         logging.getLogger("clzoo").warning(said, found.folder, this_command())
-        return
+        raise KeyboardInterrupt  # the exit code: what stands after && would take it for distilled
     for measure, sides in found.report["measures"].items():
         print_table(["held out", measure], [[of, f"{values[0]:.1f}"] for of, values in sides.items()])
     say(f"Did the teacher help? {found.verdict}.")

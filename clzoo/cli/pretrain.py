@@ -68,14 +68,15 @@ def command(
 ) -> None:
     """Train an encoder from RECIPE: a shipped name (see `clzoo recipes`), or a YAML file.
 
-    Ctrl-C, SIGTERM and --max-minutes stop with a checkpoint (a second Ctrl-C at once, without one). Run the same
-    command again and an unfinished run goes on where it stopped. On several GPUs: torchrun --nproc-per-node=8
-    -m clzoo pretrain RECIPE --data DIR
+    Ctrl-C, SIGTERM (exit code 130) and --max-minutes (0) stop with a checkpoint; a second Ctrl-C at once, without one.
+    Run the same command again and an unfinished run goes on where it stopped. On several GPUs: torchrun
+    --nproc-per-node=8 -m clzoo pretrain RECIPE --data DIR
     """
     from clzoo.distributed import processes, rank
     from clzoo.errors import ClzooError
     from clzoo.pretrain.loop import pretrain
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+    from clzoo.pretrain.stopping import was_asked
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, overrides)
@@ -115,6 +116,8 @@ def command(
                 say(publish_and_push(out, data, repo_id, device=own_device))
         elif rank() == 0:
             logging.getLogger("clzoo").warning("to go on, type: %s", this_command())
+    if not finished and was_asked():
+        raise KeyboardInterrupt  # the exit code: what stands after && would take it for trained
 
 
 def _on_ray(recipe: Recipe, data: str, out: Path, repo_id: str | None, private: bool, **options: Any) -> None:

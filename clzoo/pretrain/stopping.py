@@ -16,6 +16,7 @@ from clzoo.distributed import world_size
 _HEARD = b"\nstopping after this step, with a checkpoint. Ctrl-C again stops at once, without one.\n"
 
 _asked: list[threading.Event] = []  # of the main thread: at most one
+_heard = threading.Event()  # a signal, since the main thread last began to listen
 
 
 @contextmanager
@@ -33,11 +34,13 @@ def asked_to_stop() -> Iterator[threading.Event]:
     if _asked:
         yield _asked[-1]
         return
+    _heard.clear()
     interrupts = 0
 
     def ask(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
         stop.set()
+        _heard.set()
         if number != signal.SIGINT:
             return
         interrupts += 1
@@ -54,6 +57,11 @@ def asked_to_stop() -> Iterator[threading.Event]:
         _asked.pop()
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def was_asked() -> bool:
+    """Whether a signal came in the main thread's latest `asked_to_stop`: what stopped there was not stopped by the clock."""
+    return _heard.is_set()
 
 
 def any_process(flag: bool) -> bool:

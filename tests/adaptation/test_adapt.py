@@ -448,7 +448,7 @@ def test_ctrl_c_leaves_a_model_and_the_command_that_goes_on_verbatim(pictures, s
         time.sleep(0.05)
     process.kill(signal.SIGINT)
     done = process.finish()
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 130, done.stderr
     (printed,) = (line for line in done.stderr.splitlines() if "to go on, type: " in line)
     program, typed = shlex.split(printed.partition("type: ")[2])[0], shlex.split(printed.partition("type: ")[2])[1:]
     assert program in ("python", "clzoo", sys.executable)
