@@ -60,7 +60,7 @@ def asked_to_stop() -> Iterator[threading.Event]:
 
 
 def was_asked() -> bool:
-    """Whether a signal came in the main thread's latest `asked_to_stop`: what stopped there was not stopped by the clock."""
+    """Whether a signal came in the main thread's latest `asked_to_stop`: it was not the clock that stopped there."""
     return _heard.is_set()
 
 
