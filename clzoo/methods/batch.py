@@ -20,6 +20,7 @@ class Batch:
         labels: (B,) classes, or None where the data have none.
         progress: share of the run that is done, in [0, 1).
         samples: (B,) numbers of the images in their set, on the host; None where nobody asks.
+        part: batches since the weights last moved, more than 0 only with `schedule.accumulate`.
     """
 
     views: list[torch.Tensor]
@@ -28,6 +29,7 @@ class Batch:
     step: int = 0
     progress: float = 0.0
     samples: torch.Tensor | None = None
+    part: int = 0
 
     def __len__(self) -> int:
         return len(self.views[0])

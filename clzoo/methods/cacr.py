@@ -98,7 +98,7 @@ class CACRQueue(MomentumHost):
         self.options = options
 
     def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
-        self.update_momentum(self.options.momentum)
+        self.update_momentum(batch, self.options.momentum)
         return (self.key_order(batch),)
 
     def loss(self, batch: Batch, order: torch.Tensor) -> torch.Tensor:
@@ -138,7 +138,7 @@ class CACRMomentum(MomentumHost):
         self.options = options
 
     def prepare(self, batch: Batch) -> tuple[()]:
-        self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
+        self.update_momentum(batch, cosine_to_one(self.options.momentum, batch.progress))
         return ()
 
     def loss(self, batch: Batch) -> torch.Tensor:

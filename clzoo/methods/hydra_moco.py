@@ -57,7 +57,7 @@ class HydraMoCo(MomentumHost):
     def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
         """(B,) partner classes."""
         o = self.options
-        self.update_momentum(cosine_to_one(o.momentum, batch.progress))
+        self.update_momentum(batch, cosine_to_one(o.momentum, batch.progress))
         return (draw_partners(batch, o.pairs, self.pair_loss.classes, o.group)[0],)
 
     def loss(self, batch: Batch, drawn: torch.Tensor) -> torch.Tensor:

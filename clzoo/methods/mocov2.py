@@ -39,7 +39,7 @@ class MoCoV2(MomentumHost):
         self.options = options
 
     def prepare(self, batch: Batch) -> tuple[torch.Tensor]:
-        self.update_momentum(self.options.momentum)
+        self.update_momentum(batch, self.options.momentum)
         return (self.key_order(batch),)
 
     def loss(self, batch: Batch, order: torch.Tensor) -> torch.Tensor:

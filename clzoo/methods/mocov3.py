@@ -43,7 +43,7 @@ class MoCoV3(MomentumHost):
         self.options = options
 
     def prepare(self, batch: Batch) -> tuple[()]:
-        self.update_momentum(cosine_to_one(self.options.momentum, batch.progress))
+        self.update_momentum(batch, cosine_to_one(self.options.momentum, batch.progress))
         return ()
 
     def loss(self, batch: Batch) -> torch.Tensor:

@@ -58,7 +58,8 @@ class MomentumHost(nn.Module):
         """`key` under shuffled BatchNorm: over processes and groups of the batch the images lie in `key_order`."""
         return shuffled(self.key, view, order)
 
-    def update_momentum(self, momentum: float) -> None:
-        """Once a step, before the keys."""
-        momentum_update(self.momentum_backbone, self.backbone, momentum)
-        momentum_update(self.momentum_projector, self.projector, momentum)
+    def update_momentum(self, batch: Batch, momentum: float) -> None:
+        """Before the keys, and once for each move of the weights: of an accumulated step in the first part alone."""
+        if batch.part == 0:
+            momentum_update(self.momentum_backbone, self.backbone, momentum)
+            momentum_update(self.momentum_projector, self.projector, momentum)

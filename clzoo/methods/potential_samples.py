@@ -62,7 +62,7 @@ class PotentialSamples(MomentumHost):
 
     def prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """The keys' order, and the mined mass of this moment: ()."""
-        self.update_momentum(self.options.momentum)
+        self.update_momentum(batch, self.options.momentum)
         return self.key_order(batch), to_device(torch.tensor(mined_mass(batch.progress)), batch.views[0].device)
 
     def loss(self, batch: Batch, order: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:

@@ -103,7 +103,7 @@ class ReCo(MomentumHost):
 
     def prepare(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """The keys' order, and what `draw_mix` draws where there is a local term."""
-        self.update_momentum(self.options.momentum)
+        self.update_momentum(batch, self.options.momentum)
         return self.key_order(batch), *(draw_mix(batch, self.options.group) if self.options.lambda2 else ())
 
     def loss(self, batch: Batch, order: torch.Tensor, *mix: torch.Tensor) -> torch.Tensor:

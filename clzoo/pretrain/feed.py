@@ -80,7 +80,8 @@ def feed(images: TrainingSet, recipe: Recipe, steps: Steps, first_step: int, dev
     each = stream_views(images, plan, recipe.view_policies(), _normalize(recipe), seed=recipe.seed, device=device)
     for step, (samples, views) in zip(todo, each, strict=True):
         own_labels = None if labels is None else to_device(labels[samples], device)
-        yield Batch(views, own_labels, recipe.seed, step, progress(recipe, steps, step), samples)
+        part = step % recipe.schedule.accumulate
+        yield Batch(views, own_labels, recipe.seed, step, progress(recipe, steps, step), samples, part)
 
 
 def render_views(pixels: torch.Tensor, samples: torch.Tensor, recipe: Recipe, epoch: int) -> list[torch.Tensor]:

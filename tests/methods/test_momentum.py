@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import tiny_batch, tiny_method
+from tiny import OPTIONS, tiny_batch, tiny_method
 from torch import nn
 
 from clzoo.errors import ClzooError
@@ -55,7 +55,7 @@ def test_moco_v2_contrasts_with_the_queue_as_it_was_and_enqueues_afterwards():
     method = tiny_method("mocov2")
     before, batch = copy.deepcopy(method), tiny_batch("mocov2")
     loss = method(batch)
-    before.update_momentum(0.9)
+    before.update_momentum(batch, 0.9)
     q, k = before.query(batch.views[0]), before.key(batch.views[1])
     assert loss.item() == pytest.approx(info_nce_queue(q, k, before.queue.entries, 0.2).item())
     assert torch.allclose(method.queue.entries[:8], F.normalize(k, dim=1))
@@ -109,12 +109,25 @@ def test_the_momentum_encoder_is_updated_before_the_keys_are_made():
     assert torch.allclose(method.momentum_backbone[1].weight, 0.9 * before)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in OPTIONS if "momentum" in OPTIONS[kind]])
+def test_the_momentum_encoder_moves_once_for_all_parts_of_an_accumulated_step(kind):
+    method, averages = tiny_method(kind), []
+    with torch.no_grad():
+        method.backbone[1].weight.zero_()
+    before = method.momentum_backbone[1].weight.clone()
+    for part in range(3):
+        method(tiny_batch(kind, part=part, progress=0.5))
+        averages.append(method.momentum_backbone[1].weight.clone())
+    assert not torch.equal(averages[0], before)
+    assert all(torch.equal(average, averages[0]) for average in averages[1:])
+
+
 def test_moco_v3_is_symmetric_and_scaled_by_twice_the_temperature():
     method = tiny_method("mocov3")
     batch = tiny_batch("mocov3", progress=0.0)
     twin = copy.deepcopy(method)
     loss = method(batch)
-    twin.update_momentum(0.9)
+    twin.update_momentum(batch, 0.9)
     q1, q2 = (twin.query(view) for view in batch.views)
     k1, k2 = (twin.key(view) for view in batch.views)
     rows = torch.arange(8)
@@ -133,7 +146,7 @@ def test_two_views_of_cacrs_momentum_form_are_half_of_moco_v3():
 def test_the_weak_view_mines_with_a_mass_of_mutual_neighbors():
     method, batch = tiny_method("potential_samples_weak"), tiny_batch("potential_samples_weak")
     before = copy.deepcopy(method)
-    before.update_momentum(0.9)
+    before.update_momentum(batch, 0.9)
     order = before.key_order(batch)
     with torch.no_grad():
         before.queue.entries[3] = F.normalize(before.shuffled_key(batch.views[2], order), dim=1)[0]  # one sure neighbor

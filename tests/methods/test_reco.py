@@ -41,7 +41,7 @@ def test_an_empty_box_makes_the_local_term_infonce_with_the_image_itself(monkeyp
     full, without = tiny_method("reco", lambda1=0.0), tiny_method("reco", lambda1=0.0, lambda2=0.0)
     local = full(batch).item() - without(batch).item()
     fresh = tiny_method("reco")
-    fresh.update_momentum(0.9)
+    fresh.update_momentum(batch, 0.9)
     q = fresh.query(batch.views[0])
     assert local == pytest.approx(info_nce_queue(q, q.detach(), fresh.queue.entries, 0.2).item(), abs=1e-5)
 
@@ -51,7 +51,7 @@ def local_term(**changes):
     batch = tiny_batch("reco")
     value = tiny_method("reco", lambda1=0.0, **changes)(batch) - tiny_method("reco", lambda1=0.0, lambda2=0.0)(batch)
     fresh = tiny_method("reco")
-    fresh.update_momentum(0.9)
+    fresh.update_momentum(batch, 0.9)
     partners, boxes, share = draw_mix(batch, group=4)
     mixed, order = cutmix(batch.views[0], batch.views[1][partners], boxes), fresh.key_order(batch)
     rows = (fresh.query(batch.views[0]), fresh.shuffled_key(batch.views[1], order), fresh.query(mixed))

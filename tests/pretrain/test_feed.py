@@ -57,6 +57,12 @@ def test_a_run_that_begins_later_gets_the_same_batches(images):
             assert all(torch.equal(a, b) for a, b in zip(late.views, early.views, strict=True))
 
 
+def test_a_batch_knows_which_part_of_an_accumulated_step_it_is(images):
+    recipe = small_recipe("reco_cifar10", "schedule.epochs=2", "schedule.accumulate=3")
+    assert [batch.part for batch in batches(images, recipe)] == [0, 1, 2, 0, 1, 2]
+    assert [batch.part for batch in batches(images, recipe, 3)] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("seed", [2**29, 2**32 - 1, 2**64 - 1])
 def test_a_large_seed_orders_images_and_draws_like_a_small_one(images, seed):
     recipe = small_recipe("reco_cifar10", f"seed={seed}")
