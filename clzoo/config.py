@@ -101,6 +101,12 @@ class ModelConfig:
     fixed_input_size: bool | None = field(default=None, compare=False)
 
     @property
+    def network(self) -> dict[str, Any]:
+        """What a network is built from: of other values it computes something else, though the same tensors may fit."""
+        keys = ("architecture", "model_args", "global_pool", "stem_stride", "stem_pool")
+        return {key: getattr(self, key) for key in keys}
+
+    @property
     def timm_builds_it(self) -> bool:
         """Whether timm alone builds this network (the small-image stem and the small AlexNet are ours)."""
         return self.stem_stride is None and self.architecture != SMALL_ALEXNET

@@ -26,6 +26,7 @@ import yaml
 from kept import results_of
 from tuned import overrides_of
 
+from clzoo.augment.random import uniform
 from clzoo.files import read_json, write_json
 
 
@@ -39,6 +40,7 @@ def main() -> None:
                 continue
             missing = protocols_missing(study, results_of(kept, name).get(str(seed), {}))
             if missing:
+                check_draws(arguments.study, study, seed)
                 folder = arguments.runs / kept.name / f"{name}-seed{seed}"
                 recipe, overrides = study["runs"][name]["recipe"], overrides_of(arguments.study, name)
                 pretrain(recipe, [*overrides, f"seed={seed}"], arguments.data, folder)
@@ -55,6 +57,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="RUN")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
     return parser.parse_args()
+
+
+def check_draws(path: Path, study: dict[str, Any], seed: int) -> None:
+    """Refuse to end a study otherwise than it began, where it began before each seed had augmentations of its own."""
+    if study.get("seeds_share_draws") and seed and uniform(1, 0, 0, 0, 0) != uniform(0, 1, 0, 0, 0):
+        sys.exit(f"{path}: seeds of this study share their augmentations. docs/study_protocol.md says how it is ended.")
 
 
 def pretrain(recipe: str, overrides: list[str], data: str, folder: Path) -> None:
@@ -95,6 +103,9 @@ def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]
     cost = {key: state[key] for key in ("steps", "images_seen", "encoder_forwards", "minutes", "hardware", "versions")}
     rows = [{key: row[key] for key in ("protocol", "metric", "value")} for row in metrics["results"]]
     seeds = results_of(kept, name)
+    recipe["seed"] = None
+    if seeds and read_json(kept / f"{name}.json")["recipe"] != recipe:
+        sys.exit(f"{kept / name}.json is of another recipe than {folder / 'recipe.yaml'}. Name another --runs.")
     weights = metrics["model"]["weights_sha256"]
     before = seeds.get(str(seed), {"weights_sha256": weights, "results": []})
     if before["weights_sha256"] != weights:
@@ -104,7 +115,7 @@ def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]
         )
     seeds[str(seed)] = {"weights_sha256": weights, **cost, "results": [*before["results"], *rows]}
     kept.mkdir(exist_ok=True)
-    write_json(kept / f"{name}.json", {"recipe": {**recipe, "seed": None}, "seeds": dict(sorted(seeds.items()))})
+    write_json(kept / f"{name}.json", {"recipe": recipe, "seeds": dict(sorted(seeds.items()))})
 
 
 if __name__ == "__main__":

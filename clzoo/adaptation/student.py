@@ -118,6 +118,7 @@ def train_student(
             batch = next(batches)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_share(recipe.schedule, step, steps.per_epoch)
+            batch.seed_networks()
             loss = student(batch.views[0], vectors[batch.samples].to(encoder.device))
             if not torch.isfinite(loss):
                 raise ClzooError(

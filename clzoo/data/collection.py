@@ -123,8 +123,14 @@ class FileImages:
             return item.how[0].stamp(item.offset or 0)
         if is_remote(item.file):  # which says its version by itself, or 0
             known = Stamp(item.file, item.offset or 0, item.size, 0, item.mtime_ns, 0)
-            return known if item.mtime_ns else None
-        return stamp_of(item.file, item.offset or 0)
+            return known.of_column(_column_of(item)) if item.mtime_ns else None
+        found = stamp_of(item.file, item.offset or 0)
+        return found and found.of_column(_column_of(item))
+
+
+def _column_of(item: Item) -> str | None:
+    """The column of a Parquet file that an image is in; None of any other file."""
+    return item.how[0] if item.how and isinstance(item.how[0], str) else None
 
 
 def slow_at_random(images: Images) -> str | None:

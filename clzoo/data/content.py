@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -53,6 +54,10 @@ class Stamp(NamedTuple):
     def key(self) -> bytes:
         """16 bytes."""
         return hashlib.blake2b("\0".join(map(str, self)).encode(errors="surrogateescape"), digest_size=16).digest()
+
+    def of_column(self, name: str | None) -> Stamp:
+        """The stamp of a value in a column of a table's row."""
+        return self if name is None else self._replace(file=f"{self.file}#{quote(name, safe='')}")
 
     @property
     def is_settled(self) -> bool:

@@ -13,8 +13,17 @@ import numpy as np
 from clzoo.data.collection import EXPECTED_LABELS, Collection, FileImages
 from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of_item
 from clzoo.data.samples import numbered_labels, one_image_each
-from clzoo.data.sources import list_images
-from clzoo.data.splits import KIND, SPLITS, first_labelled, listed_splits, shard_word, split_folders, words_of_split
+from clzoo.data.sources import is_list, list_images
+from clzoo.data.splits import (
+    KIND,
+    SPLITS,
+    are_splits,
+    first_labelled,
+    listed_splits,
+    shard_word,
+    split_folders,
+    words_of_split,
+)
 from clzoo.data.storage import join
 from clzoo.errors import ClzooError
 
@@ -54,7 +63,14 @@ def open_folder(source: Path, split: str) -> Collection:
             return open_listed(inside, str(source), split)
         words_of_split([item.path for item in listing.items], str(source), split)  # raises if it is of another
         return _collection(inside, str(source))
-    return _by_words(listing, str(source), split, source.is_file())
+    return open_list(listing, str(source), split) if is_list(source) else _by_words(listing, source, split)
+
+
+def open_list(listing: Listing, source: str, split: str) -> Collection:
+    """One split of a list of paths: as of a folder where they lie in those of both splits; else it is one whole."""
+    if _lists_splits(listing, source):
+        return open_listed(listing, source, split)
+    return _by_words(listing, Path(source), split)
 
 
 def open_listed(listing: Listing, origin: str, split: str) -> Collection:
@@ -65,7 +81,7 @@ def open_listed(listing: Listing, origin: str, split: str) -> Collection:
         return first_labelled([partial(_collection, part, place) for part, place in below])
     if folders:
         raise _no_such_split(origin, split, [name for names in folders.values() for name in names])
-    return _by_words(listing, origin, split, False)
+    return _by_words(listing, origin, split)
 
 
 def splits_of_listing(listing: Listing, source: str) -> list[str]:
@@ -86,6 +102,16 @@ def splits_of_archive(source: Path) -> list[str]:
     return splits_of_listing(unwrapped(list_images(source), source.name), str(source))
 
 
+def splits_of_list(source: Path, column: str | None = None) -> list[str]:
+    """The splits "train" and "test" where the paths of a list lie in folders of both; else it is one whole."""
+    return list(SPLITS) if _lists_splits(list_images(source, column=column), str(source)) else []
+
+
+def _lists_splits(listing: Listing, source: str) -> bool:
+    tops = (item.path.partition("/")[0] for item in listing.items)
+    return are_splits(tops) and len(listed_splits(listing, source)) == len(SPLITS)
+
+
 def _no_such_split(source: str, split: str, found: list[str]) -> ClzooError:
     return ClzooError(
         f"{source} has the split {', '.join(found)}, but not {split}; "
@@ -104,8 +130,9 @@ def unwrapped(listing: Listing, name: str) -> Listing:
     return inside if inside.items else listing
 
 
-def _by_words(listing: Listing, source: str, split: str, is_file: bool) -> Collection:
+def _by_words(listing: Listing, place: str | Path, split: str) -> Collection:
     """The shards of a split by the words in their names; a source without such words is a training split."""
+    source, is_file = str(place), isinstance(place, Path) and place.is_file()
     words = words_of_split([item.path for item in listing.items], source, split) if listing.items else []
     if not words:
         return _collection(listing, source)

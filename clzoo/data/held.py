@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from clzoo.data.listing import Item, Listing, finished
 from clzoo.errors import ClzooError
@@ -71,10 +71,20 @@ def _of_pictures(pictures: Mapping[Any, Any]) -> Listing:
             raise ClzooError(f"the id of image {number} is {name!r}; expected a text.")
         if not isinstance(image, Image.Image):
             raise ClzooError(f"{name!r} is a {type(image).__name__}; expected a PIL image.")
-        pixels = image.tobytes()
-        kind = f"{image.mode} {image.size}".encode()
-        listing.items.append(HeldItem(name, len(pixels), _stamp(kind + pixels), "", number, (images,)))
+        size, stamp = _size_and_stamp(image)
+        listing.items.append(HeldItem(name, size, stamp, "", number, (images,)))
     return listing
+
+
+def _size_and_stamp(image: Image.Image) -> tuple[int, int]:
+    """Bytes of an image's pixels, and what stands for its time: of all that its colours and its upright side are."""
+    pixels = image.tobytes()
+    kind = f"{image.mode} {image.size}"
+    further = {"palette": image.getpalette("RGBA"), "orientation": image.getexif().get(ExifTags.Base.Orientation)}
+    further |= {key: image.info.get(key) for key in ("transparency", "icc_profile")}
+    if further := {key: value for key, value in further.items() if value is not None}:
+        kind += f" {further}"
+    return len(pixels), _stamp(kind.encode() + pixels)
 
 
 def _of_dataset(dataset: Any) -> Listing:

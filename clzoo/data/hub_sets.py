@@ -93,7 +93,8 @@ class HubImages:
         joined = hashlib.sha256("".join(map(str, stamps)).encode()).digest()
         changed = max(stamp.mtime_ns for stamp in stamps), max(stamp.ctime_ns for stamp in stamps)
         size = sum(stamp.size for stamp in stamps)
-        return Stamp(stamps[0].file, 0, size, int.from_bytes(joined[:8], "big"), *changed)
+        stamp = Stamp(stamps[0].file, 0, size, int.from_bytes(joined[:8], "big"), *changed)
+        return stamp.of_column(self.column)
 
 
 def hub_splits(name: str) -> list[str]:

@@ -18,14 +18,14 @@ def add_members(listing: Listing, shard: Item, members: Iterable[Member]) -> Non
     Args:
         shard: the shard's path, size, mtime_ns and file; its members become items of the same class.
         members: as `read_headers` or `read_zip_members` gives them; the error that they may end with becomes a failure
-            of the shard. Of a zip archive without its directory nobody knows what it holds: it could not be reached.
+            of the shard. What lies behind it nobody knows: it could not be reached.
     """
     images: dict[str, Item] = {}
     try:
         for member in members:
             _add_member(listing, images, member, shard)
     except tarfile.TarError as error:
-        listing.failures.append(Failure(shard.path, shard.size, shard.mtime_ns, reason_of(str(error), shard.path)))
+        add_unreachable(listing, shard.path, reason_of(str(error), shard.path), shard.size, shard.mtime_ns)
     except zipfile.BadZipFile as error:
         add_unreachable(listing, shard.path, f"damaged zip archive: {error}", shard.size, shard.mtime_ns)
     finally:  # where the disk fails midway too

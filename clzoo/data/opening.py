@@ -15,14 +15,23 @@ from PIL import Image
 from clzoo.config import HUB_PREFIX
 from clzoo.data.arrays import list_arrays
 from clzoo.data.collection import Collection, FileImages
-from clzoo.data.folders import is_zip, open_folder, open_listed, splits_of_archive, splits_of_listing, unwrapped
+from clzoo.data.folders import (
+    is_zip,
+    open_folder,
+    open_list,
+    open_listed,
+    splits_of_archive,
+    splits_of_list,
+    splits_of_listing,
+    unwrapped,
+)
 from clzoo.data.held import list_held
 from clzoo.data.hub_sets import hub_splits, list_hub, open_hub_set
 from clzoo.data.listing import Item, Listing, in_words, taken
 from clzoo.data.lists import TABLES
 from clzoo.data.packed import find_packs, open_pack
 from clzoo.data.remote import has_list_suffix, list_remote, read_remote
-from clzoo.data.sources import list_images, read_image
+from clzoo.data.sources import is_list, list_images, read_image
 from clzoo.data.splits import KIND, first_labelled, listed_splits, shard_word, splits_of_folder
 from clzoo.data.storage import is_remote
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
@@ -176,7 +185,8 @@ def _open(source: str | Path, split: str, name: str | None, download: bool) -> C
         return open_listed(_of_url(base, chosen.get("column")), base, part)
     folder = Path(base)
     if chosen:
-        return open_listed(list_images(folder, column=chosen["column"]), str(folder), part)
+        opens = open_list if is_list(folder) else open_listed
+        return opens(list_images(folder, column=chosen["column"]), str(folder), part)
     if packs := find_packs(folder, part):
         return first_labelled([partial(open_pack, pack) for pack in packs])
     known = _torchvision_set_in(folder, name)
@@ -222,8 +232,10 @@ def _named_split(source: str | Path, split: str) -> str:
     if is_remote(source) or not Path(selected(source)[0]).is_file():
         is_set = not is_remote(source) and _torchvision_set_in(Path(source), None) is not None
         return split if is_set or _splits_in(source) else "train"
-    if is_zip(source) and _splits_in(source):
+    if _splits_in(source):
         return split
+    if is_list(Path(selected(source)[0])):
+        return "train"
     word = shard_word(f"{Path(selected(source)[0]).name}/")
     return "train" if word is None else KIND[word]
 
@@ -233,7 +245,10 @@ def _splits_in(source: str | Path) -> list[str]:
     source, chosen = selected(source)
     if isinstance(source, str) and is_remote(source):
         return splits_of_listing(_of_url(source, chosen.get("column")), source)
-    return splits_of_archive(Path(source)) if is_zip(source) else splits_of_folder(Path(source))
+    path = Path(source)
+    if is_list(path):
+        return splits_of_list(path, chosen.get("column"))
+    return splits_of_archive(path) if is_zip(path) else splits_of_folder(path)
 
 
 def is_hub(source: str | Path) -> bool:
@@ -262,6 +277,8 @@ def is_whole(source: str | Path) -> bool:
     if is_remote(base):
         return not _splits_in(source)
     folder = Path(base)
+    if is_list(folder):
+        return not _splits_in(source)
     if folder.is_file():
         return _named_split(source, "test") == "train" and shard_word(f"{folder.name}/") is None
     if packs := [*find_packs(folder, "train"), *find_packs(folder, "test")]:

@@ -151,6 +151,15 @@ def _items_of_shard(root: Path, shard: str, column: str | None, size: int, mtime
     return {item.path: item for item in listing.items}
 
 
+def is_list(source: Path) -> bool:
+    """Whether a source is a list of paths.
+
+    Raises:
+        ClzooError: it is a file of another kind than images come in, or damaged.
+    """
+    return source.is_file() and _kind_of(source, None) == "list"
+
+
 def _kind_of(source: Path, column: str | None) -> str:
     if source.is_dir():
         return "folder"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ class Manifest:
     shard: tuple[int, int] | None = None  # (number from 1, count): the share of the source that this store holds
     license: str = "not stated"  # of the model, whose terms concern what learns from the vectors
     license_note: str = ""
+    network: dict[str, Any] | None = None  # what it is built from; None: not recorded, in older stores
 
     def save(self, folder: Path) -> None:
         """Swap `folder/manifest.json` for this one: synced, then renamed into place."""
@@ -125,10 +127,11 @@ class Manifest:
                 search by them finds the same, but for the few images that they treat otherwise.
 
         Raises:
-            ClzooError: other weights or another preprocessing; or vectors of another length.
+            ClzooError: other weights, another network or preprocessing; or vectors of another length.
         """
-        ours = {"weights": self.weights_sha256, "decoding": 1, **self.preprocessing}
-        theirs = {"weights": encoder.weights_sha256, **preprocessing_of(encoder)}
+        network = network_of(encoder)
+        ours = {"weights": self.weights_sha256, "decoding": 1, **self.preprocessing, **(self.network or network)}
+        theirs = {"weights": encoder.weights_sha256, **preprocessing_of(encoder), **network}
         different = [key for key in ours if ours[key] != theirs.get(key) and (adding or key != "decoding")]
         if different == ["decoding"]:
             raise ClzooError(
@@ -155,5 +158,11 @@ def preprocessing_of(encoder: Encoder) -> dict[str, Any]:
     return {**encoder.config.preprocessing.to_json(), "decoding": DECODING}
 
 
+def network_of(encoder: Encoder) -> dict[str, Any]:
+    """What the encoder's network is built from, as it stands in a manifest: `num_heads` changes no tensor."""
+    network: dict[str, Any] = json.loads(json.dumps(encoder.config.network))  # tuples are lists there
+    return network
+
+
 def _show(values: dict[str, Any], keys: list[str]) -> str:
-    return ", ".join(f"{key} {str(values.get(key))[:24]}" for key in keys)
+    return ", ".join(f"{key} {str(values.get(key))[: 24 if key == 'weights' else 200]}" for key in keys)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
-from clzoo.embed.plan import check_removals
+from clzoo.embed.plan import check_removals, check_source
 from clzoo.embed.shares import Share
 from clzoo.embed.store import METADATA, Store, open_store, same_items
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
@@ -21,7 +21,8 @@ from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
 
-_SAME = ("weights_sha256", "preprocessing", "dim", "dtype", "normalized", "labels", "root", "source")
+_SAME_VECTORS = ("weights_sha256", "network", "preprocessing", "dim", "dtype", "normalized")
+_SAME = (*_SAME_VECTORS, "labels", "root", "source")  # of shares; an earlier merge may have had others of these three
 
 
 def merge_stores(out: str | Path, folders: Sequence[str | Path], *, allow_removals: bool = False) -> Store:
@@ -60,8 +61,10 @@ def write_merged(out: Path, stores: Sequence[Store], *, allow_removals: bool) ->
     errors = sorted((error for store in stores for error in known_errors(store)), key=lambda failure: failure.path)
     old = open_store(out) if (out / MANIFEST).is_file() else None
     if old is not None:
-        _check_same(old, stores[0])
-        if old.complete and old.manifest.shard is None and known_errors(old) == errors and _same_rows(old, stores):
+        _check_same(old, stores[0], _SAME_VECTORS)
+        check_source(out, old.manifest, manifest)
+        as_now = all(getattr(old.manifest, key) == getattr(manifest, key) for key in (*_SAME, "shard"))
+        if old.complete and as_now and known_errors(old) == errors and _same_rows(old, stores):
             log.info("%s holds these rows already", out)
             StoreWriter(out, old.manifest, errors).delete_unnamed()  # of a merge that was killed right after its swap
             return old
@@ -106,7 +109,7 @@ def _checked(folders: list[Path]) -> list[Store]:
             f"it: {_command(first, Share(missing[0], count))}"
         )
     for store in stores.values():
-        _check_same(store, first)
+        _check_same(store, first, _SAME)
     ordered = [stores[number] for number in sorted(stores)]
     _check_columns(ordered)
     return ordered
@@ -118,10 +121,10 @@ def _command(store: Store, share: Share) -> str:
     return store.manifest.command(out, "--share", str(share))
 
 
-def _check_same(store: Store, first: Store) -> None:
-    for key in _SAME:
+def _check_same(store: Store, first: Store, keys: Sequence[str]) -> None:
+    for key in keys:
         found, expected = getattr(store.manifest, key), getattr(first.manifest, key)
-        if found != expected:
+        if found != expected and not (key == "network" and None in (found, expected)):  # not recorded in older stores
             raise ClzooError(
                 f"{store.path} and {first.path} do not belong together: {key} is {str(found)[:60]} and "
                 f"{str(expected)[:60]}. Embed one of them anew with the other's options, or give another output."

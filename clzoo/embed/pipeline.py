@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from clzoo.data.gpu_decoding import nvjpeg
-from clzoo.data.listing import Failure, Listing, has_container_suffix
+from clzoo.data.listing import Failure, Listing, has_container_suffix, printable
 from clzoo.data.opening import is_hub, open_source, selected
 from clzoo.data.parallel import usable_cores
 from clzoo.data.storage import is_remote
@@ -27,7 +27,7 @@ from clzoo.embed.run import Run
 from clzoo.embed.shares import Share, launched_processes
 from clzoo.embed.store import ERRORS
 from clzoo.embed.stream import Clock, Settings, default_batch_size, encode_items
-from clzoo.embed.writer import check_folder, store_lock
+from clzoo.embed.writer import make_folder, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.wording import clzoo_command, plain
@@ -218,6 +218,10 @@ def embed_share(
     opened = open_source(source)
     listing, origin, root = opened.listing, opened.origin, opened.root
     assert listing is not None  # of a whole source
+    if odd := [place for place in (origin, root, str(folder)) if printable(place) != place]:
+        raise ClzooError(
+            f"{printable(odd[0])}: the name is not UTF-8, and no store could record it. Rename the folder."
+        )
     images = len(listing.items)  # of all shares: the choice of what computes is the same for each
     if share is not None:
         folder, listing = share.folder(folder), share.of(listing)
@@ -243,8 +247,7 @@ def embed_share(
         compute=str(compute) if options.decode == "cpu" else f"{compute}, JPEG decoded by nvJPEG",
         share=share,
     )
-    check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     settings = Settings(
         options.batch_size or default_batch_size(encoder),
         options.workers or usable_cores(),

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from clzoo.data.listing import Item, Listing, label_of, label_of_item
 from clzoo.data.opening import is_hub, selected
 from clzoo.data.storage import is_remote
-from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
+from clzoo.embed.manifest import STORE_DTYPES, Manifest, network_of, preprocessing_of
 from clzoo.embed.shares import Share
 from clzoo.embed.store import ITEMS_SCHEMA, METADATA, Store
 from clzoo.errors import ClzooError
@@ -171,6 +171,7 @@ def fresh_manifest(
         shard=share,
         license=encoder.config.license,
         license_note=encoder.config.license_note,
+        network=network_of(encoder),
     )
 
 
@@ -195,8 +196,21 @@ def check_same_kind(folder: Path, old: Manifest, new: Manifest, encoder: Encoder
             f"share {Share(*shard)} of its source" if shard else "a whole source" for shard in (old.shard, new.shard)
         ]
         raise ClzooError(f"{folder} holds {kinds[0]}, this run is of {kinds[1]}. Give another --out.")
-    # A source that was moved keeps its relative paths; one that still lies there is another collection.
-    place, _ = selected(old.source)
+    check_source(folder, old, new)
+
+
+def check_source(folder: Path, old: Manifest, new: Manifest) -> None:
+    """Refuse to continue a store with another source, while its own still lies where it was.
+
+    A source that was moved keeps its relative paths.
+
+    Raises:
+        ClzooError: another collection; says what to type.
+    """
+    try:
+        place, _ = selected(old.source)
+    except ClzooError:  # a folder with # in its name that is there no more
+        place = old.source
     if old.source != new.source and (is_remote(place) or is_hub(place) or Path(place).exists()):
         raise ClzooError(
             f"{folder} holds the images of {old.source}, this run names {new.source}. Give another --out; or delete "

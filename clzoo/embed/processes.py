@@ -31,7 +31,7 @@ from clzoo.embed.pipeline import Summary, embed_share, local_out, report
 from clzoo.embed.plan import check_removals
 from clzoo.embed.shares import Share
 from clzoo.embed.store import open_store
-from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, delete_store, store_lock
+from clzoo.embed.writer import StoreWriter, VectorFile, check_folder, delete_store, make_folder, store_lock
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 
@@ -72,7 +72,7 @@ def embed_with_processes(
             stack.enter_context(_quiet())  # the first process says it for all
             options = replace(options, progress=False)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             stack.enter_context(store_lock(folder))
             _say_what_is_left(folder, total)
         dist.barrier(group)

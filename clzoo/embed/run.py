@@ -125,8 +125,8 @@ class Run:
         if len(self.plan.todo) and fresh.compute[0] not in compute:
             compute = (*compute, *fresh.compute)
             log.warning("the store's rows were computed in %s; this run adds rows in %s", old.compute[0], compute[-1])
-        # The terms are those of the same weights; older stores do not have them.
-        old = replace(old, license=fresh.license, license_note=fresh.license_note)
+        # Terms and network are those of the same weights; older stores do not have them.
+        old = replace(old, license=fresh.license, license_note=fresh.license_note, network=fresh.network)
         return replace(old, root=fresh.root, source=fresh.source, compute=compute)
 
     def _drop_rows(self, store: Store, labels: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +229,7 @@ def _map_vectors(folder: Path, segment: Segment, manifest: Manifest) -> np.ndarr
     path = folder / segment.embeddings
     try:
         vectors: np.ndarray = np.load(path, mmap_mode="r")
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ClzooError(f"{path} is damaged ({error}). Delete {folder} and embed again.") from error
     if vectors.ndim != 2 or vectors.shape[1] != manifest.dim or vectors.dtype != manifest.dtype:
         raise ClzooError(
@@ -239,11 +240,18 @@ def _map_vectors(folder: Path, segment: Segment, manifest: Manifest) -> np.ndarr
 
 
 def _read_items(path: Path) -> pa.Table:
-    try:
+    with _named(path):
         with path.open("rb") as file:
             written = pq.read_schema(file)
         kept = [field for field in written if field.name.startswith(METADATA)]
         return pq.read_table(path, schema=pa.schema([*ITEMS_SCHEMA, *kept]))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file of a store is damaged, where Arrow cannot read it."""
+    try:
+        yield
     except pa.ArrowInvalid as error:
         raise ClzooError(f"{path} is damaged ({error}). Delete {path.parent} and embed again.") from error
 
@@ -274,8 +282,9 @@ def _read_errors(folder: Path, manifest: Manifest, items: pa.Table) -> pa.Table:
     errors.parquet is renamed into place just before the manifest. A reader may come between the two, and a run may be
     killed there: then the errors are those of the coming generation, and what has a row in this one is left out.
     """
-    table = pq.read_table(folder / ERRORS)
-    errors = table.cast(ERRORS_SCHEMA)
+    with _named(folder / ERRORS):
+        table = pq.read_table(folder / ERRORS)
+        errors = table.cast(ERRORS_SCHEMA)
     if _stamp(table.schema) == manifest.errors_generation:
         return errors
     if Manifest.load_from(folder).generation != manifest.generation:
@@ -285,7 +294,8 @@ def _read_errors(folder: Path, manifest: Manifest, items: pa.Table) -> pa.Table:
 
 def errors_stamp(folder: Path) -> int:
     """Generation that errors.parquet was written for."""
-    return _stamp(pq.read_schema(folder / ERRORS))
+    with _named(folder / ERRORS):
+        return _stamp(pq.read_schema(folder / ERRORS))
 
 
 def _stamp(schema: pa.Schema) -> int:

@@ -192,6 +192,19 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of a store, if `check_folder` takes it.
+
+    Raises:
+        ClzooError: as there; or it cannot be made.
+    """
+    try:
+        check_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClzooError(f"{folder} cannot be written: {error.strerror or error}. Give another --out.") from error
+
+
 def _is_left_by_a_kill(path: Path, begun: bool) -> bool:
     """Whether a file in a folder without a manifest is that of a run that was killed before it wrote one."""
     if path.name == ERRORS:

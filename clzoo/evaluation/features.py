@@ -170,7 +170,7 @@ def _hash_of(encoder: Encoder) -> str:
     """Of everything that features depend on beside the images."""
     parts = {
         "weights": encoder.weights_sha256,
-        "architecture": [encoder.config.architecture, encoder.config.model_args, encoder.config.global_pool],
+        "network": encoder.config.network,
         "preprocessing": preprocessing_of(encoder),
         "max_pixels": max_pixels(),
         "device": encoder.device.type,

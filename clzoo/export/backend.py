@@ -113,6 +113,5 @@ def gains_by_onnx(encoder: Encoder) -> bool:
 def _key(encoder: Encoder) -> str:
     """Of everything that the graph depends on."""
     c = encoder.config
-    parts = [encoder.weights_sha256, c.architecture, c.model_args, c.global_pool, c.stem_stride, c.stem_pool]
-    parts += [c.preprocessing.size, torch.__version__, clzoo.__version__]
+    parts = [encoder.weights_sha256, c.network, c.preprocessing.size, torch.__version__, clzoo.__version__]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -82,8 +82,10 @@ def own_row(store: Store, query: Path, row_of: dict[str, int]) -> int | None:
         (query.parent.resolve() / query.name, root),
         (query.resolve(), root),
     ):
-        if place.is_relative_to(above) and (row := row_of.get(place.relative_to(above).as_posix())) is not None:
-            return row
+        inside = place.relative_to(above).as_posix() if place.is_relative_to(above) else None
+        for path in (inside, place.as_posix()):  # a list may name files elsewhere, by their absolute paths
+            if path is not None and (row := row_of.get(path)) is not None:
+                return row
     return None
 
 

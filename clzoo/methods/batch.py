@@ -10,6 +10,8 @@ import torch
 from clzoo.distributed import rank
 from clzoo.errors import ClzooError
 
+_NETWORK = 65_535  # a generator number that neither groups nor the keys' order have; further processes count down
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -41,6 +43,11 @@ class Batch:
     def seed_of(self, group: int) -> int:
         """The seed of that generator, in [0, 2^64): torch takes no larger one."""
         return ((self.seed * 1_000_003 + self.step) * 65_537 + group) % 2**64
+
+    def seed_networks(self) -> None:
+        """Make what networks draw (dropout, stochastic depth) a function of (seed, step, process): torch's own
+        generator, which they draw from, has state."""
+        torch.manual_seed(self.seed_of(_NETWORK - rank()))
 
     def groups(self, size: int | None) -> list[tuple[slice, torch.Generator]]:
         """The parts of this process's batch within which a method permutes, each with its generator.

@@ -244,7 +244,7 @@ class Recipe(Table):
     compile: bool = False  # torch.compile encoders and heads; faster where a C++ compiler or a GPU is at hand
     gradient_checkpointing: bool = False  # keep each block's input alone and compute it twice: for large batches
     shard_weights: bool = False  # over the processes of torchrun (FSDP2): for ViT-B and larger
-    seed: int = Field(0, ge=0, lt=2**64)  # torch takes no larger one
+    seed: int = Field(0, ge=0, lt=2**32)  # torch draws by the lowest 32 bits
     start: Start | None = None  # None: random weights, or what --init names, which the run then records here
 
     @field_validator("shard_weights")

@@ -30,7 +30,6 @@ from clzoo.pretrain.trained import encoder_of
 log = logging.getLogger("clzoo")
 
 _OF_THE_START = ("start", "weights")  # keys of a checkpoint: see `_begin`
-_NETWORK = 65_535  # a generator number that neither groups nor the keys' order have; further processes count down
 
 
 class TrainState:
@@ -98,8 +97,7 @@ class TrainState:
         Raises:
             ClzooError: `losses` has seen one that is not finite.
         """
-        # What networks draw themselves (dropout, stochastic depth) comes from torch's own generator, which has state.
-        torch.manual_seed(batch.seed_of(_NETWORK - rank()))
+        batch.seed_networks()
         with _no_sync(self._model, self.moves(step)):
             with self._precision:
                 loss: torch.Tensor = self._model(batch)

@@ -5,12 +5,14 @@ import os
 import time
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from picture_folders import make_folder, make_shard
 
 from clzoo.data import content
 from clzoo.data.collection import ArrayImages, FileImages
-from clzoo.data.content import digests, identity, remembered
+from clzoo.data.content import digest_of, digests, identity, remembered
 from clzoo.data.sources import list_images
 
 
@@ -118,3 +120,12 @@ def test_names_and_order_are_part_of_the_identity_but_no_place_is(folder, tmp_pa
     lines.write_text(lines.read_text().replace("moved", "again"))
     moved.rename(tmp_path / "again")
     assert found(images_of(lines), np.arange(5)) == absolute
+
+
+def test_columns_of_one_parquet_file_are_other_images(tmp_path, settled):
+    columns = {"left": [b"one", b"two"], "right": [b"three", b"four"]}
+    pq.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    for name, held in columns.items():
+        images = FileImages(list_images(tmp_path / "pairs.parquet", column=name).items)
+        found = digests(images, np.arange(2), tmp_path / "cache")
+        assert [row.tobytes() for row in found] == [digest_of(each) for each in held], name

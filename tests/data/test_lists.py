@@ -14,7 +14,7 @@ from PIL import Image
 from small_models import small_encoder
 
 from clzoo import ClzooError, embed_folder, open_store
-from clzoo.data.opening import open_source
+from clzoo.data.opening import has_test_split, is_whole, open_labelled, open_source
 
 List = Callable[[str, str | bytes], str]
 
@@ -126,3 +126,38 @@ def test_the_images_of_an_archive_have_the_columns_of_the_row_that_names_it(tmp_
     ]
     assert list(zip(store.paths, store.labels, store.metadata["site"].to_pylist(), strict=True)) == expected
     assert [store.image_bytes(row) for row in range(5)] == [pictures[at].read_bytes() for at in (4, 2, 3, 1, 0)]
+
+
+@pytest.fixture
+def of_both(tmp_path: Path) -> list[str]:
+    """Six paths, in train/a, train/b, test/a."""
+    paths = [f"{place}/{number}.png" for place in ("train/a", "train/b", "test/a") for number in (0, 1)]
+    for number, path in enumerate(paths):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / path)
+    return paths
+
+
+@pytest.mark.parametrize("name", ["all.txt", "all.csv", "all.csv#column=place", "test.parquet"])
+def test_a_list_of_paths_in_both_splits_has_these_splits(tmp_path: Path, of_both: list[str], name: str) -> None:
+    file, _, column = name.partition("#column=")
+    if file.endswith(".parquet"):
+        pq.write_table(pa.table({"path": of_both}), tmp_path / file)
+    else:
+        head = [f"{column or 'path'},x"] if file.endswith(".csv") else []
+        (tmp_path / file).write_text("\n".join([*head, *(f"{path},1" if head else path for path in of_both)]))
+    source = f"{tmp_path}/{name}"
+    train, test = open_source(source, "train"), open_labelled(source, "test")
+    assert (len(train), train.classes) == (4, ("a", "b"))
+    assert (len(test), test.classes) == (2, ("a",))
+    assert has_test_split(source)
+    assert not is_whole(source)
+
+
+def test_a_list_of_one_split_is_whole_whatever_split_it_is_named_for(tmp_path: Path, of_both: list[str]) -> None:
+    for kind, chosen in (("train", of_both[:2]), ("test", of_both[2:4])):  # both of the folder train
+        rows = [{"path": path, "label": Path(path).parent.name} for path in chosen]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{kind}.parquet")
+        opened = open_labelled(f"{tmp_path}/{kind}.parquet", kind)
+        assert (len(opened), opened.classes) == (2, (rows[0]["label"],))
+        assert is_whole(f"{tmp_path}/{kind}.parquet")

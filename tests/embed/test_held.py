@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pictures import assert_same_rows, by_path
-from PIL import Image
+from PIL import ExifTags, Image
 
 from clzoo.embed import embed_folder
 from clzoo.embed.store import open_store
@@ -126,3 +126,19 @@ def test_what_is_none_of_these_is_refused_with_what_is_expected(source, said, en
 def test_a_store_of_them_needs_a_place(encoder):
     with pytest.raises(ClzooError, match="a dict has no name to call the store by"):
         embed_folder({"a": Image.new("RGB", (9, 9))}, encoder, progress=False)
+
+
+def test_a_picture_of_the_same_indices_and_another_palette_is_embedded_anew(encoder, tmp_path):
+    picture = Image.linear_gradient("L").convert("P")
+    embed_folder({"a": picture, "b": picture}, encoder, tmp_path / "out", progress=False)
+    other = picture.copy()
+    other.putpalette([255 - value for value in picture.getpalette()])
+    again = embed_folder({"a": other, "b": picture}, encoder, tmp_path / "out", progress=False)
+    assert (again.embedded, again.unchanged) == (1, 1)
+
+
+def test_a_picture_that_was_turned_by_its_orientation_is_embedded_anew(encoder, tmp_path):
+    picture = Image.linear_gradient("L")
+    embed_folder({"a": picture}, encoder, tmp_path / "out", progress=False)
+    picture.getexif()[ExifTags.Base.Orientation] = 6
+    assert embed_folder({"a": picture}, encoder, tmp_path / "out", progress=False).embedded == 1

@@ -369,3 +369,22 @@ def test_shares_are_embedded_and_merged_as_typed(
     assert run("embed", "images/", *encoder, "--share", "1/2", "--index", "faiss") == 2
     assert run("embed", "images/", *encoder, "--json") == 0  # continues the merged store
     assert json.loads(capsys.readouterr().out)["unchanged"] == 24
+
+
+def test_shares_with_labels_since_and_of_a_moved_source_are_merged_over_the_earlier_merge(
+    images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    folders = embed_shares(images, encoder, tmp_path / "out", 2)
+    assert merge_stores(tmp_path / "out", folders).labels == [None] * 24
+    embed_shares(images, encoder, tmp_path / "out", 2, labels=True)
+    assert set(merge_stores(tmp_path / "out", folders).labels) == {"cats", "dogs"}
+    moved = images.rename(tmp_path / "moved")
+    embed_shares(moved, encoder, tmp_path / "out", 2)
+    assert merge_stores(tmp_path / "out", folders).root == moved
+
+
+def test_a_merge_over_that_of_another_source_is_refused(images: Path, encoder: Encoder, tmp_path: Path) -> None:
+    merge_stores(tmp_path / "out", embed_shares(images, encoder, tmp_path / "out", 2))
+    other = shutil.copytree(images, tmp_path / "other")
+    with pytest.raises(ClzooError, match=r"out holds the images of .*images, this run names .*other"):
+        merge_stores(tmp_path / "out", embed_shares(other, encoder, tmp_path / "others", 2))

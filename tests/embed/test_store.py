@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +253,47 @@ def test_vectors_that_are_not_finite_are_not_exported_and_their_rows_are_named(t
     again = f"--model test-model --size 224 --out {tmp_path / 'store-again'} --no-normalize"
     assert f"Type: clzoo embed {tmp_path / 'store'} {again}" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_another_network_that_the_same_tensors_fit_is_refused(images: Path, encoder: Encoder, tmp_path: Path) -> None:
+    store = open_store(embed_folder(images, encoder, tmp_path / "store", progress=False).store)
+    other = replace(encoder.config, model_args={**encoder.config.model_args, "num_heads": 2})
+    twin = Encoder(encoder.module, other)
+    assert twin.weights_sha256 == encoder.weights_sha256
+    with pytest.raises(ClzooError, match=r"model_args .*this is .*model_args .*'num_heads': 2"):
+        store.check_model(twin)
+    older = replace(store.manifest, network=None)  # of a store that did not record it
+    older.check_model(twin, store.path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of a store"])
+@pytest.mark.parametrize("pattern", ["embeddings-*.npy", "items-*.parquet", "errors.parquet"])
+def test_a_damaged_file_of_a_store_is_named(store: Store, pattern: str, content: bytes) -> None:
+    (path,) = store.path.glob(pattern)
+    path.write_bytes(content)
+    with pytest.raises(ClzooError, match=f"{path.name} is damaged"):
+        open_store(store.path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of bytes")
+def test_a_folder_whose_name_is_not_utf_8_is_refused_before_anything_is_written(
+    images: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    images.rename(odd)
+    with pytest.raises(ClzooError, match=r"caf\\xe9: the name is not UTF-8"):
+        embed_folder(odd, encoder, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_that_cannot_be_made_is_an_error_of_its_place(images: Path, encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ClzooError, match=r"file.store cannot be written: Not a directory"):
+        embed_folder(images, encoder, tmp_path / "file" / "store", progress=False)
+
+
+def test_a_source_with_a_hash_in_its_name_may_be_moved(images: Path, encoder: Encoder, tmp_path: Path) -> None:
+    first = images.rename(tmp_path / "photos #1")
+    embed_folder(first, encoder, tmp_path / "out", progress=False)
+    again = embed_folder(first.rename(tmp_path / "photos #2"), encoder, tmp_path / "out", progress=False)
+    assert (again.embedded, again.unchanged) == (0, 24)

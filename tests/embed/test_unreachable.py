@@ -199,3 +199,16 @@ def test_a_link_below_a_url_that_leads_nowhere_is_named_and_its_rows_are_kept(
     summary = embed(url, encoder, tmp_path / "store")
     assert (summary.kept, summary.dropped) == (12, 0)
     assert list(reasons(tmp_path / "store")) == ["dogs"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
+def test_rows_of_a_damaged_tar_are_kept(images: Path, encoder: Encoder, tmp_path: Path, content: bytes) -> None:
+    source = tmp_path / "shards"
+    source.mkdir()
+    for name in ("cats", "dogs"):
+        with tarfile.open(source / f"{name}.tar", "w") as shard:
+            shard.add(images / name, name)
+    embed(source, encoder, tmp_path / "store")
+    (source / "dogs.tar").write_bytes(content)
+    summary = embed(source, encoder, tmp_path / "store")
+    assert (summary.unchanged, summary.kept, summary.dropped, summary.failed) == (12, 12, 0, 1)

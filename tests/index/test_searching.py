@@ -177,3 +177,18 @@ def test_a_query_that_is_no_image_of_this_machine_says_what_to_type(tmp_path, mo
     Path("photos.zip").write_bytes(b"PK")
     with pytest.raises(ClzooError, match=message):
         query_images(query)
+
+
+def test_an_image_that_a_list_names_by_its_absolute_path_is_known(pictures, encoder, tmp_path):
+    files = sorted(pictures.rglob("*.*g"))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "all.txt").write_text("\n".join(map(str, files)))
+    folder = clzoo.embed_folder(tmp_path / "lists" / "all.txt", encoder, tmp_path / "store", progress=False).store
+    (hits,) = search(folder, files[0], k=3, encoder=encoder, exclude_self=True)
+    assert len(hits) == 3
+    assert str(files[0]) not in [hit.path for hit in hits]
+    content = files[0].read_bytes()
+    files[0].unlink()
+    (gone,) = search(folder, str(files[0]), k=1)  # its stored vector; no model is loaded
+    assert gone[0].path == str(files[0])
+    files[0].write_bytes(content)

@@ -63,7 +63,7 @@ def test_a_batch_knows_which_part_of_an_accumulated_step_it_is(images):
     assert [batch.part for batch in batches(images, recipe, 3)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("seed", [2**29, 2**32 - 1, 2**64 - 1])
+@pytest.mark.parametrize("seed", [2**29, 2**32 - 1])
 def test_a_large_seed_orders_images_and_draws_like_a_small_one(images, seed):
     recipe = small_recipe("reco_cifar10", f"seed={seed}")
     batch = next(feed(images, recipe, Steps.of(recipe, images), 0, CPU))
