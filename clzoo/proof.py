@@ -25,6 +25,14 @@ def weights_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def is_hash_of(recorded: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a recorded hash is of these tensors, or of the fp16 that their file holds them in."""
+    if recorded == weights_sha256(tensors):
+        return True
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    return recorded == weights_sha256(halves)
+
+
 def probe_image() -> np.ndarray:
     """The probe image, uint8 (256, 256, 3): smooth waves plus a fine grid, in integers alone (docs/proof.md)."""
     y, x, c = np.meshgrid(np.arange(_PROBE_SIDE), np.arange(_PROBE_SIDE), np.arange(3), indexing="ij")

@@ -110,14 +110,20 @@ class Provenance:
             ) from error
 
 
-def require_same_weights(exported: str, config: ModelConfig, graph: Path) -> None:
-    """Compare the hash that a graph records with its entry's.
+def require_same_model(exported: Provenance, config: ModelConfig, graph: Path) -> None:
+    """Compare what a graph records with its entry.
 
     Raises:
-        ClzooError: the graph was exported from other weights than the entry holds.
+        ClzooError: the graph was exported from other weights than the entry holds, or with another preprocessing.
     """
-    if config.weights_sha256 not in (None, exported):
+    again = f"Type: {clzoo_command('export', graph.parent, '--to', 'onnx', '--out', graph)}"
+    if config.weights_sha256 not in (None, exported.weights_sha256):
         raise ClzooError(
-            f"{graph} was exported from weights {exported}, the entry's config.json records {config.weights_sha256}. "
-            f"Type: {clzoo_command('export', graph.parent, '--to', 'onnx', '--out', graph)}"
+            f"{graph} was exported from weights {exported.weights_sha256}, the entry's config.json records "
+            f"{config.weights_sha256}. {again}"
+        )
+    if exported.preprocessing != config.preprocessing:
+        raise ClzooError(
+            f"{graph} was exported for {exported.preprocessing}, the entry's config.json says {config.preprocessing}. "
+            f"{again}"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from clzoo import assets
 from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
-from clzoo.graphs.provenance import GRAPH, require_same_weights
+from clzoo.graphs.provenance import GRAPH, require_same_model
 from clzoo.lite.encoder import LiteEncoder
 from clzoo.wording import clzoo_command
 from clzoo.zoo.entries import entry
@@ -57,7 +57,7 @@ def _of_entry(folder: Path, device: str) -> LiteEncoder:
             f"{clzoo_command('export', folder, '--to', 'onnx', '--out', graph)}"
         )
     encoder = LiteEncoder(graph, device)
-    require_same_weights(encoder.provenance.weights_sha256, ModelConfig.load(folder / "config.json"), graph)
+    require_same_model(encoder.provenance, ModelConfig.load(folder / "config.json"), graph)
     return encoder
 
 

@@ -131,9 +131,9 @@ def _front_matter(config: ModelConfig, metrics: dict[str, Any]) -> str:
     method = _method(config)
     tags = ["clzoo"]
     if config.method != UNKNOWN:
-        tags.append("contrastive-learning")
-        if not (method and method.labels):
-            tags.append("self-supervised")
+        if method is not None:  # of another library's, nobody said what taught it
+            tags.append("contrastive-learning")
+            tags += [] if method.labels else ["self-supervised"]
         tags.append(config.method.replace("_", "-"))
     if _timm_loads_it(config):
         tags.append("timm")

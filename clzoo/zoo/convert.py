@@ -21,7 +21,7 @@ from clzoo.backbones import feature_width, made_for
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
-from clzoo.proof import weights_sha256
+from clzoo.proof import is_hash_of, weights_sha256
 from clzoo.wording import clzoo_command
 from clzoo.zoo.cards import UNKNOWN
 from clzoo.zoo.checkpoint import INNER_WRAPPERS, WRAPPERS, Checkpoint, bare_name, read_checkpoint
@@ -284,7 +284,7 @@ def convert_to_folder(
         next_step="Is it another architecture, or of another image size (--model-arg img_size=N)? "
         f"A head may be left behind by its name: {again}",
     )
-    config = replace(config, **_terms_beside(path, weights_sha256(converted.tensors)))
+    config = replace(config, **_terms_beside(path, converted.tensors))
     if taken:
         there = ModelConfig.load(out / "config.json")
         wanted = replace(
@@ -309,14 +309,14 @@ def convert_to_folder(
     return converted.report, ModelConfig.load(out / "config.json")
 
 
-def _terms_beside(path: Path, sha256: str) -> dict[str, Any]:
+def _terms_beside(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     """License and origin of a file that is the weights of a clzoo model, whose config.json lies beside it."""
     beside = path.parent / "config.json"
     try:
         config = ModelConfig.load(beside) if beside.is_file() else None
     except ClzooError:  # of another library
         return {}
-    if config is None or config.weights_sha256 != sha256:
+    if config is None or config.weights_sha256 is None or not is_hash_of(config.weights_sha256, tensors):
         return {}
     return {key: getattr(config, key) for key in ("license", "license_note", "derived_from")}
 

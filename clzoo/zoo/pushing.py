@@ -24,7 +24,7 @@ from clzoo.backbones import with_fixed_size
 from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.errors import ClzooError
 from clzoo.files import as_json, read_json
-from clzoo.graphs.provenance import GRAPH, require_same_weights
+from clzoo.graphs.provenance import GRAPH, require_same_model
 from clzoo.graphs.session import open_session
 from clzoo.metrics import check_metrics
 from clzoo.proof import weights_sha256
@@ -95,6 +95,8 @@ def push(
     with _explained(repo_id, revision):
         if not create_pr:
             _make_repository(api, repo_id, private)
+        elif private:
+            _require_private(api, repo_id)
         commit = api.create_commit(
             repo_id,
             _operations(folder, config, metrics, repo_id, set(api.list_repo_files(repo_id, revision=revision))),
@@ -132,7 +134,12 @@ def prepare_push(repo_id: str, *, private: bool = False, branch: str | None = No
 def _make_repository(api: HfApi, repo_id: str, private: bool) -> None:
     """Make it if it does not exist; with `private`, one that everybody can read is refused."""
     api.create_repo(repo_id, private=private or None, exist_ok=True)  # None: the owner's own default
-    if private and not api.model_info(repo_id).private:
+    if private:
+        _require_private(api, repo_id)
+
+
+def _require_private(api: HfApi, repo_id: str) -> None:
+    if not api.model_info(repo_id).private:
         raise ClzooError(f"{repo_id} exists and is public. Type: hf repos settings {repo_id} --private")
 
 
@@ -170,7 +177,7 @@ def _checked_entry(folder: Path) -> tuple[ModelConfig, dict[str, Any]]:
         )
     pretraining_state(locate(folder))
     if (graph := folder / GRAPH).is_file():
-        require_same_weights(open_session(graph)[1].weights_sha256, config, graph)
+        require_same_model(open_session(graph)[1], config, graph)
     return config, metrics
 
 

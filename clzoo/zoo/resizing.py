@@ -35,4 +35,5 @@ def at_size(encoder: Encoder, size: int) -> Encoder:
             module.set_input_size(img_size=size)
     except Exception as error:  # of whatever kind the network's own code raises
         raise ClzooError(f"{config.name} cannot take images of {size} px: {error}") from error
-    return Encoder(module, replace(resized, weights_sha256=None, probe=None), encoder.device)
+    unproven = replace(resized, weights_sha256=None, probe=None, published={}, published_source="")  # of the own size
+    return Encoder(module, unproven, encoder.device)

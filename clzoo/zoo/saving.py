@@ -17,11 +17,11 @@ from clzoo.backbones import with_fixed_size
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import KNOWN
 from clzoo.errors import ClzooError
-from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_text
+from clzoo.files import as_json, atomic_path, read_json, sha256_of, write_json, write_text
 from clzoo.metrics import check_metrics
 from clzoo.proof import weights_sha256
-from clzoo.zoo.cards import write_card
-from clzoo.zoo.entries import PRETRAINING_STATE, WEIGHTS
+from clzoo.zoo.cards import UNKNOWN, write_card
+from clzoo.zoo.entries import PRETRAINING_STATE, WEIGHTS, is_run
 from clzoo.zoo.sentence_files import SENTENCE_FILES, sentence_files
 from clzoo.zoo.swapping import settle, swapped_folder
 from clzoo.zoo.weights import build_encoder
@@ -64,10 +64,12 @@ def save_entry(
         encoder: on any device; its weights are not changed.
         folder: made if missing. If it holds an entry already, that entry is replaced; without `metrics` or `recipe`
             the old file stays if the weights are the same, and goes if it speaks of other weights; so do
-            model.onnx and pretrain.safetensors. A README.md that a person wrote or edited is kept (see
-            `clzoo.zoo.cards.write_card`), and so is every file that is no part of an entry.
+            model.onnx and pretrain.safetensors. With another preprocessing metrics.json and model.onnx go too. A
+            README.md that a person wrote or edited is kept (see `clzoo.zoo.cards.write_card`), and so is every file
+            that is no part of an entry.
         metrics: content of metrics.json; see `clzoo.zoo.cards.render_card`.
-        recipe: text of the YAML recipe that trained the weights.
+        recipe: text of the YAML recipe that trained the weights. Without it, weights that were changed after they
+            were loaded are said to be so: what their config said of their origin is left out.
         dtype: of the stored floating tensors, "fp32" or "fp16"; the hash and the probe are then of the rounded ones.
         add: is given the new folder before its config.json is written, to add what belongs to it.
 
@@ -76,21 +78,24 @@ def save_entry(
 
     Raises:
         ClzooError: weights that are not finite or do not fit the config, invalid metrics, another kind of config.json
-            in the folder, or a folder that cannot be written.
+            in the folder, a run, files of such names that belong to no entry, or a folder that cannot be written.
     """
     encoder.require_weights()
-    tensors = _stored_tensors(encoder.module, dtype)
-    config = _with_proof(encoder.config, tensors)
     settle(folder, PARTS)
-    same_weights = _recorded_weights(folder) == config.weights_sha256
+    old = _entry_in(folder)
+    tensors = _stored_tensors(encoder.module, dtype)
+    is_own = recipe is not None or encoder.is_as_loaded
+    config = _with_proof(encoder.config if is_own else _of_changed(encoder.config), tensors)
+    same_weights = old is not None and old.weights_sha256 == config.weights_sha256
+    same_features = old is not None and same_weights and _reads_alike(old, config)
     if metrics is None:
         kept = folder / "metrics.json"
-        metrics = read_json(kept) if same_weights and kept.exists() else {"results": [], "training": {}}
+        metrics = read_json(kept) if same_features and kept.exists() else {"results": [], "training": {}}
     check_metrics(metrics)
     address = config.name if folder.resolve() == (assets.HUB / config.name).resolve() else f"./{folder.resolve().name}"
     try:
         with swapped_folder(folder, PARTS) as new:
-            _keep(folder, new, same_weights)
+            _keep(folder, new, same_weights, same_features)
             _write_weights(tensors, new)
             write_json(new / "metrics.json", metrics)
             for name, value in sentence_files(config).items():
@@ -139,12 +144,14 @@ def _hash_of(path: Path) -> str | None:
     return sha256_of(path) if path.is_file() else None
 
 
-def _keep(old: Path, new: Path, same_weights: bool) -> None:
-    """Copy what stays of the old entry: its card, others' results, and what speaks of the same weights.
+def _keep(old: Path, new: Path, same_weights: bool, same_features: bool) -> None:
+    """Copy what stays of the old entry: its card, others' results, and what speaks of the same weights and features.
 
     `OUR_RESULTS` go.
     """
-    names = ["README.md"] + (["recipe.yaml", "model.onnx", "pretrain.safetensors"] if same_weights else [])
+    names = ["README.md"]
+    names += ["recipe.yaml", "pretrain.safetensors"] if same_weights else []
+    names += ["model.onnx"] if same_features else []
     for name in names:
         if (old / name).is_file():
             shutil.copy2(old / name, new / name)
@@ -194,7 +201,39 @@ def _with_proof(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> ModelC
     return with_fixed_size(proven)
 
 
-def _recorded_weights(folder: Path) -> str | None:
-    """The weights hash of the entry that lies in `folder`, if one does."""
+def _entry_in(folder: Path) -> ModelConfig | None:
+    """The config of the entry that lies in `folder`, whose files may be replaced; None where there is none.
+
+    Raises:
+        ClzooError: a run, or files that are called as an entry's are and belong to none.
+    """
+    if is_run(folder):
+        raise ClzooError(f"{folder} is a run, whose files an entry would replace. Name another folder.")
     path = folder / "config.json"
-    return ModelConfig.load(path).weights_sha256 if path.exists() else None
+    if path.exists():
+        return ModelConfig.load(path)
+    if own := [name for name in PARTS if name not in ("README.md", EVAL_RESULTS) and (folder / name).exists()]:
+        raise ClzooError(
+            f"{folder} holds {', '.join(own)} and no config.json: files that an entry would replace, and of none. Move "
+            "them, or name another folder."
+        )
+    return None
+
+
+def _reads_alike(old: ModelConfig, new: ModelConfig) -> bool:
+    """Whether the same weights give the same features of an image."""
+    return old.preprocessing == new.preprocessing and as_json(old.network) == as_json(new.network)
+
+
+def _of_changed(config: ModelConfig) -> ModelConfig:
+    """The config of weights that were changed after they were loaded: what was known of them holds no longer."""
+    return dataclasses.replace(
+        config,
+        method=UNKNOWN,
+        data=UNKNOWN,
+        source=None,
+        recipe=None,
+        published={},
+        published_source="",
+        derived_from=config.derived_from or config.name,
+    )

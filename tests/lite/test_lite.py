@@ -160,6 +160,15 @@ def test_a_graph_of_other_weights_than_its_entry_is_refused(entry, tmp_path):
         clzoo.lite.load(other)
 
 
+def test_a_graph_for_another_preprocessing_than_its_entry_s_is_refused(entry, tmp_path):
+    other = save_entry(clzoo.load(entry, device="cpu", size=64), tmp_path / "other", dtype="fp16")
+    (other / "model.onnx").write_bytes((entry / "model.onnx").read_bytes())
+    with pytest.raises(
+        ClzooError, match=r"was exported for .*size=32.*config.json says .*size=64.* Type: clzoo export"
+    ):
+        clzoo.lite.load(other)
+
+
 def test_an_entry_of_the_hub_is_downloaded(hub, entry):
     hub.add("tester/small", {name: (entry / name).read_bytes() for name in ("config.json", "model.onnx")})
     code = """

@@ -131,6 +131,13 @@ def test_a_card_with_weights_shows_the_road_without_torch_and_a_recipe_does_not(
     assert "clzoo.lite" not in render_card(small_config(recipe="recipes/reco_in1k.yaml", method="reco"), EMPTY)
 
 
+@pytest.mark.parametrize("method", ["timm", "distil"])
+def test_of_a_method_that_clzoo_does_not_know_nothing_is_said_about_labels(method):
+    card = ModelCard(render_card(small_config(method=method, **PROVEN), EMPTY))
+    assert f"by {method}; whether with labels is not recorded" in card.text
+    assert card.data.tags == list(dict.fromkeys(["clzoo", method, "timm"]))
+
+
 def test_a_method_that_trains_with_labels_is_not_called_self_supervised():
     for method in ("hydra", "hydra_moco", "supcon"):
         config = small_config(method=method, **PROVEN)

@@ -1,6 +1,7 @@
 """Foreign checkpoints become exactly the backbone, or an error that names what is wrong."""
 
 import argparse
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -20,10 +21,12 @@ from fake_checkpoints import (
 from safetensors.torch import save_file
 
 import clzoo
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import sha256_of
 from clzoo.proof import weights_sha256
 from clzoo.zoo.convert import assumptions, convert, convert_to_folder, parse_model_args
+from clzoo.zoo.saving import save_entry
 
 NEXT = "Type: something"
 FAMILIES = ["module.base_encoder.", "base_encoder.", "module.encoder_q.", "encoder.", "backbone.", "visual.", ""]
@@ -409,3 +412,15 @@ def test_of_a_torchscript_archive_the_weights_are_taken_out_as_the_error_says(tm
     exec(str(refusal.value).rpartition("take its weights out: ")[2].removesuffix("."), {"torch": torch})
     _, config = convert_to_folder(Path("weights.pth"), "test_resnet", tmp_path / "model", model_args={})
     assert config.weights_sha256 == weights_sha256(network.state_dict())
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_the_terms_of_weights_of_our_own_are_kept_in_whatever_type_they_lie_there(tmp_path, dtype):
+    terms = {"license": "cc-by-nc-4.0", "license_note": "Not for commercial use.", "derived_from": "timm:somebody"}
+    encoder = Encoder.untrained(dataclasses.replace(small_config("token"), **terms))
+    source = save_entry(encoder, tmp_path / "source", dtype=dtype)
+    arguments = {key: value for key, value in encoder.config.model_args.items() if key != "global_pool"}
+    _, config = convert_to_folder(
+        source / "model.safetensors", encoder.config.architecture, tmp_path / "out", model_args=arguments
+    )
+    assert {key: getattr(config, key) for key in terms} == terms

@@ -165,13 +165,14 @@ def test_every_refusal_says_what_to_do_and_commits_nothing(hub, entry):
     hub.add("tester/public", {"README.md": b"old"})
     hub.add("somebody/theirs", {"README.md": b"old"})
     call = {"path": entry, "repo_id": REPO}
-    wrong_token, no_right, missing, public, bad_name = push_all(
+    wrong_token, no_right, missing, public, bad_name, proposed = push_all(
         hub,
         {**call, "token": "hf_wrong"},
         {**call, "repo_id": "somebody/theirs"},
         {**call, "repo_id": "tester/missing", "create_pr": True},
         {**call, "repo_id": "tester/public", "private": True},
         {**call, "repo_id": "tester/../x"},
+        {**call, "repo_id": "tester/public", "private": True, "create_pr": True},
     )
     assert "does not accept the token" in wrong_token["error"]
     assert "hf auth login" in wrong_token["error"]
@@ -180,6 +181,7 @@ def test_every_refusal_says_what_to_do_and_commits_nothing(hub, entry):
     assert "no model repository tester/missing" in missing["error"]
     assert "hf repos create tester/missing" in missing["error"]
     assert "tester/public exists and is public" in public["error"]
+    assert "tester/public exists and is public" in proposed["error"]
     assert "OWNER/NAME" in bad_name["error"]
     assert set(hub.repos) == {"tester/public", "somebody/theirs"}
     assert hub.files("tester/public") == hub.files("somebody/theirs") == {"README.md": b"old"}

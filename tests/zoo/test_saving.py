@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from small_models import METRICS, small_encoder
 
 import clzoo
-from clzoo.config import ModelConfig
+from clzoo.config import ModelConfig, Source
+from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.proof import probe_image, weights_sha256
@@ -215,3 +216,57 @@ def state_of(folder, known):
         assert [path.name for path in folder.iterdir()] == ["config.json"]
         return "config alone"
     return known[clzoo.load(folder, device="cpu").weights_sha256]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "recipe.yaml", "model.onnx", "model.safetensors", "modules.json"])
+def test_files_of_the_same_names_that_belong_to_no_entry_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ClzooError, match=f"holds {name} and no config.json.*name another folder"):
+        save_entry(small_encoder(), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_is_not_replaced_by_an_entry(tmp_path):
+    for name in ("recipe.yaml", "state.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ClzooError, match="is a run, whose files an entry would replace"):
+        save_entry(small_encoder(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml", "state.json"]
+
+
+def published_encoder():
+    source = Source("authors/weights", "model.pth", None, None, None, layout="")
+    config = dataclasses.replace(small_encoder().config, source=source, published={"linear": 74.7}, license="mit")
+    return Encoder(small_encoder().module, config)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("recorded_hash", [False, True])
+def test_weights_that_were_changed_after_loading_are_not_said_to_be_the_published_ones(tmp_path, dtype, recorded_hash):
+    encoder = published_encoder()
+    save_entry(encoder, tmp_path / "same", dtype=dtype)
+    assert recorded(tmp_path / "same").source == encoder.config.source
+    assert "The weights are those published at" in (tmp_path / "same" / "README.md").read_text()
+    loaded = clzoo.load(tmp_path / "same", "cpu") if recorded_hash else encoder
+    again = save_entry(loaded, tmp_path / "again", dtype=dtype)
+    assert recorded(again).source == encoder.config.source
+    with torch.no_grad():
+        next(loaded.module.parameters()).mul_(2)
+    save_entry(loaded, tmp_path / "changed", dtype=dtype)
+    found, card = recorded(tmp_path / "changed"), (tmp_path / "changed" / "README.md").read_text()
+    assert (found.source, found.published, found.method, found.license) == (None, {}, "unknown", "mit")
+    assert f"began as those of {encoder.config.name} and were changed after loading" in card
+    assert "published at" not in card
+    assert "74.7" not in card
+
+
+def test_another_preprocessing_keeps_neither_measurements_nor_the_graph(tmp_path):
+    folder = save_entry(small_encoder(), tmp_path / "m", metrics=METRICS, recipe="method: cacr\n")
+    (folder / "model.onnx").write_bytes(b"a graph")
+    save_entry(clzoo.load(folder, "cpu"), folder)
+    assert read_json(folder / "metrics.json") == METRICS
+    assert (folder / "model.onnx").is_file()
+    save_entry(clzoo.load(folder, "cpu", size=64), folder)
+    assert read_json(folder / "metrics.json")["results"] == []
+    assert not (folder / "model.onnx").exists()
+    assert (folder / "recipe.yaml").is_file()
