@@ -49,6 +49,9 @@ HIGHEST = 0.9999
 
 _SAMPLE = 2000  # rows whose distances to all others tell the dimension
 _AT_ONCE = 8  # pictures in memory, and a copy of each: one of 12 megapixels takes 36 MB
+_NEAREST = 1 - 1e-6
+"""Cosine of equal vectors at least, as products in float32 give it."""
+
 SEEN, HALF_SEEN = 0.95, 0.5
 
 
@@ -254,6 +257,7 @@ def calibrate(
     asked = None if threshold is not None or distinct is None else false_flags
     if threshold is not None:
         rule = f"Pairs from a cosine of {threshold} are reported, as given."
+        threshold = min(threshold, _NEAREST)
     elif distinct is not None:
         threshold, rule, pairs, recall = _stands_out(bank, queries, distinct, false_flags)
     else:

@@ -14,10 +14,11 @@ from clzoo.curation.calibration import FALSE_FLAGS, Calibration, calibrate, chec
 from clzoo.curation.grouping import check_keep, components, identical_sets, keep_and_remove, preferences
 from clzoo.curation.page import Section, Tile, kinds_table, write_page
 from clzoo.curation.pairs import Pairs, unit_vectors
-from clzoo.curation.pictures import Pictures
+from clzoo.curation.pictures import Pictures, changed_rows, other_names
 from clzoo.data.parallel import in_order
 from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
+from clzoo.errors import ClzooError
 from clzoo.progress import with_progress
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class Duplicates:
         pairs: how many pairs of near-duplicates lie beyond the threshold; of images with the same file or the same
             vector one counts.
         unread: pictures that could not be read to be compared by hash.
+        changed: images that are left out, since their files are others now than those that were embedded.
+        names: images that are left out, since they are further names of the file of another: links are no copies.
     """
 
     store: Store
@@ -70,6 +73,8 @@ class Duplicates:
     groups: list[list[Member]]
     pairs: int
     unread: int
+    changed: int = 0
+    names: int = 0
 
     @property
     def removable(self) -> list[Member]:
@@ -90,6 +95,11 @@ class Duplicates:
         ]
         if self.unread:
             lines.append(f"{self.unread} pictures could not be read: identical files among them are not named.")
+        if self.changed:
+            left_out = f"{self.changed} files are others than those that were embedded, and are left out."
+            lines.append(f"{left_out} {_again(self.store)}")
+        if self.names:
+            lines.append(f"{self.names} paths are links to the file of another path: no copies, and left out.")
         return lines
 
     def write_page(self, path: str | Path) -> Path:
@@ -119,6 +129,8 @@ class Duplicates:
             "calibration": self.calibration.as_json(),
             "pairs": self.pairs,
             "unread": self.unread,
+            "changed": self.changed,
+            "names": self.names,
             "groups": [
                 [
                     {
@@ -165,16 +177,25 @@ def find_duplicates(
     require_images(store)
     pictures = Pictures(store)
     vectors = unit_vectors(store)
-    hashes = _hashes_of_equal_sizes(pictures)
-    sets = _joined(len(store), [*identical_sets(hashes, range(len(store))), *_equal_vectors(vectors)])
+    changed = changed_rows(store)
+    names = np.setdiff1d(other_names(store), changed)
+    compared = np.setdiff1d(np.arange(len(store)), [*changed, *names])
+    if not len(compared):
+        raise ClzooError(f"all files of {store.path} are others than those that were embedded. {_again(store)}")
+    hashes = _hashes_of_equal_sizes(pictures, compared)
+    sets = _joined(len(store), [*identical_sets(hashes, range(len(store))), *_equal_vectors(vectors, compared)])
     stands_for = np.arange(len(store))
     for rows in sets:
         stands_for[rows] = rows[0]
-    single = np.flatnonzero(stands_for == np.arange(len(store)))
+    single = compared[stands_for[compared] == compared]
     calibration, pairs = calibrate(pictures, vectors, single, false_flags, threshold, encoder)
     groups, unread = _groups(pictures, vectors, sets, pairs, hashes, keep)
     is_near = pairs.similarity >= calibration.threshold
-    return Duplicates(store, calibration, groups, int(is_near.sum()), unread)
+    return Duplicates(store, calibration, groups, int(is_near.sum()), unread, len(changed), len(names))
+
+
+def _again(store: Store) -> str:
+    return f"Embed again: {store.manifest.command(store.path)}"
 
 
 def _note(member: Member) -> str:
@@ -190,18 +211,18 @@ def hashes_of(pictures: Pictures, rows: np.ndarray) -> dict[int, str]:
     return {row: sha256 for row, sha256 in hashes if sha256 is not None}
 
 
-def _hashes_of_equal_sizes(pictures: Pictures) -> list[str | None]:
-    """SHA-256 of each file that has as many bytes as another; None of the others and where it cannot be read."""
-    sizes = pictures.store.items["size"].to_numpy()
+def _hashes_of_equal_sizes(pictures: Pictures, rows: np.ndarray) -> list[str | None]:
+    """SHA-256 by row of each of the files (R,) that has as many bytes as another; None where it cannot be read."""
+    sizes = pictures.store.items["size"].to_numpy()[rows]
     _, inverse, counts = np.unique(sizes, return_inverse=True, return_counts=True)
-    hashes = hashes_of(pictures, np.flatnonzero(counts[inverse] > 1))
-    return [hashes.get(row) for row in range(len(sizes))]
+    hashes = hashes_of(pictures, rows[counts[inverse] > 1])
+    return [hashes.get(row) for row in range(len(pictures.store))]
 
 
-def _equal_vectors(vectors: np.ndarray) -> list[list[int]]:
-    """Rows whose vectors are the same to the bit, but for vectors of zeros, which say nothing."""
-    keys = [row.tobytes() if row.any() else None for row in vectors]
-    return identical_sets(keys, range(len(vectors)))
+def _equal_vectors(vectors: np.ndarray, rows: np.ndarray) -> list[list[int]]:
+    """Those of the rows (R,) whose vectors are the same to the bit, but for vectors of zeros, which say nothing."""
+    keys = [vectors[row].tobytes() if vectors[row].any() else None for row in rows]
+    return identical_sets(keys, rows.tolist())
 
 
 def _joined(count: int, sets: list[list[int]]) -> list[list[int]]:

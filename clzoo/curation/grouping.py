@@ -31,11 +31,12 @@ class Preference:
     def key(self, keep: str) -> tuple[Any, ...]:
         """Sorts the image to keep to the front; what `keep` does not decide, the others do."""
         largest, oldest, first = (-self.pixels, -self.size), (self.mtime_ns,), (self.path,)
-        return {
+        order = {
             "largest": (*largest, *oldest, *first),
             "oldest": (*oldest, *largest, *first),
             "first": (*first, *largest, *oldest),
         }[keep]
+        return (self.pixels == 0, *order)  # what cannot be read is no reason to give anything away
 
     def reason(self, other: Preference, keep: str) -> str:
         """Why this one is kept and not the other, in words."""
@@ -47,6 +48,8 @@ class Preference:
             "oldest": [("older file", self.mtime_ns < other.mtime_ns)],
             "first": [("first by path", True)],
         }
+        if other.pixels == 0 < self.pixels:
+            return "can be read"
         order = [keep, *(name for name in KEEP if name != keep)]
         return next(words for name in order for words, holds in tests[name] if holds)
 

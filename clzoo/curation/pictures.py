@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 from PIL import Image
 
 from clzoo.data.content import digest_of
+from clzoo.data.held import HELD
+from clzoo.data.opening import stored_content
+from clzoo.data.storage import is_remote
+from clzoo.embed.manifest import Manifest
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import decode_image
@@ -54,9 +61,10 @@ class Pictures:
         return decode_image(self.read(row))
 
     def sha256(self, row: int) -> str | None:
-        """Of the encoded image; None where it cannot be read."""
+        """Of the encoded image, or of pixels that never were encoded (clzoo.data.content); None: it cannot be read."""
+        manifest = self.store.manifest
         try:
-            return digest_of(self.read(row)).hex()
+            return digest_of(stored_content(manifest.root, self.store.paths[row], manifest.source)).hex()
         except UnreadableImageError:
             return None
 
@@ -82,6 +90,51 @@ class Pictures:
             f"the pictures of {self.store.path} are not at {self.store.manifest.root} (any more). Say where they lie "
             f"now: {self._option} DIR"
         )
+
+
+def changed_rows(store: Store) -> np.ndarray:
+    """Rows (k,) whose files are others now than those that were embedded: by size, and where they lie as then by time.
+
+    Asked of files on this machine; what is in a shard or behind a URL, or is not there, is not known to have changed.
+    """
+    m = store.manifest
+    if is_remote(m.root) or m.source.startswith(HELD):
+        return np.empty(0, np.int64)
+    sizes, times = (store.items[column].to_numpy() for column in ("size", "mtime_ns"))
+    is_moved = m.root != Manifest.load_from(store.path).root  # a copy may have the times of its copying
+    changed = []
+    for row, path in enumerate(store.paths):
+        try:
+            now = os.stat(store.root / path)  # noqa: PTH116
+        except OSError:
+            continue
+        if now.st_size != sizes[row] or (not is_moved and now.st_mtime_ns != times[row]):
+            changed.append(row)
+    return np.array(changed, np.int64)
+
+
+def other_names(store: Store) -> np.ndarray:
+    """Rows (k,) that are further names of a file that another row names: links to it, or ways to it through one.
+
+    Of several names the one that is no link stays, else the first by path. Two hard links are two files here.
+    """
+    places: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row, path in enumerate(store.paths if not is_remote(store.manifest.root) else []):
+        try:
+            now = os.stat(store.root / path)  # noqa: PTH116
+        except OSError:
+            continue
+        places[now.st_dev, now.st_ino].append(row)
+    further: list[int] = []
+    root = os.path.realpath(store.root)
+    for rows in places.values():
+        of_file: dict[str, list[int]] = defaultdict(list)
+        for row in rows if len(rows) > 1 else ():
+            of_file[os.path.realpath(os.path.join(root, store.paths[row]))].append(row)  # noqa: PTH118
+        for real, names in of_file.items():
+            named = sorted(names, key=lambda row: (os.path.join(root, store.paths[row]) != real, store.paths[row]))  # noqa: PTH118
+            further += named[1:]
+    return np.array(sorted(further), np.int64)
 
 
 def encoder_of(store: Store, model: str | Path | Encoder | None = None) -> Encoder:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.data.collection import EXPECTED_LABELS, Collection, FileImages
-from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of_item
+from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of_item, printable
 from clzoo.data.samples import numbered_labels, one_image_each
 from clzoo.data.sources import is_list, list_images
 from clzoo.data.splits import (
@@ -214,7 +214,8 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
 def _sub_folders(root: Path) -> set[str]:
     if not root.is_dir():
         return set()
-    return {path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)}
+    names = (path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    return {name for name in names if printable(name) == name}  # of others no image is taken
 
 
 def _of_one_folder(listing: Listing, name: str) -> str:

@@ -19,6 +19,10 @@ EXPECTED = (
 )
 
 
+HELD = (A_DATASET, BY_ID) = ("a Dataset", "images by id")
+"""What is called so is no file, whatever lies at its paths."""
+
+
 class HeldItem(Item):
     """An image that `how` (images by number,) gives for `offset`."""
 
@@ -39,9 +43,9 @@ def list_held(source: Any) -> tuple[Listing, str]:
         ClzooError: something else, an empty one, an id that is no text, or a Dataset without images.
     """
     if hasattr(source, "features") and hasattr(source, "column_names"):
-        listing, called = _of_dataset(source), "a Dataset"
+        listing, called = _of_dataset(source), A_DATASET
     elif isinstance(source, Mapping):
-        listing, called = _of_pictures(source), "images by id"
+        listing, called = _of_pictures(source), BY_ID
     elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Image.Image):
         return _of_paths(list(source)), "a list of paths"
     else:

@@ -115,7 +115,13 @@ def _whole(source: str | Path) -> Collection:
 
 
 def read_stored(root: str, path: str, origin: str = "") -> bytes:
-    """The encoded image at an item's path below the root of a whole source; pixels of an array as PNG.
+    """As `stored_content`; pixels of an array as PNG."""
+    content = stored_content(root, path, origin)
+    return content if isinstance(content, bytes) else _png(content)
+
+
+def stored_content(root: str, path: str, origin: str = "") -> bytes | np.ndarray:
+    """The encoded image at an item's path below the root of a whole source; of an array its pixels.
 
     Args:
         origin: of the source, whose end may have chosen the column of the images.
@@ -132,7 +138,8 @@ def read_stored(root: str, path: str, origin: str = "") -> bytes:
         row = _arrays_at(root).get(path)
         if row is None:
             raise
-        return encoded_image(row)
+        content: bytes | np.ndarray = row.read()
+        return content
 
 
 def encoded_image(item: Item) -> bytes:
@@ -142,10 +149,12 @@ def encoded_image(item: Item) -> bytes:
         UnreadableImageError: it is not there (any more); the reason alone.
     """
     content: bytes | np.ndarray = item.read()
-    if isinstance(content, bytes):
-        return content
+    return content if isinstance(content, bytes) else _png(content)
+
+
+def _png(pixels: np.ndarray) -> bytes:
     png = io.BytesIO()
-    Image.fromarray(content).save(png, "PNG")
+    Image.fromarray(pixels).save(png, "PNG")
     return png.getvalue()
 
 

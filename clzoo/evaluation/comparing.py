@@ -174,6 +174,11 @@ def compare(
         raise ClzooError(f"a comparison needs at least two models, found {len(models)}. To judge one: clzoo evaluate")
     subjects = [find_subject(model, device) for model in models]  # all, before hours go into the first
     train_images, test_images = splits_to_judge(data, cache_dir=cache_dir)
+    if (count := len(test_images)) <= NEIGHBORS:
+        raise ClzooError(
+            f"a comparison needs at least {NEIGHBORS + 1} test images, whose {NEIGHBORS} nearest are compared; "
+            f"{test_images.origin} has {count}. Name more of them: --data train=DIR,test=DIR"
+        )
     evaluations, features = [], []
     whole: list[tuple[Features, Features]] = []
     for subject in subjects:

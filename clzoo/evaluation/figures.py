@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -126,10 +127,15 @@ def tree_figure(linkage: np.ndarray, classes: Sequence[str]) -> Figure:
 
     figure, axes = _figure(4.6, max(2.5, 0.17 * len(classes)), grid=False)
     names = [_plain(name) for name in classes]
-    dendrogram(
-        linkage, labels=names, orientation="left", ax=axes, leaf_font_size=8, color_threshold=0,
-        above_threshold_color="#1f77b4",
-    )  # fmt: skip
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + 4 * len(classes))  # of equal classes the tree is a chain, and scipy goes down it
+    try:
+        dendrogram(
+            linkage, labels=names, orientation="left", ax=axes, leaf_font_size=8, color_threshold=0,
+            above_threshold_color="#1f77b4",
+        )  # fmt: skip
+    finally:
+        sys.setrecursionlimit(before)
     axes.set_xlabel("1 - cosine")
     return figure
 

@@ -64,9 +64,13 @@ def write_folder(
     *,
     page: str,
 ) -> Path:
-    """metrics.json, arrays.npz, plots and one page, each written whole."""
+    """arrays.npz, metrics.json, plots and one page, each written whole, in this order."""
     require_folder(folder, page)
     try:
+        if arrays:  # the numbers first: they took long, and a picture may fail
+            with atomic_path(folder / "arrays.npz") as path:
+                np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+        write_json(folder / "metrics.json", metrics)
         body = []
         for section in sections:
             for name, figure in section.plots.items():
@@ -74,10 +78,6 @@ def write_folder(
                     path.write_bytes(figures.png(figure))
             body.append((section, {name: Markup(figures.svg(figure)) for name, figure in section.plots.items()}))
         write_text(folder / page, render("report.html", title=title, facts=facts, sections=body))
-        if arrays:
-            with atomic_path(folder / "arrays.npz") as path:
-                np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-        write_json(folder / "metrics.json", metrics)
     except OSError as error:
         raise ClzooError(f"{folder} cannot be written: {error}. Give another --out.") from error
     return folder

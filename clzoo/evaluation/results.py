@@ -57,9 +57,10 @@ class Result:
         return row
 
 
-def split_name(test: Mapping[str, Any]) -> str:
-    """What rows call the split with this fingerprint (`clzoo.evaluation.features`)."""
-    return f"test, drawn by {test['drawn']}" if "drawn" in test else "test"
+def split_name(test: Mapping[str, Any], seen: bool) -> str:
+    """What rows call the split with this fingerprint (`clzoo.evaluation.features`), seen in pretraining or not."""
+    name = f"test, drawn by {test['drawn']}" if "drawn" in test else "test"
+    return f"{name}, seen in pretraining without labels" if seen else name
 
 
 @dataclass

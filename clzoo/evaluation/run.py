@@ -16,7 +16,6 @@ import numpy as np
 
 from clzoo.data.collection import Collection, Images
 from clzoo.data.drawn import RECORD
-from clzoo.data.imbalance import check_subset
 from clzoo.data.training import TrainingSet, training_set_of
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -31,18 +30,18 @@ from clzoo.evaluation.knn import evaluate_knn
 from clzoo.evaluation.leaks import WITHOUT, certificate_for, chosen_images, details_of, kept_rows
 from clzoo.evaluation.linear import evaluate_linear
 from clzoo.evaluation.lowshot import evaluate_lowshot
-from clzoo.evaluation.opening import DataSource, checked_title, splits_to_judge, title_of
+from clzoo.evaluation.opening import DataSource, checked_title, splits_to_judge
 from clzoo.evaluation.presets import linear_sgd_changes
 from clzoo.evaluation.relations import evaluate_relations
 from clzoo.evaluation.results import Outcome, Result, split_name
 from clzoo.evaluation.seen import pretrained_subset, saw_in_pretraining
+from clzoo.evaluation.settings import further_sets, one_setting, subsets_of, tables_of
 from clzoo.evaluation.subject import Subject, find_subject
 from clzoo.evaluation.transfer import evaluate_transfer
 from clzoo.evaluation.view_pairs import view_pairs
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.knn import KNN_INSTDISC, KNN_V1
 from clzoo.metrics import THIS_MODEL
-from clzoo.overrides import apply_overrides
 
 log = logging.getLogger("clzoo")
 
@@ -148,7 +147,7 @@ def evaluate(
     names = parse_protocols(protocols)
     if seeds < 1:
         raise ClzooError(f"seeds must be at least 1, found {seeds}.")
-    changes = _settings(settings, names)
+    changes = tables_of(settings, names)
     _require_use(names, taxonomy, controls)
     started = time.monotonic()
     subject = find_subject(model, device)
@@ -164,9 +163,10 @@ def evaluate(
         taxonomy,
         LinearSGD.for_size(size, linear_sgd_changes(subject, changes.get("linear_sgd"))),
         Finetune.for_size(size, changes.get("finetune")),
-        _subsets(changes.get("imbalanced", {})),
-        _one_setting(changes, "lowshot", "images", int),
-        [(called, data), *_further_sets(changes)],
+        subsets_of(changes.get("imbalanced", {})),
+        one_setting(changes, "lowshot", "images", int),
+        [(called, data), *further_sets(changes)],
+        seen,
         cache_dir,
     )
     certificate = None if leaks is None else certificate_for(leaks, subject.encoder.weights_sha256)
@@ -178,14 +178,20 @@ def evaluate(
     for name in sorted(wanted, key=_LONG.__contains__):
         log.info("%s on %s", name, job.train_images.origin)
         outcomes[name] = _measure(name, names, job)
-        if fewer is not None:
+        if (
+            fewer is not None
+            and name == "relations"
+            and len(fewer.test.labels.unique()) < len(job.test.labels.unique())
+        ):
+            log.warning("relations are measured with the leaked images alone: without them a class has none left")
+        elif fewer is not None:
             without[name] = _measure(name, names, fewer)
     outcomes, without = ({name: each[name] for name in wanted if name in each} for each in (outcomes, without))
     found = []
     if controls:
         log.info("the untrained network and the raw pixels on %s", train.origin)
         found = measure_controls(subject.encoder, train, test, names, seeds=job.seeds, cache_dir=cache_dir)
-    evaluation = _evaluation(job, outcomes, found, called, seen, (time.monotonic() - started) / 60)
+    evaluation = _evaluation(job, outcomes, found, called, (time.monotonic() - started) / 60)
     if certificate is not None and fewer is not None:
         images = len(fewer.test)
         for result in (result for outcome in without.values() for result in outcome.results):
@@ -226,6 +232,7 @@ class _Job:
     subsets: dict[str, Any]
     shots: list[int] | None
     sets: list[tuple[str, DataSource]]  # of "transfer": title and source; the first is the evaluation's own
+    seen: bool  # whether the test split was drawn from images of the pretraining
     cache_dir: str | Path | None
 
     @cached_property
@@ -236,13 +243,18 @@ class _Job:
     def test(self) -> Features:
         return extract(self.subject.encoder, self.test_images, cache_dir=self.cache_dir)
 
-    def features_of_sets(self) -> Iterator[tuple[str, Features, Features]]:
-        """Title, train and test features of each set of "transfer"."""
-        yield self.sets[0][0], self.train, self.test
-        for title, data in self.sets[1:]:
-            parts = splits_to_judge(data, cache_dir=self.cache_dir)
+    def features_of_sets(self) -> Iterator[tuple[str, Features, Features, bool]]:
+        """Title, train and test features of each set of "transfer", and whether it was seen in pretraining.
+
+        Raises:
+            ClzooError: a test split drawn from images whose labels the model was pretrained with.
+        """
+        yield self.sets[0][0], self.train, self.test, self.seen
+        further = [(title, splits_to_judge(data, cache_dir=self.cache_dir)) for title, data in self.sets[1:]]
+        seen = [parts[1].drawn is not None and saw_in_pretraining(self.subject, *parts) for _, parts in further]
+        for (title, parts), was_seen in zip(further, seen, strict=True):
             train, test = (extract(self.subject.encoder, part, cache_dir=self.cache_dir) for part in parts)
-            yield title, train, test
+            yield title, train, test, was_seen
 
     def without(self, certificate: dict[str, Any]) -> _Job:
         """The same without the test images that a certificate calls leaked."""
@@ -291,23 +303,6 @@ def _measure(name: str, names: list[str], job: _Job) -> Outcome:
     return evaluate_finetune(encoder, train, test, seeds=seeds, settings=job.finetune)
 
 
-def _settings(overrides: Sequence[str], names: list[str]) -> dict[str, dict[str, Any]]:
-    """The overrides as tables by protocol; those of a protocol that does not run are refused."""
-    changes: dict[str, Any] = {}
-    apply_overrides(changes, overrides)
-    for table, values in changes.items():
-        protocol = table.replace("_", ":")
-        known = ("linear:sgd", "finetune", "imbalanced", "lowshot", "transfer")
-        if protocol not in known or not isinstance(values, dict):
-            raise ClzooError(
-                f"--set {table}: expected linear_sgd.KEY=VALUE, finetune.KEY=VALUE, imbalanced.subsets=[NAME, ...], "
-                "lowshot.images=[N, ...] or transfer.sets=[DIR, ...]."
-            )
-        if protocol not in names:
-            raise ClzooError(f"--set {table}.{next(iter(values))} is of {protocol}, which is not asked for.")
-    return changes
-
-
 def _require_use(names: list[str], taxonomy: str | Path | None, controls: bool) -> None:
     """Refuse what was asked for and no protocol would look at."""
     asked = ",".join(names)
@@ -320,40 +315,13 @@ def _require_use(names: list[str], taxonomy: str | Path | None, controls: bool) 
         )
 
 
-def _subsets(values: dict[str, Any]) -> dict[str, Any]:
-    """The one setting of "imbalanced", as a keyword argument; none for the protocol's own subsets."""
-    if not values:
-        return {}
-    subsets = values.get("subsets")
-    if set(values) != {"subsets"} or not isinstance(subsets, list) or not subsets:
-        raise ClzooError(f"--set imbalanced: found {values}; expected imbalanced.subsets=[linear, longtail-50].")
-    return {"subsets": tuple(check_subset(str(name)) for name in subsets)}
-
-
-def _one_setting(changes: dict[str, dict[str, Any]], table: str, key: str, kind: type) -> list[Any] | None:
-    """A protocol's one setting, a list of values of a kind; None where it is not set."""
-    if table not in changes:
-        return None
-    found = changes[table].get(key)
-    if set(changes[table]) != {key} or not isinstance(found, list) or not found or {type(v) for v in found} != {kind}:
-        raise ClzooError(f"--set {table}: found {changes[table]}; expected {table}.{key}=[{kind.__name__}, ...].")
-    return found
-
-
-def _further_sets(changes: dict[str, dict[str, Any]]) -> list[tuple[str, DataSource]]:
-    """The sets of "transfer" beside the evaluation's own."""
-    return [(title_of(source), source) for source in _one_setting(changes, "transfer", "sets", str) or []]
-
-
 def _evaluation(
-    job: _Job, outcomes: dict[str, Outcome], controls: list[tuple[str, Result]], title: str, seen: bool, minutes: float
+    job: _Job, outcomes: dict[str, Outcome], controls: list[tuple[str, Result]], title: str, minutes: float
 ) -> Evaluation:
     encoder = job.subject.encoder
     count = len(job.test.labels)
     results = [(THIS_MODEL, result) for outcome in outcomes.values() for result in outcome.results]
-    split = split_name(job.test.fingerprint)
-    if seen:
-        split += ", seen in pretraining without labels"
+    split = split_name(job.test.fingerprint, job.seen)
     rows = [
         result.to_json(title, of, count) | ({"split": split} if result.dataset is None else {})
         for of, result in [*results, *controls]
@@ -372,7 +340,7 @@ def _evaluation(
             "class_titles": class_titles(job.train_images.classes, job.train_images.origin),
             "train": {**_source_of(job.train_images), **job.train.fingerprint},
             "test": {**_source_of(job.test_images), **job.test.fingerprint},
-            **({} if job.test_images.drawn is None else {"split": {**RECORD, "seen_in_pretraining": seen}}),
+            **({} if job.test_images.drawn is None else {"split": {**RECORD, "seen_in_pretraining": job.seen}}),
         },
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "seeds": list(job.seeds),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -18,12 +19,12 @@ from clzoo.evaluation.results import Outcome, Result, split_name
 
 
 def evaluate_transfer(
-    sets: Iterable[tuple[str, Features, Features]], *, seeds: tuple[int, ...], device: torch.device
+    sets: Iterable[tuple[str, Features, Features, bool]], *, seeds: tuple[int, ...], device: torch.device
 ) -> Outcome:
     """Top-1 accuracy on each set, its mean, and the normalised mean.
 
     Args:
-        sets: title, train and test features of each.
+        sets: title, train and test features of each, and whether it was seen in pretraining (without labels).
 
     Raises:
         ClzooError: no set, two of one title, or what linear:v1 refuses of one.
@@ -33,26 +34,26 @@ def evaluate_transfer(
     top1: list[float] = []
     above_chance: list[float] = []
     details = []
-    for title, train, test in sets:
+    splits: list[str] = []
+    for title, train, test, seen in sets:
         if title in titles:
             raise ClzooError(f"two sets of transfer are called {title!r}; name folders that differ in their last part.")
         outcome = evaluate_linear(train, test, seeds=seeds, device=device)
         accuracy = outcome.results[0]
         chance = 100 / len(train.labels.unique())  # a class that is a name alone is none to be guessed
         titles.append(title)
+        splits.append(split_name(test.fingerprint, seen))
         top1.append(accuracy.value)
         above_chance.append(100 * (accuracy.value - chance) / (100 - chance))
         one = f"transfer:v1(linear:v1,{title})"
-        results.append(
-            Result(
-                one, "top-1", accuracy.value, accuracy.std, seeds, split_name(test.fingerprint), title, len(test.labels)
-            )
-        )
+        results.append(Result(one, "top-1", accuracy.value, accuracy.std, seeds, splits[-1], title, len(test.labels)))
         fingerprints = {"train": train.fingerprint, "test": test.fingerprint}
         details.append({"title": title, "classes": len(train.classes), **fingerprints, **outcome.details})
     if not titles:
         raise ClzooError("transfer needs at least one data set.")
-    both, over = ", ".join(titles), f"transfer:v1(linear:v1,{len(titles)} sets)"
-    results.append(Result(over, "mean top-1", statistics.mean(top1), seeds=seeds, dataset=both, images=0))
-    results.append(Result(over, "normalised mean", statistics.mean(above_chance), seeds=seeds, dataset=both, images=0))
+    over = f"transfer:v1(linear:v1,{len(titles)} sets)"
+    of_all: dict[str, Any] = {"seeds": seeds, "dataset": ", ".join(titles), "images": 0}
+    of_all["split"] = "; ".join(dict.fromkeys(splits))
+    results.append(Result(over, "mean top-1", statistics.mean(top1), **of_all))
+    results.append(Result(over, "normalised mean", statistics.mean(above_chance), **of_all))
     return Outcome(results, {"sets": details})

@@ -189,6 +189,6 @@ def _explain(
         return ClzooError(f"{constants.ENDPOINT} refuses your token for {repo}. Type: hf auth login")
     return ClzooError(
         f"{file} of {at} could not be fetched from {constants.ENDPOINT}: {type_and_first_line(error)}. "
-        f"Nothing half-fetched is used. Type the same command again; or: {prepare}. Where {cache} has the file already, "
+        f"Nothing half-fetched is used. Type the same command again; or: {prepare}. Where {cache} has it already, "
         "put HF_HUB_OFFLINE=1 before the command"
     )

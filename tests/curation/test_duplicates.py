@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -183,3 +184,60 @@ def test_preferences_fall_back_in_order():
     assert large.reason(old, "largest") == "more pixels"
     assert old.reason(large, "oldest") == "older file"
     assert Preference(1, 1, 1, "a").reason(Preference(1, 1, 1, "b"), "largest") == "first by path"
+
+
+@pytest.fixture
+def copies(tmp_path, encoder):
+    """Eight patterns, of two of which there is a copy; and the store."""
+    folder = make_patterns(tmp_path / "pictures", 8)
+    for name in ("000", "001"):
+        shutil.copy(folder / f"{name}.png", folder / f"copy{name}.png")
+    return folder, tmp_path / "store"
+
+
+def listed(store, encoder, **options):
+    found = find_duplicates(store, encoder=encoder, threshold=0.999, **options)
+    return found, {Path(m.path).name: m.is_kept for group in found.groups for m in group}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links")
+def test_a_link_is_no_copy_of_the_file_that_it_leads_to(copies, encoder):
+    folder, store = copies
+    (folder / "aa.png").symlink_to(folder / "002.png")
+    (folder.parent / "zz").mkdir()
+    (folder / "linked").symlink_to(folder.parent / "zz")
+    shutil.copy(folder / "003.png", folder.parent / "zz" / "003.png")  # one file more, by a way through a link
+    (folder / "again").symlink_to(folder.parent / "zz")  # and the same by another
+    clzoo.embed_folder(folder, encoder, store, progress=False)
+    for keep in ("first", "largest", "oldest"):
+        found, kept = listed(store, encoder, keep=keep)
+        assert found.names == 2
+        assert "aa.png" not in kept
+        assert "002.png" not in kept
+        assert len(found.removable) == 3  # both copies, and 003.png here or there
+        assert "2 paths are links to the file of another path" in "\n".join(found.summary())
+
+
+def test_files_that_changed_since_they_were_embedded_are_left_out_and_said(copies, encoder):
+    folder, store = copies
+    clzoo.embed_folder(folder, encoder, store, progress=False)
+    (folder / "000.png").unlink()
+    Image.new("RGB", (64, 64), "blue").save(folder / "copy001.png")
+    for keep in ("first", "largest", "oldest"):
+        found, kept = listed(store, encoder, keep=keep)
+        assert found.changed == 1
+        assert kept == {"copy000.png": True, "000.png": False}  # what cannot be read is never kept for what can
+        assert "1 files are others than those that were embedded" in "\n".join(found.summary())
+    (reason,) = (member.reason for member in found.removable)
+    assert reason == "the other: can be read"
+
+
+def test_a_threshold_of_one_finds_every_equal_picture(tmp_path, encoder):
+    folder = make_patterns(tmp_path / "pictures", 30)
+    clzoo.embed_folder(folder, encoder, tmp_path / "train", progress=False)
+    again = tmp_path / "again"
+    again.mkdir()
+    for path in folder.iterdir():
+        Image.open(path).save(again / f"{path.stem}.bmp")
+    clzoo.embed_folder(again, encoder, tmp_path / "test", progress=False)
+    assert len(clzoo.find_leaks(tmp_path / "train", tmp_path / "test", threshold=1, encoder=encoder).leaks) == 30

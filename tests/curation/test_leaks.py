@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from labelled_pictures import CLASSES, make_splits
-from patterns import content_of
+from patterns import content_of, make_patterns
 from PIL import Image
 from small_models import small_encoder
 
 import clzoo
-from clzoo import ClzooError, evaluate, find_leaks
+from clzoo import ClzooError, embed_folder, evaluate, find_leaks
 from clzoo.certificate import read_certificate
 from clzoo.cli import main
 from clzoo.evaluation.leaks import WITHOUT
@@ -112,3 +112,37 @@ def test_stores_of_different_encoders_are_refused(place, tmp_path):
     clzoo.embed_folder(place / "data/test", small_encoder(seed=1), out=tmp_path / "other")
     with pytest.raises(ClzooError, match="cannot be compared"):
         find_leaks(place / "train", tmp_path / "other")
+
+
+def test_files_that_changed_since_they_were_embedded_are_refused(tmp_path):
+    folder = make_patterns(tmp_path / "pictures", 8)
+    encoder = small_encoder()
+    for name in ("train", "test"):
+        embed_folder(folder, encoder, tmp_path / name, progress=False)
+    Image.new("RGB", (9, 9)).save(folder / "003.png")
+    with pytest.raises(ClzooError, match=r"1 files of .*train are .* first is 003.png. Embed again: clzoo"):
+        find_leaks(tmp_path / "train", tmp_path / "test", encoder=encoder)
+
+
+def test_a_certificate_of_packs_fits_them(place, tmp_path):
+    main(["pack", str(place / "data"), "--out", str(tmp_path / "packs"), "--size", "40", "--quiet"])
+    for split in ("train", "test"):
+        embed_folder(tmp_path / "packs" / split, place / "model", out=tmp_path / split, progress=False)
+    path = find_leaks(tmp_path / "train", tmp_path / "test", threshold=0.99999).save(tmp_path / "leaks.json")
+    metrics = evaluate(place / "model", tmp_path / "packs", "knn", leaks=path, cache_dir=tmp_path / "cache").metrics
+    assert metrics["details"]["leaks"]["removed"] == 2
+
+
+def test_relations_go_without_a_class_that_is_leaked_as_a_whole(tmp_path, caplog):
+    data = make_splits(tmp_path / "data", classes=("ant", "bee", "cow", "dog", "eel", "fox"))
+    for path in (data / "test" / "ant").iterdir():
+        shutil.copy(path, data / "train" / "ant" / f"leaked-{path.name}")
+    encoder = small_encoder()
+    for split in ("train", "test"):
+        embed_folder(data / split, encoder, tmp_path / split, progress=False)
+    leaks = find_leaks(tmp_path / "train", tmp_path / "test", threshold=1, encoder=encoder)
+    certificate = leaks.save(tmp_path / "certificate.json")
+    rows = evaluate(encoder, data, "knn,relations", leaks=certificate, cache_dir=tmp_path / "cache").metrics["results"]
+    protocols = [row["protocol"].partition(":")[0] for row in rows if row["split"] == WITHOUT]
+    assert set(protocols) == {"knn"}
+    assert "without them a class has none left" in caplog.text

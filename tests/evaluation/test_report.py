@@ -2,15 +2,19 @@
 
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
 from labelled_pictures import CLASSES, make_splits
+from scipy.cluster.hierarchy import average
+from scipy.spatial.distance import pdist
 from small_models import small_encoder
 
 from clzoo.evaluation import evaluate, figures
 from clzoo.evaluation.class_titles import class_titles
 from clzoo.evaluation.report_parts import class_dots, headlines_of, pairs_of
+from clzoo.files import read_json
 
 HOSTILE = "<img src=x onerror=alert(1)>$\\frac$"
 
@@ -132,3 +136,21 @@ def test_wordnet_ids_have_names_from_the_data_set_or_the_shipped_list(tmp_path):
     found = class_titles(("n01443537", "n02012849", "n03126707"), tmp_path / "train")
     assert found["n01443537"] == "gold fish"
     assert found["n02012849"] == "crane (n02012849)"  # two classes have this name
+
+
+def test_the_tree_of_a_thousand_equal_classes_is_drawn():
+    linkage = average(pdist(np.ones((1000, 4)), "cosine"))
+    limit = sys.getrecursionlimit()
+    assert figures.tree_figure(linkage, [f"class {number}" for number in range(1000)]).axes
+    assert sys.getrecursionlimit() == limit
+
+
+def test_the_numbers_are_kept_where_a_picture_fails(evaluation, tmp_path, monkeypatch):
+    def fails(_):
+        raise RecursionError
+
+    monkeypatch.setattr("clzoo.evaluation.figures.png", fails)
+    with pytest.raises(RecursionError):
+        evaluation.write(tmp_path / "out")
+    assert read_json(tmp_path / "out" / "metrics.json")["results"] == evaluation.metrics["results"]
+    assert (tmp_path / "out" / "arrays.npz").is_file()

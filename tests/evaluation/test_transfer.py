@@ -28,7 +28,7 @@ def points(classes, right, count=100):
 
 
 def test_the_normalised_mean_counts_what_is_above_chance():
-    sets = [("two", *points(2, 0.9)), ("five", *points(5, 0.6))]
+    sets = [("two", *points(2, 0.9), False), ("five", *points(5, 0.6), True)]
     outcome = evaluate_transfer(sets, seeds=(0,), device=CPU)
     rows = {(result.dataset, result.metric): result.value for result in outcome.results}
     assert rows[("two", "top-1")] == pytest.approx(90)
@@ -36,17 +36,19 @@ def test_the_normalised_mean_counts_what_is_above_chance():
     assert rows[("two, five", "mean top-1")] == pytest.approx(75)
     assert rows[("two, five", "normalised mean")] == pytest.approx((80 + 50) / 2)  # above 50 and above 20
     assert len({result.protocol for result in outcome.results}) == 3  # one a set, one of the means
+    seen = "test, seen in pretraining without labels"
+    assert [result.split for result in outcome.results] == ["test", seen, *[f"test; {seen}"] * 2]
 
 
 def test_chance_is_among_the_classes_that_have_images():
     named = [dataclasses.replace(part, classes=(*part.classes, "x", "y", "z")) for part in points(2, 0.9)]
-    outcome = evaluate_transfer([("two", *named)], seeds=(0,), device=CPU)
+    outcome = evaluate_transfer([("two", *named, False)], seeds=(0,), device=CPU)
     assert {result.metric: result.value for result in outcome.results}["normalised mean"] == pytest.approx(80)
 
 
 def test_sets_are_told_apart_by_their_titles():
     with pytest.raises(ClzooError, match="two sets of transfer are called 'two'"):
-        evaluate_transfer([("two", *points(2, 1.0))] * 2, seeds=(0,), device=CPU)
+        evaluate_transfer([("two", *points(2, 1.0), False)] * 2, seeds=(0,), device=CPU)
 
 
 def test_the_protocol_takes_the_data_and_further_folders(tmp_path):
