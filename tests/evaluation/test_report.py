@@ -145,11 +145,11 @@ def test_the_tree_of_a_thousand_equal_classes_is_drawn():
     assert sys.getrecursionlimit() == limit
 
 
-def test_the_numbers_are_kept_where_a_picture_fails(evaluation, tmp_path, monkeypatch):
-    def fails(_):
+def test_the_numbers_are_kept_where_the_page_fails(evaluation, tmp_path, monkeypatch):
+    def fails(*_, **__):
         raise RecursionError
 
-    monkeypatch.setattr("clzoo.evaluation.figures.png", fails)
+    monkeypatch.setattr("clzoo.evaluation.report.render", fails)
     with pytest.raises(RecursionError):
         evaluation.write(tmp_path / "out")
     assert read_json(tmp_path / "out" / "metrics.json")["results"] == evaluation.metrics["results"]
