@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clzoo
 from clzoo.errors import ClzooError
-from clzoo.files import read_json, write_json
+from clzoo.files import as_json, parse_json, read_json, write_json
 from clzoo.images import DECODING
 from clzoo.wording import clzoo_command
 
@@ -160,8 +159,9 @@ def preprocessing_of(encoder: Encoder) -> dict[str, Any]:
 
 def network_of(encoder: Encoder) -> dict[str, Any]:
     """What the encoder's network is built from, as it stands in a manifest: `num_heads` changes no tensor."""
-    network: dict[str, Any] = json.loads(json.dumps(encoder.config.network))  # tuples are lists there
-    return network
+    name = encoder.config.name
+    network: dict[str, Any] = parse_json(as_json(encoder.config.network), name, f"Mend the config of {name}.")
+    return network  # where tuples are lists
 
 
 def _show(values: dict[str, Any], keys: list[str]) -> str:
