@@ -1,6 +1,7 @@
 """The studies' recipes are valid, and docs/results.md says what studies/ holds."""
 
 import importlib.util
+import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -190,6 +191,32 @@ def test_a_run_that_was_stopped_is_not_judged(tmp_path, monkeypatch):
         module.pretrain("simclr_cifar10", [], "there", tmp_path)
     monkeypatch.setattr(module, "clzoo", lambda *_: (tmp_path / "state.json").write_text('{"finished": true}'))
     module.pretrain("simclr_cifar10", [], "there", tmp_path)
+
+
+def test_a_study_whose_seeds_share_augmentations_is_not_ended_with_code_where_they_do_not(tmp_path, monkeypatch):
+    module, study = script("run"), {"seeds_share_draws": True}
+    module.check_draws(tmp_path, study, 0)  # seed 0 draws what it drew
+    module.check_draws(tmp_path, {}, 1)
+    with pytest.raises(SystemExit, match=r"docs/study_protocol.md says how it is ended"):
+        module.check_draws(tmp_path, study, 1)
+    monkeypatch.setattr(module, "uniform", lambda seed, epoch, *_: float(seed + epoch))  # as the code it began with
+    module.check_draws(tmp_path, study, 1)
+
+
+def test_seeds_of_another_recipe_are_not_kept_beside_each_other(tmp_path):
+    module = script("run")
+    state = dict.fromkeys(("steps", "images_seen", "encoder_forwards", "minutes", "hardware", "versions"), 0)
+    metrics = {"model": {"weights_sha256": "00"}, "results": []}
+    for seed, rate in ((0, 0.12), (1, 0.12), (2, 0.24)):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        (folder / "recipe.yaml").write_text(yaml.safe_dump({"seed": seed, "rate": rate}))
+        (folder / "state.json").write_text(json.dumps(state))
+    module.keep(tmp_path / "kept", "run", 0, tmp_path / "0", metrics)
+    module.keep(tmp_path / "kept", "run", 1, tmp_path / "1", metrics)
+    with pytest.raises(SystemExit, match="is of another recipe than"):
+        module.keep(tmp_path / "kept", "run", 2, tmp_path / "2", metrics)
+    assert list(read_json(tmp_path / "kept" / "run.json")["seeds"]) == ["0", "1"]
 
 
 def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from labelled_pictures import make_splits
 from pretended_clock import Ticking
 from small_models import small_encoder
@@ -206,6 +207,23 @@ def test_a_student_that_does_not_take_the_teacher_s_size_is_refused(store, tmp_p
 def test_another_store_is_another_distillation(store, distilled):
     with pytest.raises(ClzooError, match=r"is a distillation with minutes None, now 7.0. Choose another --out"):
         distil(store, student=STUDENT, minutes=7.0, out=distilled.folder, device="cpu")
+
+
+def test_what_a_student_draws_is_a_function_of_the_step(store, tmp_path, monkeypatch):
+    drawn = []
+
+    def forward(self, views, vectors):
+        drawn.append(torch.rand(1).item())
+        torch.rand(further)  # as what was drawn before a stop and is not after it
+        return 0 * self.head(self.backbone(views)).sum() + 1
+
+    monkeypatch.setattr(clzoo.adaptation.student.Student, "forward", forward)
+    monkeypatch.setattr(clzoo.adaptation.distillation, "_train_without_teacher", lambda *_: False)
+    for further in (0, 5):
+        distil(store, student=STUDENT, out=tmp_path / str(further), device="cpu")
+    half = len(drawn) // 2
+    assert drawn[:half] == drawn[half:]
+    assert len(set(drawn)) == half > 1
 
 
 @pytest.mark.slow
