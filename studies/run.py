@@ -28,6 +28,7 @@ from tuned import overrides_of
 
 from clzoo.augment.random import uniform
 from clzoo.files import read_json, write_json
+from clzoo.pretrain.recipe import Recipe
 
 
 def main() -> None:
@@ -104,7 +105,7 @@ def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]
     rows = [{key: row[key] for key in ("protocol", "metric", "value")} for row in metrics["results"]]
     seeds = results_of(kept, name)
     recipe["seed"] = None
-    if seeds and read_json(kept / f"{name}.json")["recipe"] != recipe:
+    if seeds and as_recipe(read_json(kept / f"{name}.json")["recipe"]) != as_recipe(recipe):
         sys.exit(f"{kept / name}.json is of another recipe than {folder / 'recipe.yaml'}. Name another --runs.")
     weights = metrics["model"]["weights_sha256"]
     before = seeds.get(str(seed), {"weights_sha256": weights, "results": []})
@@ -116,6 +117,11 @@ def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]
     seeds[str(seed)] = {"weights_sha256": weights, **cost, "results": [*before["results"], *rows]}
     kept.mkdir(exist_ok=True)
     write_json(kept / f"{name}.json", {"recipe": recipe, "seeds": dict(sorted(seeds.items()))})
+
+
+def as_recipe(table: dict[str, Any]) -> Recipe:
+    """A kept recipe, without its seed: a key that is newer than a run has its default."""
+    return Recipe.model_validate({**table, "seed": 0})
 
 
 if __name__ == "__main__":

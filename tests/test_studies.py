@@ -210,7 +210,8 @@ def test_seeds_of_another_recipe_are_not_kept_beside_each_other(tmp_path):
     for seed, rate in ((0, 0.12), (1, 0.12), (2, 0.24)):
         folder = tmp_path / str(seed)
         folder.mkdir()
-        (folder / "recipe.yaml").write_text(yaml.safe_dump({"seed": seed, "rate": rate}))
+        recipe = load_recipe(find_recipe("simclr_cifar10"), [f"seed={seed}", f"optimizer.base_lr={rate}"])
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
         (folder / "state.json").write_text(json.dumps(state))
     module.keep(tmp_path / "kept", "run", 0, tmp_path / "0", metrics)
     module.keep(tmp_path / "kept", "run", 1, tmp_path / "1", metrics)
