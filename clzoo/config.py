@@ -104,7 +104,7 @@ class ModelConfig:
     def network(self) -> dict[str, Any]:
         """What a network is built from: of other values it computes something else, though the same tensors may fit."""
         keys = ("architecture", "model_args", "global_pool", "stem_stride", "stem_pool")
-        return {key: getattr(self, key) for key in keys}
+        return {key: _in_lists(getattr(self, key)) for key in keys}
 
     @property
     def timm_builds_it(self) -> bool:
@@ -208,6 +208,13 @@ class ModelConfig:
 
 
 _NETWORK = ("architecture", "num_features", "global_pool", "model_args")
+
+
+def _in_lists(value: Any) -> Any:
+    """A value as JSON gives it back: its tuples are lists."""
+    if isinstance(value, dict):
+        return {key: _in_lists(each) for key, each in value.items()}
+    return [_in_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _block(ours: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from clzoo.data.given import given_to_embed, require_pixels
 from clzoo.device import has_native_bf16, mind_fork, resolve_device
 from clzoo.errors import ClzooError
 from clzoo.images import as_levels, as_rgb
-from clzoo.proof import PROBE_LENGTH, is_hash_of, probe_image, weights_sha256
+from clzoo.proof import PROBE_LENGTH, halves_sha256, probe_image, weights_sha256
 from clzoo.stages import maps_of, patches_of
 from clzoo.transform import normalize, resize_and_crop
 
@@ -101,9 +101,9 @@ class Encoder:
     def is_as_loaded(self) -> bool:
         """Whether the weights are those of the config's hash; without one, whether none was written since they came."""
         recorded = self.config.weights_sha256
-        if recorded is not None and not hasattr(self.module, "weights_sha256"):
-            return recorded == self.weights_sha256 or is_hash_of(recorded, self.module.state_dict())
-        return self._written() == self._at_first
+        if recorded is None:
+            return self._written() == self._at_first
+        return recorded == self.weights_sha256 or recorded == halves_sha256(self.module.state_dict())
 
     def _written(self) -> list[Any]:
         """Where the tensors are, and how often torch counts that they were written."""

@@ -25,12 +25,9 @@ def weights_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def is_hash_of(recorded: str, tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a recorded hash is of these tensors, or of the fp16 that their file holds them in."""
-    if recorded == weights_sha256(tensors):
-        return True
-    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    return recorded == weights_sha256(halves)
+def halves_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The hash of the same tensors as a file in fp16 holds them."""
+    return weights_sha256({name: t.half() if t.is_floating_point() else t for name, t in tensors.items()})
 
 
 def probe_image() -> np.ndarray:

@@ -97,7 +97,7 @@ def table_of_ranks(study: dict[str, Any], runs: dict[str, Any]) -> str:
     """How many dimensions the runs that the study names use, of the projections and of the backbone's features."""
     lines = [row(["run", "seeds", *(f"{part}: {rank}" for part in ("projections", "features") for rank in RANKS)])]
     lines.append(row(["---"] * (2 + 2 * len(RANKS))))
-    for name in filter(runs.__contains__, study["ranks"]):
+    for name in [name for name in study["ranks"] if name in runs]:
         metrics = [("collapse:v1", f"{part} {rank}") for part in ("projector", "backbone") for rank in RANKS]
         measured = [spread(list(values(runs[name], metric).values()), 1) for metric in metrics]
         lines.append(row([f"{study['runs'][name]['is']} (`{name}`)", ", ".join(runs[name]), *measured]))

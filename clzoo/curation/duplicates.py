@@ -14,7 +14,7 @@ from clzoo.curation.calibration import FALSE_FLAGS, Calibration, calibrate, chec
 from clzoo.curation.grouping import check_keep, components, identical_sets, keep_and_remove, preferences
 from clzoo.curation.page import Section, Tile, kinds_table, write_page
 from clzoo.curation.pairs import Pairs, unit_vectors
-from clzoo.curation.pictures import Pictures, changed_rows, other_names
+from clzoo.curation.pictures import Pictures, changed_rows, embed_again, on_disk, other_names
 from clzoo.data.parallel import in_order
 from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
@@ -97,7 +97,7 @@ class Duplicates:
             lines.append(f"{self.unread} pictures could not be read: identical files among them are not named.")
         if self.changed:
             left_out = f"{self.changed} files are others than those that were embedded, and are left out."
-            lines.append(f"{left_out} {_again(self.store)}")
+            lines.append(f"{left_out} {embed_again(self.store)}")
         if self.names:
             lines.append(f"{self.names} paths are links to the file of another path: no copies, and left out.")
         return lines
@@ -177,11 +177,12 @@ def find_duplicates(
     require_images(store)
     pictures = Pictures(store)
     vectors = unit_vectors(store)
-    changed = changed_rows(store)
-    names = np.setdiff1d(other_names(store), changed)
+    files = on_disk(store)
+    changed = changed_rows(store, files)
+    names = np.setdiff1d(other_names(store, files), changed)
     compared = np.setdiff1d(np.arange(len(store)), [*changed, *names])
     if not len(compared):
-        raise ClzooError(f"all files of {store.path} are others than those that were embedded. {_again(store)}")
+        raise ClzooError(f"all files of {store.path} are others than those that were embedded. {embed_again(store)}")
     hashes = _hashes_of_equal_sizes(pictures, compared)
     sets = _joined(len(store), [*identical_sets(hashes, range(len(store))), *_equal_vectors(vectors, compared)])
     stands_for = np.arange(len(store))
@@ -192,10 +193,6 @@ def find_duplicates(
     groups, unread = _groups(pictures, vectors, sets, pairs, hashes, keep)
     is_near = pairs.similarity >= calibration.threshold
     return Duplicates(store, calibration, groups, int(is_near.sum()), unread, len(changed), len(names))
-
-
-def _again(store: Store) -> str:
-    return f"Embed again: {store.manifest.command(store.path)}"
 
 
 def _note(member: Member) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +14,6 @@ from PIL import Image
 
 from clzoo.data.content import digest_of
 from clzoo.data.held import HELD
-from clzoo.data.opening import stored_content
 from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import Manifest
 from clzoo.embed.store import Store
@@ -22,6 +22,9 @@ from clzoo.images import decode_image
 
 if TYPE_CHECKING:
     from clzoo.encoder import Encoder
+
+
+_INT64 = 2**63 - 1
 
 
 class ImagesByRow(Protocol):
@@ -62,9 +65,8 @@ class Pictures:
 
     def sha256(self, row: int) -> str | None:
         """Of the encoded image, or of pixels that never were encoded (clzoo.data.content); None: it cannot be read."""
-        manifest = self.store.manifest
         try:
-            return digest_of(stored_content(manifest.root, self.store.paths[row], manifest.source)).hex()
+            return digest_of(self.store.image_content(row)).hex()
         except UnreadableImageError:
             return None
 
@@ -92,49 +94,50 @@ class Pictures:
         )
 
 
-def changed_rows(store: Store) -> np.ndarray:
-    """Rows (k,) whose files are others now than those that were embedded: by size, and where they lie as then by time.
+def on_disk(store: Store) -> np.ndarray:
+    """Size, time, device and inode (N, 4), int64, of each row's file now.
 
-    Asked of files on this machine; what is in a shard or behind a URL, or is not there, is not known to have changed.
+    -1 where there is none: behind a URL, in a shard, of what a program held, or not there any more.
     """
-    m = store.manifest
-    if is_remote(m.root) or m.source.startswith(HELD):
-        return np.empty(0, np.int64)
-    sizes, times = (store.items[column].to_numpy() for column in ("size", "mtime_ns"))
-    is_moved = m.root != Manifest.load_from(store.path).root  # a copy may have the times of its copying
-    changed = []
+    found = np.full((len(store), 4), -1, np.int64)
+    if is_remote(store.manifest.root) or store.manifest.source.startswith(HELD):
+        return found
     for row, path in enumerate(store.paths):
-        try:
+        with suppress(OSError):
             now = os.stat(store.root / path)  # noqa: PTH116
-        except OSError:
-            continue
-        if now.st_size != sizes[row] or (not is_moved and now.st_mtime_ns != times[row]):
-            changed.append(row)
-    return np.array(changed, np.int64)
+            found[row] = (now.st_size, now.st_mtime_ns, *(number & _INT64 for number in (now.st_dev, now.st_ino)))
+    return found
 
 
-def other_names(store: Store) -> np.ndarray:
+def changed_rows(store: Store, files: np.ndarray) -> np.ndarray:
+    """Rows (k,) whose files, as `on_disk` gives them, are others than those that were embedded.
+
+    By size, and by time too where the images lie as they did: a copy may have the time of its copying.
+    """
+    size, time = (store.items[column].to_numpy() for column in ("size", "mtime_ns"))
+    is_moved = store.manifest.root != Manifest.load_from(store.path).root
+    is_other = (files[:, 0] != size) | ((files[:, 1] != time) & (not is_moved))
+    return np.flatnonzero((files[:, 0] >= 0) & is_other)
+
+
+def other_names(store: Store, files: np.ndarray) -> np.ndarray:
     """Rows (k,) that are further names of a file that another row names: links to it, or ways to it through one.
 
     Of several names the one that is no link stays, else the first by path. Two hard links are two files here.
     """
-    places: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, path in enumerate(store.paths if not is_remote(store.manifest.root) else []):
-        try:
-            now = os.stat(store.root / path)  # noqa: PTH116
-        except OSError:
-            continue
-        places[now.st_dev, now.st_ino].append(row)
-    further: list[int] = []
     root = os.path.realpath(store.root)
-    for rows in places.values():
-        of_file: dict[str, list[int]] = defaultdict(list)
-        for row in rows if len(rows) > 1 else ():
-            of_file[os.path.realpath(os.path.join(root, store.paths[row]))].append(row)  # noqa: PTH118
-        for real, names in of_file.items():
-            named = sorted(names, key=lambda row: (os.path.join(root, store.paths[row]) != real, store.paths[row]))  # noqa: PTH118
-            further += named[1:]
-    return np.array(sorted(further), np.int64)
+    _, place, count = np.unique(files[:, 2:], axis=0, return_inverse=True, return_counts=True)
+    names: dict[str, list[tuple[bool, str, int]]] = defaultdict(list)
+    for row in np.flatnonzero((files[:, 0] >= 0) & (count[place.ravel()] > 1)).tolist():
+        path = os.path.join(root, store.paths[row])  # noqa: PTH118
+        real = os.path.realpath(path)
+        names[real].append((path != real, store.paths[row], row))
+    return np.array(sorted(row for of_file in names.values() for *_, row in sorted(of_file)[1:]), np.int64)
+
+
+def embed_again(store: Store) -> str:
+    """What to type where a store's files are others by now."""
+    return f"Embed again: {store.manifest.command(store.path)}"
 
 
 def encoder_of(store: Store, model: str | Path | Encoder | None = None) -> Encoder:

@@ -63,14 +63,16 @@ def open_folder(source: Path, split: str) -> Collection:
             return open_listed(inside, str(source), split)
         words_of_split([item.path for item in listing.items], str(source), split)  # raises if it is of another
         return _collection(inside, str(source))
-    return open_list(listing, str(source), split) if is_list(source) else _by_words(listing, source, split)
+    if is_list(source):
+        return open_list(listing, str(source), split)
+    return _by_words(listing, str(source), split, source.is_file())
 
 
 def open_list(listing: Listing, source: str, split: str) -> Collection:
     """One split of a list of paths: as of a folder where they lie in those of both splits; else it is one whole."""
     if _lists_splits(listing, source):
         return open_listed(listing, source, split)
-    return _by_words(listing, Path(source), split)
+    return _by_words(listing, source, split, True)
 
 
 def open_listed(listing: Listing, origin: str, split: str) -> Collection:
@@ -81,7 +83,7 @@ def open_listed(listing: Listing, origin: str, split: str) -> Collection:
         return first_labelled([partial(_collection, part, place) for part, place in below])
     if folders:
         raise _no_such_split(origin, split, [name for names in folders.values() for name in names])
-    return _by_words(listing, origin, split)
+    return _by_words(listing, origin, split, False)
 
 
 def splits_of_listing(listing: Listing, source: str) -> list[str]:
@@ -130,9 +132,8 @@ def unwrapped(listing: Listing, name: str) -> Listing:
     return inside if inside.items else listing
 
 
-def _by_words(listing: Listing, place: str | Path, split: str) -> Collection:
+def _by_words(listing: Listing, source: str, split: str, is_file: bool) -> Collection:
     """The shards of a split by the words in their names; a source without such words is a training split."""
-    source, is_file = str(place), isinstance(place, Path) and place.is_file()
     words = words_of_split([item.path for item in listing.items], source, split) if listing.items else []
     if not words:
         return _collection(listing, source)

@@ -116,8 +116,7 @@ def _whole(source: str | Path) -> Collection:
 
 def read_stored(root: str, path: str, origin: str = "") -> bytes:
     """As `stored_content`; pixels of an array as PNG."""
-    content = stored_content(root, path, origin)
-    return content if isinstance(content, bytes) else _png(content)
+    return _encoded(stored_content(root, path, origin))
 
 
 def stored_content(root: str, path: str, origin: str = "") -> bytes | np.ndarray:
@@ -148,13 +147,14 @@ def encoded_image(item: Item) -> bytes:
     Raises:
         UnreadableImageError: it is not there (any more); the reason alone.
     """
-    content: bytes | np.ndarray = item.read()
-    return content if isinstance(content, bytes) else _png(content)
+    return _encoded(item.read())
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _encoded(content: bytes | np.ndarray) -> bytes:
+    if isinstance(content, bytes):
+        return content
     png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
+    Image.fromarray(content).save(png, "PNG")
     return png.getvalue()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import clzoo
 from clzoo.errors import ClzooError
-from clzoo.files import as_json, parse_json, read_json, write_json
+from clzoo.files import read_json, write_json
 from clzoo.images import DECODING
 from clzoo.wording import clzoo_command
 
@@ -128,7 +128,7 @@ class Manifest:
         Raises:
             ClzooError: other weights, another network or preprocessing; or vectors of another length.
         """
-        network = network_of(encoder)
+        network = encoder.config.network  # `num_heads` changes no tensor
         ours = {"weights": self.weights_sha256, "decoding": 1, **self.preprocessing, **(self.network or network)}
         theirs = {"weights": encoder.weights_sha256, **preprocessing_of(encoder), **network}
         different = [key for key in ours if ours[key] != theirs.get(key) and (adding or key != "decoding")]
@@ -155,13 +155,6 @@ class Manifest:
 def preprocessing_of(encoder: Encoder) -> dict[str, Any]:
     """The encoder's preprocessing as it stands in a manifest, with the version of the decoder's rules."""
     return {**encoder.config.preprocessing.to_json(), "decoding": DECODING}
-
-
-def network_of(encoder: Encoder) -> dict[str, Any]:
-    """What the encoder's network is built from, as it stands in a manifest: `num_heads` changes no tensor."""
-    name = encoder.config.name
-    network: dict[str, Any] = parse_json(as_json(encoder.config.network), name, f"Mend the config of {name}.")
-    return network  # where tuples are lists
 
 
 def _show(values: dict[str, Any], keys: list[str]) -> str:

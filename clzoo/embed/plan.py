@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from clzoo.data.listing import Item, Listing, label_of, label_of_item
 from clzoo.data.opening import is_hub, selected
 from clzoo.data.storage import is_remote
-from clzoo.embed.manifest import STORE_DTYPES, Manifest, network_of, preprocessing_of
+from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
 from clzoo.embed.shares import Share
 from clzoo.embed.store import ITEMS_SCHEMA, METADATA, Store
 from clzoo.errors import ClzooError
@@ -171,7 +171,7 @@ def fresh_manifest(
         shard=share,
         license=encoder.config.license,
         license_note=encoder.config.license_note,
-        network=network_of(encoder),
+        network=encoder.config.network,
     )
 
 

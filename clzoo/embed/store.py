@@ -211,6 +211,12 @@ class Store:
 
         return read_stored(self.manifest.root, self.items["path"][int(row)].as_py(), self.manifest.source)
 
+    def image_content(self, row: int) -> bytes | np.ndarray:
+        """As `image_bytes`; of an image that never was encoded its pixels, uint8 (H, W, 3)."""
+        from clzoo.data.opening import stored_content
+
+        return stored_content(self.manifest.root, self.items["path"][int(row)].as_py(), self.manifest.source)
+
     def check_model(self, encoder: Encoder) -> None:
         """Raise ClzooError unless this encoder (weights and preprocessing) made the store."""
         self.manifest.check_model(encoder, self.path)

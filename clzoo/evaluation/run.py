@@ -178,14 +178,12 @@ def evaluate(
     for name in sorted(wanted, key=_LONG.__contains__):
         log.info("%s on %s", name, job.train_images.origin)
         outcomes[name] = _measure(name, names, job)
-        if (
-            fewer is not None
-            and name == "relations"
-            and len(fewer.test.labels.unique()) < len(job.test.labels.unique())
-        ):
+        if fewer is None:
+            continue
+        if name == "relations" and len(fewer.test.labels.unique()) < len(job.test.labels.unique()):
             log.warning("relations are measured with the leaked images alone: without them a class has none left")
-        elif fewer is not None:
-            without[name] = _measure(name, names, fewer)
+            continue
+        without[name] = _measure(name, names, fewer)
     outcomes, without = ({name: each[name] for name in wanted if name in each} for each in (outcomes, without))
     found = []
     if controls:

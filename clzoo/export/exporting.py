@@ -17,7 +17,7 @@ from clzoo.errors import ClzooError
 from clzoo.export.parity import Row, parity, table
 from clzoo.files import atomic_path
 from clzoo.graphs.provenance import Provenance
-from clzoo.proof import is_hash_of
+from clzoo.proof import halves_sha256
 from clzoo.wording import plain
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
@@ -166,9 +166,7 @@ def _provenance(encoder: Encoder, preprocess: bool, dtype: str, calibration: str
 def _hash_of_entry(encoder: Encoder) -> str:
     """The hash by which the model's entry knows these weights: its file may hold them in fp16."""
     recorded = encoder.config.weights_sha256
-    if recorded is not None and is_hash_of(recorded, encoder.module.state_dict()):
-        return recorded
-    return encoder.weights_sha256
+    return recorded if recorded == halves_sha256(encoder.module.state_dict()) else encoder.weights_sha256
 
 
 def _refusal(out: Path, dtype: str, lines: list[str]) -> ClzooError:

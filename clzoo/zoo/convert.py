@@ -21,7 +21,7 @@ from clzoo.backbones import feature_width, made_for
 from clzoo.config import ModelConfig, Preprocessing
 from clzoo.errors import ClzooError
 from clzoo.files import atomic_path
-from clzoo.proof import is_hash_of, weights_sha256
+from clzoo.proof import halves_sha256, weights_sha256
 from clzoo.wording import clzoo_command
 from clzoo.zoo.cards import UNKNOWN
 from clzoo.zoo.checkpoint import INNER_WRAPPERS, WRAPPERS, Checkpoint, bare_name, read_checkpoint
@@ -316,7 +316,7 @@ def _terms_beside(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any
         config = ModelConfig.load(beside) if beside.is_file() else None
     except ClzooError:  # of another library
         return {}
-    if config is None or config.weights_sha256 is None or not is_hash_of(config.weights_sha256, tensors):
+    if config is None or config.weights_sha256 not in (weights_sha256(tensors), halves_sha256(tensors)):
         return {}
     return {key: getattr(config, key) for key in ("license", "license_note", "derived_from")}
 

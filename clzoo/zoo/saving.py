@@ -17,7 +17,7 @@ from clzoo.backbones import with_fixed_size
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import KNOWN
 from clzoo.errors import ClzooError
-from clzoo.files import as_json, atomic_path, read_json, sha256_of, write_json, write_text
+from clzoo.files import atomic_path, read_json, sha256_of, write_json, write_text
 from clzoo.metrics import check_metrics
 from clzoo.proof import weights_sha256
 from clzoo.zoo.cards import UNKNOWN, write_card
@@ -222,7 +222,7 @@ def _entry_in(folder: Path) -> ModelConfig | None:
 
 def _reads_alike(old: ModelConfig, new: ModelConfig) -> bool:
     """Whether the same weights give the same features of an image."""
-    return old.preprocessing == new.preprocessing and as_json(old.network) == as_json(new.network)
+    return old.preprocessing == new.preprocessing and old.network == new.network
 
 
 def _of_changed(config: ModelConfig) -> ModelConfig:
