@@ -19,7 +19,7 @@ from clzoo.cli import main
 from clzoo.curation.calibration import plant
 from clzoo.curation.duplicates import BYTES, NEAR, PIXELS
 from clzoo.curation.grouping import Preference, keep_and_remove
-from clzoo.curation.pictures import Pictures
+from clzoo.curation.pictures import Pictures, on_disk
 from clzoo.curation.planting import KINDS
 from clzoo.data import sources
 
@@ -241,3 +241,13 @@ def test_a_threshold_of_one_finds_every_equal_picture(tmp_path, encoder):
         Image.open(path).save(again / f"{path.stem}.bmp")
     clzoo.embed_folder(again, encoder, tmp_path / "test", progress=False)
     assert len(clzoo.find_leaks(tmp_path / "train", tmp_path / "test", threshold=1, encoder=encoder).leaks) == 30
+
+
+def test_what_a_program_held_is_no_file_whatever_lies_at_its_ids(tmp_path, encoder, monkeypatch):
+    folder = make_patterns(tmp_path / "pictures", 3)
+    monkeypatch.chdir(folder)
+    held = {path.name: Image.open(path) for path in folder.iterdir()}
+    clzoo.embed_folder(held, encoder, tmp_path / "held", progress=False)
+    clzoo.embed_folder(folder, encoder, tmp_path / "files", progress=False)
+    assert (on_disk(open_store(tmp_path / "held")) == -1).all()
+    assert (on_disk(open_store(tmp_path / "files")) > 0).all()
