@@ -6,7 +6,7 @@
 
 A study is a YAML file: a recipe and `--set` overrides for each run ("all": of every run, "shared": of those that do
 not say `shared: false`, "set": of one; "tuned" adds what a grid chose, see studies/tuned.py) and seeds, the study's or
-a run's own. Each run is a `clzoo pretrain` and a `clzoo evaluate` of the last epoch, in processes of their own. Killed,
+a run's own; "data" is a folder in --data, of a run with images of its own. Each run is a `clzoo pretrain` and a `clzoo evaluate` of the last epoch, in processes of their own. Killed,
 the same command goes on where it stopped; a run that is judged is not run again, and a protocol added to the study is
 measured of runs that are there.
 
@@ -44,8 +44,9 @@ def main() -> None:
                 check_draws(arguments.study, study, seed)
                 folder = arguments.runs / kept.name / f"{name}-seed{seed}"
                 recipe, overrides = study["runs"][name]["recipe"], overrides_of(arguments.study, name)
-                pretrain(recipe, [*overrides, f"seed={seed}"], arguments.data, folder)
-                keep(kept, name, seed, folder, evaluate(study, missing, arguments.data, folder))
+                data = str(Path(arguments.data, study["runs"][name].get("data", "")))
+                pretrain(recipe, [*overrides, f"seed={seed}"], data, folder)
+                keep(kept, name, seed, folder, evaluate(study, missing, data, folder))
 
 
 def parse() -> argparse.Namespace:
