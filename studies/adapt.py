@@ -34,7 +34,12 @@ from clzoo.hardware import describe_hardware
 KEPT = Path(__file__).resolve().parent / "adapt"
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "adapt.md"
 
-STARTS = ("simclr-resnet10_w16-cifar10", "cacr-resnet10_w16-cifar10", "supcon-resnet10_w32-tiny")
+STARTS = (
+    "simclr-resnet10_w16-cifar10",
+    "cacr-resnet10_w16-cifar10",
+    "supcon-resnet10_w32-tiny",
+    "supcon-resnet10_w48-tiny",
+)
 TARGETS = ("tiny20", "cifar10", "cifar10-longtail-10", "drawings")
 FLATTENED = "cifar10-longtail-10+flatten"  # beside the same set without; it is no cell of the correlations
 SEEDS = 3

@@ -6,9 +6,9 @@
 
 A study is a YAML file: a recipe and `--set` overrides for each run ("all": of every run, "shared": of those that do
 not say `shared: false`, "set": of one; "tuned" adds what a grid chose, see studies/tuned.py) and seeds, the study's or
-a run's own; "data" is a folder in --data, of a run with images of its own. Each run is a `clzoo pretrain` and a `clzoo evaluate` of the last epoch, in processes of their own. Killed,
-the same command goes on where it stopped; a run that is judged is not run again, and a protocol added to the study is
-measured of runs that are there.
+a run's own; "data" is a folder below --data, of a run with images of its own. Each run is a `clzoo pretrain` and a
+`clzoo evaluate` of the last epoch, in processes of their own. Killed, the same command goes on where it stopped; a run
+that is judged is not run again, and a protocol added to the study is measured of runs that are there.
 
 What is kept in git is studies/<study>/<run>.json: the resolved recipe, the cost and the results of each seed. The
 tables are made from these files alone.

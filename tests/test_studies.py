@@ -65,6 +65,27 @@ def test_every_run_is_a_valid_recipe_and_every_kept_file_a_run_with_that_recipe(
 
 def test_no_two_runs_of_a_study_are_the_same(study, tuned):
     """As one would be that takes from its grid what it was to be compared in."""
+    named: dict[str, str] = {}
+    for name, run in yaml.safe_load(study.read_text())["runs"].items():
+        what = resolved(study, name, tuned).to_yaml() + run.get("data", "")
+        assert named.setdefault(what, name) == name
+
+
+def test_runs_that_are_compared_have_one_network_and_the_same_images(study, tuned):
+    """A recipe brings a stem of its own, which an override that is forgotten leaves in one of them."""
+    content = yaml.safe_load(study.read_text())
+    for comparison in content["comparisons"]:
+        of, against = (comparison[key].split(" - ") for key in ("of", "against"))
+        for one, other in zip(of, against, strict=True):
+            recipes = [resolved(study, name, tuned) for name in (one, other)]
+            ungrouped = [r.backbone.model_copy(update={"batchnorm_groups": 1}) for r in recipes]  # MoCo v2's own matter
+            assert ungrouped[0] == ungrouped[1], f"{one} and {other} are of different networks"
+            assert recipes[0].data == recipes[1].data
+            assert len({content["runs"][name].get("data") for name in (one, other)}) == 1
+
+
+def resolved(study, name, tuned):
+    """The recipe of a run; of what its grid did not choose yet, one that it may choose."""
 
     def choose(grid, method):
         try:
@@ -72,10 +93,8 @@ def test_no_two_runs_of_a_study_are_the_same(study, tuned):
         except ClzooError:  # the grid is not whole
             return chosen(tuned, 0, grid, method)
 
-    named: dict[str, str] = {}
-    for name, run in yaml.safe_load(study.read_text())["runs"].items():
-        recipe = load_recipe(find_recipe(run["recipe"]), tuned.overrides_of(study, name, choose)).to_yaml()
-        assert named.setdefault(recipe, name) == name
+    recipe = yaml.safe_load(study.read_text())["runs"][name]["recipe"]
+    return load_recipe(find_recipe(recipe), tuned.overrides_of(study, name, choose))
 
 
 def chosen(tuned, place, grid, method):
@@ -182,6 +201,40 @@ def test_a_run_of_fewer_seeds_than_its_study_is_run_with_those_alone(tmp_path, m
         monkeypatch.setattr(sys, "argv", ["run.py", str(study), "--data", "there", *asked])
         module.main()
     assert folders == ["once-seed0", "twice-seed0", "twice-seed1", "once-seed1"]
+
+
+def test_a_run_with_images_of_its_own_is_trained_and_judged_on_them(tmp_path, monkeypatch):
+    study = tmp_path / "study.yaml"
+    runs = {"all": {"recipe": "simclr_tiny"}, "some": {"recipe": "simclr_tiny", "data": "20"}}
+    common = {"title": "", "protocols": ["knn"], "evaluation": [], "seeds": [0], "all": [], "shared": []}
+    study.write_text(yaml.safe_dump({**common, "runs": runs}))
+    module, places = script("run"), []
+    monkeypatch.setattr(module, "pretrain", lambda recipe, overrides, data, folder: places.append(data))
+    monkeypatch.setattr(module, "evaluate", lambda study, missing, data, folder: places.append(data))
+    monkeypatch.setattr(module, "keep", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(study), "--data", "there"])
+    module.main()
+    assert places == ["there", "there", "there/20", "there/20"]
+
+
+def test_some_classes_are_spaced_evenly_and_linked_alike_in_every_part(tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        for name in "abcdef":
+            (tmp_path / "whole" / part / name).mkdir(parents=True)
+            (tmp_path / "whole" / part / name / "0.png").touch()
+    module, out = script("classes"), tmp_path / "some"
+    arguments = ["classes.py", str(tmp_path / "whole"), "--classes", "2", "4", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    module.main()
+    for part in ("train", "val"):
+        assert [path.name for path in sorted((out / "2" / part).iterdir())] == ["a", "d"]
+        assert [path.name for path in sorted((out / "4" / part).iterdir())] == ["a", "b", "d", "e"]
+        assert (out / "4" / part / "e" / "0.png").is_file()
+    with pytest.raises(SystemExit, match=r"exists already. Give another --out"):
+        module.main()
+    monkeypatch.setattr(sys, "argv", [*arguments[:3], "7", "--out", str(tmp_path / "other")])
+    with pytest.raises(SystemExit, match=r"--classes 7: there are 6 classes"):
+        module.main()
 
 
 def test_a_run_that_was_stopped_is_not_judged(tmp_path, monkeypatch):
