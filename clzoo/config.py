@@ -283,6 +283,8 @@ def _problems(config: ModelConfig) -> Iterator[str]:
     for key in ("model_args", "published"):
         if not isinstance(value := getattr(config, key), dict):
             yield f"{key} is {shown(value)}, expected a table"
+        elif key == "published" and not all(map(_is_number, value.values())):
+            yield f"published is {shown(value)}, expected a table of numbers"
 
 
 def _is_number(value: object) -> bool:

@@ -322,6 +322,12 @@ def test_a_wrong_feature_length_or_argument_in_the_config_is_refused(saved):
         clzoo.load(saved, "cpu")
 
 
+def test_a_published_figure_that_is_no_number_is_named(saved):
+    dataclasses.replace(ModelConfig.load(saved / "config.json"), published={"linear": "74.7 %"}).save(saved)
+    with pytest.raises(ClzooError, match=r"published is \{'linear': '74\.7 %'\}, expected a table of numbers"):
+        clzoo.load(saved, "cpu")
+
+
 @pytest.mark.parametrize("key", ["parameters", "recipe", "weights_sha256"])
 def test_a_value_of_another_kind_in_the_config_is_named(saved, key):
     config = json.loads((saved / "config.json").read_text())

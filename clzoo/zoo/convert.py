@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from clzoo.backbones import feature_width, made_for
 from clzoo.config import ModelConfig, Preprocessing
@@ -354,12 +355,29 @@ def _config_for(architecture: str, name: str, model_args: dict[str, Any]) -> Mod
         model_args=model_args,
     )
     with torch.device("meta"):
-        module: Any = network(config, "--arch")
-        if getattr(module, "cls_token", None) is not None:
-            config = replace(config, global_pool="token")
-            module = network(config, "--arch")
+        try:
+            module: Any = network(config, "--arch")
+        except ClzooError as error:
+            config, module = _with_token(config, error)
+        else:
+            if getattr(module, "cls_token", None) is not None:
+                config, module = _with_token(config)
     size = made_for(model_args) or int(module.pretrained_cfg["input_size"][-1])
     return replace(config, num_features=feature_width(module, size), preprocessing=Preprocessing(size=size))
+
+
+def _with_token(config: ModelConfig, refused: ClzooError | None = None) -> tuple[ModelConfig, nn.Module]:
+    """The config whose feature is the class token, and its network; `refused` is raised if there is none either.
+
+    Distilled DeiTs and CLIP's ResNets are built with no other.
+    """
+    config = replace(config, global_pool="token")
+    try:
+        return config, network(config, "--arch")
+    except ClzooError:
+        if refused is None:
+            raise
+        raise refused from None
 
 
 def parse_model_args(pairs: Sequence[str]) -> dict[str, Any]:

@@ -384,6 +384,25 @@ def test_a_converted_folder_loads_with_hash_probe_and_gates(tmp_path):
     assert clzoo.load(out, device="cpu").weights_sha256 == written.weights_sha256
 
 
+def test_a_network_that_is_built_with_the_class_token_alone_is_converted_by_its_name(tmp_path):
+    torch.manual_seed(0)
+    small = {"depth": 1, "embed_dim": 24}
+    network = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=0, **small).eval()
+    save_file({name: t.contiguous() for name, t in network.state_dict().items()}, tmp_path / "a.safetensors")
+    out = tmp_path / "mine"
+    _, written = convert_to_folder(tmp_path / "a.safetensors", "deit_tiny_distilled_patch16_224", out, model_args=small)
+    assert (written.global_pool, written.num_features) == ("token", 24)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(clzoo.load(out, device="cpu").module(images), network(images))
+
+
+def test_arguments_that_no_pool_makes_right_are_named_by_the_first_refusal(tmp_path):
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(ClzooError, match=r"global_pool 'avg': .*no_such"):
+        convert_to_folder(tmp_path / "a.pth", "test_resnet", tmp_path / "out", model_args={"no_such": 1})
+
+
 def test_a_failed_conversion_writes_nothing(tmp_path):
     torch.save({"conv1.0.weight": torch.ones(1)}, tmp_path / "a.pth")
     with pytest.raises(ClzooError, match="missing"):
