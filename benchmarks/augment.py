@@ -91,7 +91,7 @@ def against_lightly(
     options: dict[str, float],
 ) -> None:
     if importlib.util.find_spec("lightly") is None:
-        seconds = interleaved(rounds, lambda epoch: ours(images, epoch))[0]
+        seconds = interleaved(rounds, time.thread_time, lambda epoch: ours(images, epoch))[0]
         print(f"  {title}: ours {len(images) / seconds:,.0f} images/s; lightly not measured: pip install lightly")
         return
     from lightly.transforms import SimCLRTransform
@@ -99,7 +99,7 @@ def against_lightly(
     theirs = SimCLRTransform(input_size=size, normalize=None, **options)  # ours is timed without, too
     opened = [Image.fromarray(image) for image in images]
     our_best, their_best = interleaved(
-        rounds, lambda epoch: ours(images, epoch), lambda _: [theirs(image) for image in opened]
+        rounds, time.thread_time, lambda epoch: ours(images, epoch), lambda _: [theirs(image) for image in opened]
     )
     count = len(images)
     print(
@@ -116,7 +116,7 @@ def against_kornia(rounds: int) -> None:
         return [make_view(pixels, LARGE, seed=0, epoch=epoch, samples=samples, view=view) for view in range(2)]
 
     if importlib.util.find_spec("kornia") is None:
-        print(f"  ours {1e3 * interleaved(rounds, ours)[0]:.2f} ms; kornia not measured: pip install kornia")
+        print(f"  ours {1e3 * interleaved(rounds, on_gpu, ours)[0]:.2f} ms; kornia not measured: pip install kornia")
         return
     import kornia.augmentation as augmentation
 
@@ -133,27 +133,26 @@ def against_kornia(rounds: int) -> None:
         source = pixels.permute(0, 3, 1, 2).float() / 255
         return [chain(source) for _ in range(2)]
 
-    our_best, their_best = interleaved(rounds, ours, theirs)
+    our_best, their_best = interleaved(rounds, on_gpu, ours, theirs)
     print(f"  ours {1e3 * our_best:.2f} ms, kornia {1e3 * their_best:.2f} ms, ratio {their_best / our_best:.1f}")
 
 
-def interleaved(rounds: int, *functions: Callable[[int], object]) -> list[float]:
+def interleaved(rounds: int, clock: Callable[[], float], *functions: Callable[[int], object]) -> list[float]:
     """Best seconds of each function, called in turns, each time with another epoch."""
     best = [float("inf")] * len(functions)
     for epoch in range(rounds + 1):
         for i, function in enumerate(functions):
-            since = now()
+            since = clock()
             function(epoch)
             if epoch > 0:  # the first call warms up
-                best[i] = min(best[i], now() - since)
+                best[i] = min(best[i], clock() - since)
     return best
 
 
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.thread_time()
+def on_gpu() -> float:
+    """Seconds by the wall, after everything asked of the GPU is done."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ For each network, with the same pictures and the same preprocessing, in one run 
                          cores" and "a batch on each core"; on a GPU there is one way, and torch alone
     decode               reading, decoding, resizing and cropping alone, all cores
     timm                 a plain loop as timm's users write it: timm's transform, an image data set, DataLoader with
-                         2 workers, eager, inference_mode, features kept in a list
-    lightly              the embed loop of lightly itself over its own data set and a DataLoader with 2 workers
+                         a worker a core, eager, inference_mode, features kept in a list
+    lightly              the embed loop of lightly itself over its own data set and a DataLoader with a worker a core
     PIL loop             what sentence-transformers does with pictures: open and transform them one after the other in
                          the main process, a batch of 32 at a time
 
@@ -60,7 +60,8 @@ from clzoo.encoder import Encoder
 from clzoo.export.backend import with_backend
 
 MODELS = ("resnet18", "resnet50", "vit_small_patch16_224")
-BATCH, WORKERS = 32, 2  # of the rivals
+BATCH = 32  # of the rivals
+WORKERS = usable_cores()  # of their DataLoaders
 
 Way = Callable[[int], object]
 
@@ -76,7 +77,7 @@ def main() -> None:
         for name in arguments.models:
             encoder = untrained(name, arguments.device)
             speeds = measure(ways(encoder, listing, Path(temporary, name)), len(listing.items), arguments.rounds)
-            print(f"\n{name}, {encoder.device}, clzoo batch {default_batch_size(encoder)}, the others' {BATCH}")
+            print(f"\n{name}, {encoder.device}, clzoo batch {default_batch_size(encoder)}, the others' {BATCH}, fp32")
             report(speeds, encoder)
 
 

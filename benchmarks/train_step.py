@@ -115,7 +115,7 @@ def interleaved(
     """Best seconds of each function, called in turns; by the wall, if no other clock is given."""
     clock = clock or (lambda: now(device))
     best = [float("inf")] * len(functions)
-    for _ in range(rounds + 2):
+    for _ in range(rounds):
         for i, function in enumerate(functions):
             since = clock()
             function()

@@ -73,9 +73,13 @@ def to_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
-def has_native_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 by itself (AVX512-BF16 or AMX); others emulate it, unusably slowly."""
+def has_native_bf16(kind: str = "cpu") -> bool:
+    """Whether this machine's CPU ("cpu": AVX512-BF16 or AMX) or GPU ("cuda": Ampere and later) multiplies bfloat16 by
+    itself; others emulate it, unusably slowly.
+    """
     import torch
 
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # of torch 2.6 and later
     return any(getattr(torch.cpu, name, bool)() for name in asked)

@@ -141,8 +141,8 @@ def make_set(target: str, sources: dict[str, Path | None], out: Path) -> tuple[P
 
 def link(images: list[Path], folder: Path) -> None:
     folder.mkdir(parents=True)
-    for image in images:
-        (folder / image.name).symlink_to(image.resolve())
+    for number, image in enumerate(images):  # of sub-folders, two may have one name
+        (folder / f"{number:05}-{image.name}").symlink_to(image.resolve())
 
 
 # Tables -------------------------------------------------------------------------------------------------------------

@@ -22,24 +22,39 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.out.exists():
         sys.exit(f"{arguments.out} exists already. Give another --out, or delete it.")
-    for part in sorted(path for path in arguments.data.iterdir() if path.is_dir()):
-        folders = sorted(path for path in part.iterdir() if path.is_dir())
-        for count in arguments.classes:
-            place = arguments.out / str(count) / part.name
+    parts = parts_with_classes(arguments.data)
+    chosen_by_count = {count: spaced(parts["train"], count) for count in arguments.classes}
+    for count, chosen in chosen_by_count.items():
+        for part in parts:
+            place = arguments.out / str(count) / part
             place.mkdir(parents=True)
-            for folder in spaced(folders, count):
-                (place / folder.name).symlink_to(folder.resolve())
+            for name in chosen:
+                (place / name).symlink_to((arguments.data / part / name).resolve())
 
 
-def spaced(folders: list[Path], count: int) -> list[Path]:
-    """`count` of the folders, evenly spaced, the first one among them.
+def parts_with_classes(data: Path) -> dict[str, list[str]]:
+    """Names of the class folders of `train` and of each part that has the same ones; of others clzoo judges nothing.
+
+    Raises:
+        SystemExit: there is nothing to train on, or nothing to judge on.
+    """
+    found = {part.name: sorted(path.name for path in part.iterdir() if path.is_dir()) for part in sorted(data.iterdir())
+             if part.is_dir()}  # fmt: skip
+    same = {name: classes for name, classes in found.items() if classes and classes == found.get("train")}
+    if len(same) < 2:
+        sys.exit(f"{data} must hold train/<class>/ and val/<class>/ or test/<class>/ of the same classes.")
+    return same
+
+
+def spaced(classes: list[str], count: int) -> list[str]:
+    """`count` of the classes, evenly spaced, the first one among them.
 
     Raises:
         SystemExit: there are fewer.
     """
-    if not 1 <= count <= len(folders):
-        sys.exit(f"--classes {count}: there are {len(folders)} classes. Give a number from 1 to {len(folders)}.")
-    return [folders[position * len(folders) // count] for position in range(count)]
+    if not 1 <= count <= len(classes):
+        sys.exit(f"--classes {count}: there are {len(classes)} classes. Give numbers from 1 to {len(classes)}.")
+    return [classes[position * len(classes) // count] for position in range(count)]
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.out.exists():
         sys.exit(f"{arguments.out} exists already. Give another --out, or delete it.")
-    for folder in sorted(path for path in arguments.train.iterdir() if path.is_dir()):
-        held_out, kept = split(sorted(path.name for path in folder.iterdir()), arguments.each)
+    folders = sorted(path for path in arguments.train.iterdir() if path.is_dir())
+    parts = {folder: split(sorted(path.name for path in folder.iterdir()), arguments.each) for folder in folders}
+    for folder, (held_out, kept) in parts.items():
         for part, names in (("train", kept), ("test", held_out)):
             place = arguments.out / part / folder.name
             place.mkdir(parents=True)

@@ -104,10 +104,13 @@ def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]
     state = read_json(folder / "state.json")
     cost = {key: state[key] for key in ("steps", "images_seen", "encoder_forwards", "minutes", "hardware", "versions")}
     rows = [{key: row[key] for key in ("protocol", "metric", "value")} for row in metrics["results"]]
+    data = {part: metrics["data"][part]["sha256"] for part in ("train", "test")}
     seeds = results_of(kept, name)
     recipe["seed"] = None
     if seeds and as_recipe(read_json(kept / f"{name}.json")["recipe"]) != as_recipe(recipe):
         sys.exit(f"{kept / name}.json is of another recipe than {folder / 'recipe.yaml'}. Name another --runs.")
+    if any(found.get("data", data) != data for found in seeds.values()):
+        sys.exit(f"{kept / name}.json is of other images than {metrics['data']['test']['origin']}. Name its --data.")
     weights = metrics["model"]["weights_sha256"]
     before = seeds.get(str(seed), {"weights_sha256": weights, "results": []})
     if before["weights_sha256"] != weights:
@@ -115,7 +118,7 @@ def keep(kept: Path, name: str, seed: int, folder: Path, metrics: dict[str, Any]
             f"{kept / name}.json holds results of other weights for seed {seed} ({before['weights_sha256'][:8]}) than "
             f"{folder} ({weights[:8]}). Take that seed out of the file and run this again."
         )
-    seeds[str(seed)] = {"weights_sha256": weights, **cost, "results": [*before["results"], *rows]}
+    seeds[str(seed)] = {"weights_sha256": weights, "data": data, **cost, "results": [*before["results"], *rows]}
     kept.mkdir(exist_ok=True)
     write_json(kept / f"{name}.json", {"recipe": recipe, "seeds": dict(sorted(seeds.items()))})
 

@@ -53,6 +53,11 @@ def main() -> None:
     runs = {name: found for name in study["runs"] if (found := results_of(kept, name))}
     if not runs:
         sys.exit(f"no run of {path} was judged yet; first: python studies/run.py {path} --data DIR")
+    for name, seeds in runs.items():
+        if len({tuple(what_was_measured(found)) for found in seeds.values()}) > 1:
+            sys.exit(
+                f"{kept / name}.json: not all seeds are as long, or judged alike. Run studies/run.py {path} again."
+            )
     fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
     if "ranks" in study:
         fill(RESULTS, f"{kept.name} ranks", table_of_ranks(study, runs))
@@ -67,6 +72,11 @@ def fill(document: Path, name: str, table: str) -> None:
     begin, end = f"<!-- {name}: written by studies/table.py -->\n", f"<!-- end of {name} -->"
     head, rest = text.split(begin)
     write_text(document, f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}")
+
+
+def what_was_measured(found: dict[str, Any]) -> list[Any]:
+    """How long a seed was trained, and the metrics that it has."""
+    return [found["images_seen"], *sorted((row["protocol"], row["metric"]) for row in found["results"])]
 
 
 # Tables -------------------------------------------------------------------------------------------------------------

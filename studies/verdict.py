@@ -59,8 +59,14 @@ def rates(images: int, seeds: int, sd: float) -> dict[str, Any]:
 def word_of_a_case(generator: np.random.Generator, images: int, seeds: int, sd: float) -> str:
     right = generator.beta(*DIFFICULTY, size=images)  # (N,) chance that an encoder gets each image right
     start = generator.random(images) < right
-    own = np.clip(right + generator.normal(0, sd / 100, size=(seeds, 1)), 0, 1)  # (S, N)
+    own = moved(right, generator.normal(0, sd / 100, size=(seeds, 1)))  # (S, N)
     return judge("made up", start, generator.random((seeds, images)) < own).word
+
+
+def moved(right: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Chances (N,) whose mean is higher by each of `by` (S, 1): (S, N). Where more is to be gained, more is."""
+    mean = right.mean()
+    return np.where(by > 0, right + (1 - right) * by / (1 - mean), right * (1 + by / mean))
 
 
 def table(kept: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Every benchmark can be started; what it measures is for an idle machine to say."""
 
+import importlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from picture_folders import encoded, picture
+
+from clzoo.encoder import Encoder
 
 SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py"))
 
@@ -41,6 +45,33 @@ def test_odd_images_are_tried_one_by_one_and_by_the_command(tmp_path):
         assert "good.png: decoded" in result.stdout
         assert "odd.eps: not an image that Pillow can read" in result.stdout
         assert "3 files: 1 decoded, 2 refused with a reason" in result.stdout
+
+
+def test_a_rehearsal_is_no_measurement_and_a_part_that_failed_is_measured_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS[0].parent)
+    gpu = importlib.import_module("gpu")
+    path = tmp_path / "views.json"
+    assert not gpu.is_there(path, rehearsal=True)
+    for rehearsal, code in ((True, 0), (False, 0), (False, 1)):
+        path.write_text(json.dumps({"rehearsal": rehearsal, "returncode": code}))
+        assert gpu.is_there(path, rehearsal=rehearsal) == (code == 0)
+        assert not gpu.is_there(path, rehearsal=not rehearsal)
+
+
+def test_parity_fails_of_no_pictures_and_of_vectors_that_are_no_numbers(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(SCRIPTS[0].parent)
+    gpu = importlib.import_module("gpu")
+    picture(1, 1).save(tmp_path / "a.webp")
+    assert gpu.parity(tmp_path, small=True) == 0
+    assert "1 pictures: least cosine 1.000000" in capsys.readouterr().out
+    plain, asked = Encoder.encode, []
+
+    def broken(self, pixels, **options):
+        asked.append(options)
+        return plain(self, pixels, **options) * (float("nan") if len(asked) % 2 == 0 else 1)
+
+    monkeypatch.setattr(Encoder, "encode", broken)
+    assert gpu.parity(tmp_path, small=True) == 1
 
 
 @pytest.mark.slow

@@ -264,12 +264,23 @@ def losses_until(bad, every=None):
     return None
 
 
+def test_losses_are_looked_at_on_a_device_without_float64(monkeypatch):
+    def refuse(_):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    monkeypatch.setattr(torch.Tensor, "double", refuse)
+    losses = FiniteLosses(torch.device("cpu"), Path("run"), small_recipe("simclr_cifar10"))
+    losses.add(0, torch.tensor(1.0))
+    with pytest.raises(ClzooError, match="the loss is nan at step 1;"):
+        losses.add(1, torch.tensor(float("nan")))
+
+
 def test_a_bad_loss_is_named_with_its_step_though_it_is_read_later():
     with pretended_device() as device:
         error, raised = losses_until({61: float("inf"), 62: float("nan")})
         assert re.match(r"the loss is inf at step 61; no step of the run was kept\. ", error)
         assert raised == 2 * finite.EVERY == 100
-        assert len(device.waits) == 3  # of steps 0, 50 and 100
+        assert len(device.waits) == 4  # for steps 0, 50 and 100, and for the loss
         assert losses_until({}) is None
 
 

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -222,6 +223,7 @@ def test_some_classes_are_spaced_evenly_and_linked_alike_in_every_part(tmp_path,
         for name in "abcdef":
             (tmp_path / "whole" / part / name).mkdir(parents=True)
             (tmp_path / "whole" / part / name / "0.png").touch()
+    (tmp_path / "whole" / "test" / "images").mkdir(parents=True)  # without labels, as Tiny-ImageNet is published
     module, out = script("classes"), tmp_path / "some"
     arguments = ["classes.py", str(tmp_path / "whole"), "--classes", "2", "4", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -230,11 +232,13 @@ def test_some_classes_are_spaced_evenly_and_linked_alike_in_every_part(tmp_path,
         assert [path.name for path in sorted((out / "2" / part).iterdir())] == ["a", "d"]
         assert [path.name for path in sorted((out / "4" / part).iterdir())] == ["a", "b", "d", "e"]
         assert (out / "4" / part / "e" / "0.png").is_file()
+    assert not (out / "4" / "test").exists()
     with pytest.raises(SystemExit, match=r"exists already. Give another --out"):
         module.main()
     monkeypatch.setattr(sys, "argv", [*arguments[:3], "7", "--out", str(tmp_path / "other")])
     with pytest.raises(SystemExit, match=r"--classes 7: there are 6 classes"):
         module.main()
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_that_was_stopped_is_not_judged(tmp_path, monkeypatch):
@@ -259,7 +263,7 @@ def test_a_study_whose_seeds_share_augmentations_is_not_ended_with_code_where_th
 def test_seeds_of_another_recipe_are_not_kept_beside_each_other(tmp_path):
     module = script("run")
     state = dict.fromkeys(("steps", "images_seen", "encoder_forwards", "minutes", "hardware", "versions"), 0)
-    metrics = {"model": {"weights_sha256": "00"}, "results": []}
+    metrics = {"model": {"weights_sha256": "00"}, "data": images_of("A"), "results": []}
     for seed, rate in ((0, 0.12), (1, 0.12), (2, 0.24)):
         folder = tmp_path / str(seed)
         folder.mkdir()
@@ -271,6 +275,23 @@ def test_seeds_of_another_recipe_are_not_kept_beside_each_other(tmp_path):
     with pytest.raises(SystemExit, match="is of another recipe than"):
         module.keep(tmp_path / "kept", "run", 2, tmp_path / "2", metrics)
     assert list(read_json(tmp_path / "kept" / "run.json")["seeds"]) == ["0", "1"]
+    with pytest.raises(SystemExit, match=r"run\.json is of other images than B\. Name its --data"):
+        module.keep(tmp_path / "kept", "run", 1, tmp_path / "1", {**metrics, "data": images_of("B")})
+
+
+def images_of(place):
+    return {part: {"sha256": place + part, "origin": place} for part in ("train", "test")}
+
+
+@pytest.mark.parametrize("other", [{"images_seen": 9}, {"results": [{"protocol": "linear:v1", "metric": "top-1"}]}])
+def test_a_table_is_not_made_of_seeds_that_were_judged_otherwise(tmp_path, monkeypatch, table, other):
+    found = {"images_seen": 10, "results": [{"protocol": "knn:v1", "metric": "top-1"}]}
+    (tmp_path / "study").mkdir()
+    write_json(tmp_path / "study" / "run.json", {"seeds": {"0": found, "1": {**found, **other}}})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump({"runs": {"run": {}}}))
+    monkeypatch.setattr(sys, "argv", ["table.py", str(tmp_path / "study.yaml")])
+    with pytest.raises(SystemExit, match=r"run\.json: not all seeds are as long, or judged alike"):
+        table.main()
 
 
 def test_a_comparison_takes_the_seeds_that_all_its_runs_have(table):
@@ -323,3 +344,11 @@ def test_the_picture_groups_the_runs_of_a_method_and_sorts_by_accuracy(table, tm
     assert table.label({"recipe": "simclr_cifar10", "is": "SimCLR, T = 0.5"}) == "SimCLR, T = 0.5"
     table.draw(tmp_path / "picture.png", study, runs)
     assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_a_made_up_run_gains_on_average_what_it_is_meant_to():
+    verdict = script("verdict")
+    right = np.random.default_rng(0).beta(*verdict.DIFFICULTY, size=1000)
+    own = verdict.moved(right, np.array([[0.02], [0.0], [-0.02]]))
+    assert own.mean(axis=1) - right.mean() == pytest.approx([0.02, 0.0, -0.02])
+    assert 0 <= own.min() <= own.max() <= 1

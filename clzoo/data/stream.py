@@ -21,7 +21,7 @@ AHEAD = 3
 """Batches that are being decoded while the loop works on one."""
 
 LARGEST_BATCHED_ON_CPU = 96
-"""Pixels up to which a CPU crops whole batches; above, image by image is faster (docs/performance.md)."""
+"""Pixels up to which a CPU crops whole batches; above, image by image was faster when measured once."""
 
 _JOBS_PER_WORKER = 4  # that a batch is cut into: few hand-overs, yet no worker is idle for long
 

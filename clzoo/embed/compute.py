@@ -30,8 +30,8 @@ from clzoo.export.parity import MIN_COSINE, probes
 log = logging.getLogger("clzoo")
 
 EXPORT_FROM = 2_000
-"""Images from which a graph is exported for backend "auto". (Our choice: 600 to 3,300 pay for it in the table of
-docs/performance.md.)"""
+"""Images from which a graph is exported for backend "auto". (Our choice: on the networks of docs/performance.md 600 to
+3,300 paid for the export when it was measured once.)"""
 
 _ONNX = "ONNX Runtime"
 _PROBES = 8

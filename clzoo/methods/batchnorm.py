@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clzoo.errors import ClzooError
+from clzoo.timm_import import timm
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -14,15 +15,25 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
     MoCo needs it on one device: with common statistics query and key could recognise each other by them. The running
     averages are those of the groups' mean.
+
+    Args:
+        norm: whose tensors, settings and, if it is one of timm's with an activation behind it, activation these become.
     """
 
-    def __init__(self, width: int, groups: int) -> None:
-        super().__init__(width)
+    def __init__(self, norm: nn.BatchNorm2d, groups: int) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum)
         self.groups = groups
+        for name, part in norm.named_children():  # "drop" and "act"
+            setattr(self, name, part)
+        self.load_state_dict(norm.state_dict())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, C, H, W)
-        if not self.training:
-            return super().forward(x)
+        y = self._in_groups(x) if self.training else super().forward(x)
+        for part in self.children():
+            y = part(y)
+        return y
+
+    def _in_groups(self, x: torch.Tensor) -> torch.Tensor:
         batch, g = len(x), self.groups
         if batch % g or batch == g:
             raise ClzooError(
@@ -76,12 +87,20 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
 
 
 def split_batchnorm(module: nn.Module, groups: int) -> nn.Module:
-    """Replace every BatchNorm2d below `module` by a SplitBatchNorm2d with the same tensors and names."""
+    """Replace every BatchNorm2d below `module` by a SplitBatchNorm2d with the same tensors, names and activation.
+
+    Raises:
+        ClzooError: a BatchNorm of a kind that does something else than normalise and activate.
+    """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            split = SplitBatchNorm2d(child.num_features, groups)
-            split.load_state_dict(child.state_dict())
-            setattr(module, name, split)
+            plain = child.affine and child.track_running_stats and child.momentum is not None
+            if not plain or type(child) not in (nn.BatchNorm2d, timm.layers.BatchNormAct2d):
+                raise ClzooError(
+                    f"backbone.batchnorm_groups={groups}: there is no form in groups of {name}, a "
+                    f"{type(child).__name__}. Type: --set backbone.batchnorm_groups=1"
+                )
+            setattr(module, name, SplitBatchNorm2d(child, groups))
         else:
             split_batchnorm(child, groups)
     return module

@@ -16,7 +16,7 @@ from clzoo.config import ModelConfig
 from clzoo.distributed import world_size
 from clzoo.errors import ClzooError
 from clzoo.methods import Batch, create_method
-from clzoo.methods.batchnorm import split_batchnorm
+from clzoo.methods.batchnorm import SplitBatchNorm2d, split_batchnorm
 from clzoo.pretrain.recipe import Backbone, Recipe
 from clzoo.pretrain.recomputing import recompute_blocks
 from clzoo.timm_import import timm
@@ -154,14 +154,14 @@ def compile_networks(method: nn.Module) -> None:
     for name in ("backbone", "projector", "predictor", "momentum_backbone", "momentum_projector"):
         network = getattr(method, name, None)
         if network is not None and any(True for _ in network.parameters()):
-            network.compile()
+            network.compile(dynamic=False)  # views of another size are another graph, whoever came first
 
 
 def for_processes(method: nn.Module, device: torch.device, *, sharded: bool = False) -> nn.Module:
     """Wrapped for torchrun; with one process, or where the processes share the weights out, the method itself.
 
     Raises:
-        ClzooError: synchronised BatchNorm is asked for where torch has none (CPU).
+        ClzooError: synchronised BatchNorm is asked for where torch has none (CPU), or BatchNorm in groups beside it.
     """
     if world_size() == 1:
         return method
@@ -172,7 +172,12 @@ def for_processes(method: nn.Module, device: torch.device, *, sharded: bool = Fa
                 "this method synchronises BatchNorm over processes, which torch can do on CUDA only. "
                 "Run one process on a CPU: clzoo pretrain RECIPE --data DIR"
             )
-        method = nn.SyncBatchNorm.convert_sync_batchnorm(method)
+        if any(isinstance(module, SplitBatchNorm2d) for module in method.modules()):
+            raise ClzooError(
+                "backbone.batchnorm_groups: this method synchronises BatchNorm over processes, so that the batch has "
+                "no groups. Type: --set backbone.batchnorm_groups=1"
+            )
+        method = timm.layers.convert_sync_batchnorm(method)  # torch's loses the activations that some norms hold
     if sharded:
         return method
     return data_parallel(method, device)

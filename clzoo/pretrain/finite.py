@@ -42,9 +42,9 @@ class FiniteLosses:
 
     def check(self) -> None:
         """Raise ClzooError if a loss so far was not finite, naming the step."""
-        step, loss = torch.stack([self._step.double(), self._loss.double()]).tolist()
+        step = int(self._step)
         if step >= 0:
-            raise ClzooError(f"the loss is {loss} at step {step:.0f}; {self._remedy()}")
+            raise ClzooError(f"the loss is {float(self._loss)} at step {step}; {self._remedy()}")
 
     @torch.no_grad()
     def check_weights(self, step: int, method: nn.Module) -> None:

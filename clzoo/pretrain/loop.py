@@ -166,15 +166,17 @@ def _require_start(recipe: Recipe) -> None:
 
 
 def autocast(device: torch.device, precision: str) -> Any:
-    """The context that a step computes in; precision "auto" is bf16 on CUDA and fp32 elsewhere.
+    """The context that a step computes in; precision "auto" is bf16 on GPUs of CUDA that compute in it, else fp32.
 
     Raises:
-        ClzooError: bf16 on a CPU that only emulates it.
+        ClzooError: bf16 on a processor that only emulates it.
     """
-    if precision == "fp32" or (precision == "auto" and device.type != "cuda"):
+    emulated = device.type in ("cpu", "cuda") and not has_native_bf16(device.type)
+    if precision == "fp32" or (precision == "auto" and (device.type != "cuda" or emulated)):
         return contextlib.nullcontext()
-    if device.type == "cpu" and not has_native_bf16():
-        raise ClzooError("precision bf16 is emulated by this CPU, unusably slowly. Type: --set precision=fp32")
+    if emulated:
+        processor = "CPU" if device.type == "cpu" else "GPU"
+        raise ClzooError(f"precision bf16 is emulated by this {processor}, unusably slowly. Type: --set precision=fp32")
     return torch.autocast(device.type, torch.bfloat16)
 
 

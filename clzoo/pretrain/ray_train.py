@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.data.storage import is_remote
+from clzoo.distributed import PATIENCE
 from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.pretrain.recipe import Recipe
 from clzoo.temporary import temporary_folder
+from clzoo.zoo.entries import is_local
 
 RESTARTS = 3
 """How often a run is started anew when a process dies; it has its checkpoints, so this bounds a fault that stays."""
@@ -50,14 +52,22 @@ def pretrain_on_ray(
             raise ClzooError(f"device {device!r} cannot be had of a Ray cluster with {gpus} GPUs: auto, cpu or cuda.")
         on_gpu = device != "cpu" and gpus > 0
         place = str(data) if is_remote(data) or str(data).startswith("hf-hub:") else str(Path(data).resolve())
-        told = {"recipe": recipe.model_dump(mode="json"), "data": place, "out": str(out.resolve()), "init": init,
-                "device": "cuda" if on_gpu else "cpu", "max_minutes": max_minutes}  # fmt: skip
+        told = {
+            "recipe": _with_whole_path(recipe).model_dump(mode="json"),
+            "data": place,
+            "out": str(out.resolve()),
+            "init": None if init is None else _whole_path(init),
+            "device": "cuda" if on_gpu else "cpu",
+            "max_minutes": max_minutes,
+        }
         out.parent.mkdir(parents=True, exist_ok=True)
         with temporary_folder(out.parent.resolve(), "the records of Ray Train") as records:
             trainer = train.torch.TorchTrainer(
                 _in_a_worker,
                 train_loop_config=told,
-                torch_config=train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+                torch_config=train.torch.TorchConfig(
+                    backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout_s=int(PATIENCE.total_seconds())
+                ),
                 scaling_config=train.ScalingConfig(num_workers=workers or max(1, gpus), use_gpu=on_gpu),
                 run_config=train.RunConfig(
                     name=out.name,
@@ -73,6 +83,17 @@ def pretrain_on_ray(
         if started_here:
             ray.shutdown()
     return bool(read_json(out / "state.json")["finished"])
+
+
+def _whole_path(model: str) -> str:
+    """A model's name, or its place from whatever folder: Ray's workers are in another."""
+    return str(Path(model).expanduser().resolve()) if is_local(model) else model
+
+
+def _with_whole_path(recipe: Recipe) -> Recipe:
+    if recipe.start is None:
+        return recipe
+    return recipe.model_copy(update={"start": recipe.start.model_copy(update={"name": _whole_path(recipe.start.name)})})
 
 
 def _in_a_worker(told: dict[str, Any]) -> None:

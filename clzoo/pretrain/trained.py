@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections import Counter
@@ -150,6 +151,10 @@ def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:
 
 
 def encoder_of(method: Any, recipe: Recipe, name: str, device: str | torch.device = "auto") -> Encoder:
-    """A method's backbone with the preprocessing that its recipe implies."""
+    """A method's backbone with the preprocessing that its recipe implies.
+
+    It computes as it is, where training calls it compiled: a graph for other images would be one that training takes.
+    """
     config = dataclasses.replace(model_config(recipe), name=name)
-    return Encoder(method.backbone, config, resolve_device(device))
+    backbone = copy.copy(method.backbone)  # the same tensors; what `compile()` put behind a call is not copied
+    return Encoder(backbone, config, resolve_device(device))

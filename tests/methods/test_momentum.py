@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from tiny import OPTIONS, tiny_batch, tiny_method
@@ -191,7 +192,7 @@ def test_split_batchnorm_is_a_batchnorm_for_each_group():
 def test_compiled_split_batchnorm_is_written_out_and_computes_the_same(memory_format):
     torch.manual_seed(0)
     x, weight = torch.randn(8, 3, 4, 5).to(memory_format=memory_format), torch.randn(8, 3, 4, 5)
-    plain = SplitBatchNorm2d(3, 4)
+    plain = SplitBatchNorm2d(nn.BatchNorm2d(3), 4)
     nn.init.uniform_(plain.weight)
     nn.init.uniform_(plain.bias)
     written_out = copy.deepcopy(plain)
@@ -208,11 +209,37 @@ def test_compiled_split_batchnorm_is_written_out_and_computes_the_same(memory_fo
 
 def test_split_batchnorm_in_eval_mode_is_a_plain_one():
     torch.manual_seed(0)
-    split = SplitBatchNorm2d(3, 2).eval()
+    split = SplitBatchNorm2d(nn.BatchNorm2d(3), 2).eval()
     x = torch.randn(5, 3, 4, 4)  # no multiple of the groups: it does not matter here
     assert torch.allclose(split(x), nn.BatchNorm2d(3).eval()(x))
 
 
+@pytest.mark.parametrize("name", ["regnetx_002", "mobilenetv3_small_050", "efficientnet_b0", "densenet121"])
+def test_split_batchnorm_keeps_the_activations_that_timms_norms_hold(name):
+    torch.manual_seed(0)
+    plain = timm.create_model(name, num_classes=0)
+    split = split_batchnorm(copy.deepcopy(plain), groups=2)
+    assert split.state_dict().keys() == plain.state_dict().keys()
+    x = torch.randn(4, 3, 32, 32)
+    for network in (plain, split):
+        network.eval()
+    assert torch.equal(split(x), plain(x))
+
+    norm = timm.layers.BatchNormAct2d(3, act_layer=nn.ReLU)
+    in_two = split_batchnorm(nn.Sequential(copy.deepcopy(norm)), groups=2)
+    assert in_two(x).min() == 0
+    torch.testing.assert_close(in_two(x)[::2], norm(x[::2]))
+
+
+def test_a_norm_without_a_form_in_groups_is_named():
+    class Other(nn.BatchNorm2d):
+        pass
+
+    for norm in (Other(3), nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3, momentum=None)):
+        with pytest.raises(ClzooError, match=r"no form in groups of 0, a (Other|BatchNorm2d)\."):
+            split_batchnorm(nn.Sequential(norm), groups=2)
+
+
 def test_groups_that_do_not_divide_the_batch_are_refused():
     with pytest.raises(ClzooError, match="batchnorm_groups=4"):
-        SplitBatchNorm2d(3, 4)(torch.randn(6, 3, 4, 4))
+        SplitBatchNorm2d(nn.BatchNorm2d(3), 4)(torch.randn(6, 3, 4, 4))

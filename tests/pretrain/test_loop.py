@@ -72,7 +72,7 @@ def test_a_step_in_bf16_has_nearly_the_same_loss_and_gradients_in_fp32(pictures,
 
 
 def test_bf16_is_refused_where_the_cpu_emulates_it_and_leaves_no_folder(pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("clzoo.pretrain.loop.has_native_bf16", lambda: False)
+    monkeypatch.setattr("clzoo.pretrain.loop.has_native_bf16", lambda *_: False)
     with pytest.raises(ClzooError, match=r"bf16 is emulated by this CPU.*--set precision=fp32"):
         pretrain(small_recipe("simclr_cifar10", "precision=bf16"), pictures, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
