@@ -240,9 +240,7 @@ class Recipe(Table):
     optimizer: Optimizer
     schedule: Schedule
     monitor: Monitor = Field(default_factory=lambda: Monitor.model_validate({}))
-    precision: Literal["auto", "fp32", "bf16"] = (
-        "auto"  # of forward and backward; auto: bf16 on GPUs of CUDA that have it
-    )
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # of forward and backward; auto: bf16 where CUDA has it
     compile: bool = False  # torch.compile encoders and heads; faster where a C++ compiler or a GPU is at hand
     gradient_checkpointing: bool = False  # keep each block's input alone and compute it twice: for large batches
     shard_weights: bool = False  # over the processes of torchrun (FSDP2): for ViT-B and larger
