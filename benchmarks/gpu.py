@@ -6,8 +6,8 @@
     bash benchmarks/gpu.sh --rehearse                                      # on a CPU, small: whether it runs
     python benchmarks/gpu.py --table gpu-results                           # the figures into docs/performance.md
 
-Each part writes OUT/<part>.json: command, exit code, seconds,
-hardware, versions and what was printed. A part that fails is named, the others still run, and the exit code is 1.
+Each part writes OUT/<part>.json: command, exit code, seconds, hardware, versions and what was printed. A part that
+fails is named, the others still run, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -49,7 +48,6 @@ def main() -> None:
     failed = []
     with tempfile.TemporaryDirectory() as place:
         images = arguments.images or made_up_photographs(Path(place) / "photographs", 12 if arguments.rehearse else 240)
-        images = unpacked(images, Path(place) / "unpacked")
         for part, commands in parts(images, Path(place), rehearse=arguments.rehearse).items():
             if arguments.only and part not in arguments.only:
                 continue
@@ -173,30 +171,24 @@ def made_up_photographs(folder: Path, count: int) -> Path:
     return folder
 
 
-def unpacked(images: Path, folder: Path) -> Path:
-    """The folder of photographs, or what an archive of them holds."""
-    if images.is_dir():
-        return images
-    with tarfile.open(images) as archive:
-        archive.extractall(folder, filter="data")
-    return folder
-
-
 # Parts that have no file of their own --------------------------------------------------------------------------------
 
 
 def parity(images: Path, *, small: bool) -> int:
     """Embeddings of the same pictures on the CPU and on the GPU: cosines and differences, fp32 and bf16."""
+    from embed import unpacked  # of this folder
+
     import clzoo
     from clzoo.data.sources import list_images
     from clzoo.embed import DEFAULT_MODEL
 
     names = [DEFAULT_MODEL, "cacr-resnet18_w16-cifar10"][: 1 if small else 2]
-    paths = [item.file for item in list_images(images).items[:120]]
-    device, good = ("cpu" if small else "cuda"), bool(paths)
+    device, good = ("cpu" if small else "cuda"), True
     for name in names:
         reader, encoder = clzoo.load(name, "cpu"), clzoo.load(name, device)
-        pixels = torch.from_numpy(np.stack([reader.pixels(path) for path in paths]))  # (N, S, S, 3)
+        with tempfile.TemporaryDirectory() as place:
+            paths = [item.file for item in list_images(unpacked(images, Path(place))).items[:120]]
+            pixels = torch.from_numpy(np.stack([reader.pixels(path) for path in paths]))  # (N, S, S, 3)
         reference = reader.encode(pixels, dtype="fp32")
         for dtype, least in LEAST_COSINE.items():
             if dtype == "bf16" and device == "cpu":

@@ -54,10 +54,9 @@ def main() -> None:
     if not runs:
         sys.exit(f"no run of {path} was judged yet; first: python studies/run.py {path} --data DIR")
     for name, seeds in runs.items():
-        if len({tuple(what_was_measured(found)) for found in seeds.values()}) > 1:
-            sys.exit(
-                f"{kept / name}.json: not all seeds are as long, or judged alike. Run studies/run.py {path} again."
-            )
+        if len({what_was_measured(found) for found in seeds.values()}) > 1:
+            told = f"Type: python studies/run.py {path} --data DIR"
+            sys.exit(f"{kept / name}.json: not all seeds are as long, or judged alike. {told}")
     fill(RESULTS, f"{kept.name} runs", table_of_runs(study, runs))
     if "ranks" in study:
         fill(RESULTS, f"{kept.name} ranks", table_of_ranks(study, runs))
@@ -74,9 +73,9 @@ def fill(document: Path, name: str, table: str) -> None:
     write_text(document, f"{head}{begin}\n{table}\n{end}{rest.split(end)[1]}")
 
 
-def what_was_measured(found: dict[str, Any]) -> list[Any]:
+def what_was_measured(found: dict[str, Any]) -> tuple[int, frozenset[tuple[str, str]]]:
     """How long a seed was trained, and the metrics that it has."""
-    return [found["images_seen"], *sorted((row["protocol"], row["metric"]) for row in found["results"])]
+    return found["images_seen"], frozenset((row["protocol"], row["metric"]) for row in found["results"])
 
 
 # Tables -------------------------------------------------------------------------------------------------------------

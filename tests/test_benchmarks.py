@@ -13,6 +13,7 @@ import pytest
 from picture_folders import encoded, picture
 
 from clzoo.encoder import Encoder
+from clzoo.errors import ClzooError
 
 SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "benchmarks").glob("*.py"))
 
@@ -61,6 +62,8 @@ def test_a_rehearsal_is_no_measurement_and_a_part_that_failed_is_measured_again(
 def test_parity_fails_of_no_pictures_and_of_vectors_that_are_no_numbers(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(SCRIPTS[0].parent)
     gpu = importlib.import_module("gpu")
+    with pytest.raises(ClzooError, match="holds no images"):
+        gpu.parity(tmp_path, small=True)
     picture(1, 1).save(tmp_path / "a.webp")
     assert gpu.parity(tmp_path, small=True) == 0
     assert "1 pictures: least cosine 1.000000" in capsys.readouterr().out

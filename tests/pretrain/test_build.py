@@ -1,7 +1,5 @@
 """What is trained is the network that the recipe names, compiled or not, in one process or in several."""
 
-import contextlib
-
 import pytest
 import timm
 import torch
@@ -9,9 +7,6 @@ from small_recipes import small_recipe
 
 from clzoo.errors import ClzooError
 from clzoo.pretrain.build import build_method, compile_networks, for_processes
-from clzoo.pretrain.loop import autocast
-from clzoo.pretrain.ray_train import _with_whole_path
-from clzoo.pretrain.recipe import Start
 from clzoo.pretrain.trained import encoder_of
 
 WITH_ACTIVATIONS_IN_ITS_NORMS = (
@@ -60,18 +55,3 @@ def test_an_encoder_looked_at_while_training_does_not_go_through_the_compiled_ne
     with torch.no_grad():
         next(method.backbone.parameters()).add_(1)  # the encoder's weights are the method's own
     assert not torch.equal(encoder.encode(images), before)
-
-
-def test_bf16_is_what_a_gpu_gets_that_computes_in_it(monkeypatch):
-    gpu = torch.device("cuda")
-    monkeypatch.setattr("clzoo.pretrain.loop.has_native_bf16", lambda kind: kind != "cuda")
-    assert isinstance(autocast(gpu, "auto"), contextlib.nullcontext)
-    with pytest.raises(ClzooError, match=r"bf16 is emulated by this GPU.*--set precision=fp32"):
-        autocast(gpu, "bf16")
-
-
-def test_a_start_on_this_machine_is_found_from_the_folder_of_a_ray_worker(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, expected in (("runs/first", str(tmp_path / "runs" / "first")), ("supcon-resnet10_w48-tiny",) * 2):
-        recipe = small_recipe("simclr_cifar10").model_copy(update={"start": Start(name=name, weights_sha256="0" * 64)})
-        assert _with_whole_path(recipe).start.name == expected

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import os
@@ -24,7 +25,7 @@ from clzoo.methods import METHODS
 from clzoo.pretrain.build import build_method
 from clzoo.pretrain.checkpoint import load_checkpoint, save_checkpoint
 from clzoo.pretrain.feed import Steps, feed
-from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.loop import autocast, pretrain
 from clzoo.pretrain.monitors import monitor
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import claim, read_data, require_same_data, train_alone
@@ -76,6 +77,14 @@ def test_bf16_is_refused_where_the_cpu_emulates_it_and_leaves_no_folder(pictures
     with pytest.raises(ClzooError, match=r"bf16 is emulated by this CPU.*--set precision=fp32"):
         pretrain(small_recipe("simclr_cifar10", "precision=bf16"), pictures, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_bf16_is_what_a_gpu_gets_that_computes_in_it(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.setattr("clzoo.pretrain.loop.has_native_bf16", lambda kind: kind != "cuda")
+    assert isinstance(autocast(gpu, "auto"), contextlib.nullcontext)
+    with pytest.raises(ClzooError, match=r"bf16 is emulated by this GPU.*--set precision=fp32"):
+        autocast(gpu, "bf16")
 
 
 def test_a_run_from_before_a_recipe_key_was_there_goes_on(pictures, tmp_path):

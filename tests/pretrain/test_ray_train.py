@@ -16,6 +16,7 @@ from clzoo.errors import ClzooError
 from clzoo.pretrain import ray_train
 from clzoo.pretrain.checkpoint import load_checkpoint
 from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.recipe import Start
 
 
 def test_without_ray_the_error_says_what_to_install(pictures, tmp_path, monkeypatch):
@@ -23,6 +24,13 @@ def test_without_ray_the_error_says_what_to_install(pictures, tmp_path, monkeypa
     with pytest.raises(ClzooError, match=r'ray.train cannot be imported .*pip install "clzoo\[ray\]"'):
         ray_train.pretrain_on_ray(small_recipe("simclr_cifar10"), pictures, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_start_on_this_machine_is_found_from_the_folder_of_a_ray_worker(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, expected in (("runs/first", str(tmp_path / "runs" / "first")), ("supcon-resnet10_w48-tiny",) * 2):
+        recipe = small_recipe("simclr_cifar10").model_copy(update={"start": Start(name=name, weights_sha256="0" * 64)})
+        assert ray_train._with_whole_path(recipe).start.name == expected
 
 
 def on_ray(pictures, run, *changes, name, workers) -> subprocess.Popen:
