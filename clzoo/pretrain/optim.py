@@ -62,7 +62,7 @@ def learning_rate_share(schedule: Schedule, step: int, steps_per_epoch: int) -> 
 
 
 def warning_of_curve(schedule: Schedule) -> str | None:
-    """What a shortened schedule leaves of its curve, where it never comes to its full rate or never down; else None."""
+    """What a curve lacks: it never comes to its full rate, never down, or not down where it was told to; else None."""
     s = schedule
     if s.warmup_epochs >= s.epochs:
         return (
@@ -79,6 +79,12 @@ def warning_of_curve(schedule: Schedule) -> str | None:
     if s.decay == "steps" and late:
         return (
             f"schedule.milestones={s.milestones} are for a longer run than schedule.epochs={s.epochs:g}: the rate does "
-            f"not fall at {', '.join(map(str, late))}. Name earlier ones, or type: --set schedule.decay=cosine"
+            f"not fall at {', '.join(map(str, late))}. Name earlier ones, or type: "
+            "--set schedule.decay=cosine --set 'schedule.milestones=[]'"
+        )
+    if s.decay == "cosine" and s.milestones:
+        return (
+            f"schedule.milestones={s.milestones} do nothing with schedule.decay=cosine. To let the rate fall there: "
+            "--set schedule.decay=steps, and to leave them out: --set 'schedule.milestones=[]'"
         )
     return None

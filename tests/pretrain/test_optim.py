@@ -1,3 +1,4 @@
+import shlex
 from itertools import pairwise
 
 import pytest
@@ -73,7 +74,13 @@ def test_a_recipe_that_is_shortened_below_its_warm_up_or_milestones_is_warned_of
     cut = load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs=160",)).schedule
     assert "does not fall at 170, 185." in warning_of_curve(cut)
     assert "never falls" in warning_of_curve(cut.model_copy(update={"milestones": []}))
-    assert warning_of_curve(cut.model_copy(update={"decay": "cosine"})) is None
+    typed = [word for word in shlex.split(warning_of_curve(cut).split("type: ")[1]) if word != "--set"]
+    assert warning_of_curve(load_recipe(find_recipe("cacr_cifar10"), ("schedule.epochs=160", *typed)).schedule) is None
+
+
+def test_milestones_of_a_cosine_are_warned_of():
+    asked = load_recipe(find_recipe("simclr_cifar10"), ("schedule.milestones=[100]",)).schedule
+    assert "schedule.milestones=[100] do nothing with schedule.decay=cosine" in warning_of_curve(asked)
 
 
 @pytest.mark.parametrize(("name", "decayed_vectors"), [("cacr_cifar10", True), ("simclr_cifar10", False)])
