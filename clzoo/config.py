@@ -111,6 +111,15 @@ class ModelConfig:
         """Whether timm alone builds this network (the small-image stem and the small AlexNet are ours)."""
         return self.stem_stride is None and self.architecture != SMALL_ALEXNET
 
+    @property
+    def feature(self) -> str:
+        """What the vector of an image is, in words."""
+        if self.architecture == SMALL_ALEXNET:
+            return "second connected layer"
+        if self.architecture.startswith("resnet") and self.global_pool == "token":  # CLIP's
+            return "attention pool"
+        return _FEATURES.get(self.global_pool, f"timm's global_pool {self.global_pool!r}")
+
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""
         ours = dataclasses.asdict(self)
@@ -207,6 +216,12 @@ class ModelConfig:
         return config
 
 
+_FEATURES = {
+    "avg": "global average pool",
+    "token": "class token after the last norm",
+    "map": "attention pool",
+    "max": "global maximum",
+}
 _NETWORK = ("architecture", "num_features", "global_pool", "model_args")
 
 

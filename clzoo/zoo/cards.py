@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from clzoo.config import HUB_PREFIX, SMALL_ALEXNET, ModelConfig
+from clzoo.config import HUB_PREFIX, ModelConfig
 from clzoo.data.known_sets import KNOWN
 from clzoo.files import write_text
 from clzoo.metrics import THIS_MODEL, check_metrics, headlines
@@ -182,7 +182,6 @@ def _slug(text: str) -> str:
 
 def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[str, Any]:
     method, source = _method(config), config.source
-    feature = "the class token after the last norm" if config.global_pool == "token" else "the global average pool"
     return {
         "front_matter": _front_matter(config, metrics),
         "config": config,
@@ -196,7 +195,6 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "address": address,
         "timm_address": _timm_address(address) if _timm_loads_it(config) else "",
         "folder": _timm_address(address).partition(":")[2],  # or repository, as transformers is given it
-        "feature": "the second connected layer" if config.architecture == SMALL_ALEXNET else feature,
         "mean": _numbers(config.preprocessing.mean),
         "std": _numbers(config.preprocessing.std),
         "measured": [_measured(row, metrics) for row in headlines(metrics.get("results", []))],

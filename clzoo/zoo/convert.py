@@ -325,9 +325,8 @@ def _terms_beside(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any
 def assumptions(config: ModelConfig) -> list[str]:
     """What a converted model's config states although no checkpoint does, in words."""
     p = config.preprocessing
-    feature = "class token" if config.global_pool == "token" else "global average pool"
     lines = [
-        f"feature: {feature}, {config.num_features} values",
+        f"feature: {config.feature}, {config.num_features} values",
         f"input:   shorter side {p.resize} px ({p.interpolation}), centre {p.size} px, ImageNet mean and std",
     ]
     heads = _attention_heads(config)

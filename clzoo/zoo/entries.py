@@ -170,7 +170,7 @@ def facts(config: ModelConfig, found: str, folder: Path | None) -> list[tuple[st
         *((label, line[label]) for label in ("name", "method", "backbone", "data", "dim", "status")),
         ("parameters", f"{config.parameters:,}" if config.parameters else None),
         ("architecture", f"timm {config.architecture}{options}"),
-        ("feature", "class token" if config.global_pool == "token" else "global average pool"),
+        ("feature", config.feature),
         ("input", f"shorter side {p.resize} px, {p.interpolation}, centre {p.size} px, mean {p.mean}, std {p.std}"),
         ("license", f"{config.license}. {config.license_note}" if config.license_note else config.license),
         ("derived from", config.derived_from or None),

@@ -15,6 +15,7 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from clzoo.errors import ClzooError
+from clzoo.zoo.entries import facts
 from clzoo.zoo.timm_models import config_of_timm, full_name
 
 FAMILIES = {  # name -> arguments beside those of its tag
@@ -262,3 +263,24 @@ def test_the_pool_is_timms_own_where_the_config_does_not_say():
         for name in ("test_resnet", "test_vit", "test_vit3", "test_convnext")
     }
     assert pools == {"test_resnet": "avg", "test_vit": "token", "test_vit3": "map", "test_convnext": "avg"}
+
+
+def test_info_says_what_the_feature_is():
+    settings = {"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3}
+    features = {}
+    for name in (
+        "resnet50_clip",
+        "resnet50_clip_gap",
+        "vit_base_patch16_siglip_224",
+        "test_vit",
+        "swin_tiny_patch4_window7_224",
+    ):
+        config = config_of_timm({"architecture": name, "pretrained_cfg": settings}, "timm:x", where="here")
+        features[name] = dict(facts(config, "here", None))["feature"]
+    assert features == {
+        "resnet50_clip": "attention pool",
+        "resnet50_clip_gap": "global average pool",
+        "vit_base_patch16_siglip_224": "attention pool",
+        "test_vit": "class token after the last norm",
+        "swin_tiny_patch4_window7_224": "global average pool",
+    }
