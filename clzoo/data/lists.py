@@ -98,10 +98,10 @@ def keep_table(listing: Listing, paths: Sequence[str], table: pa.Table | None) -
         paths: of each row of the table, an image or a shard, whose images all have the row; of one that stands there
             again the first row counts.
     """
-    import pyarrow as pa
-
     if table is None:
         return
+    import pyarrow as pa
+
     rows = {path: row for row, path in reversed(list(enumerate(paths)))}
     order = [rows[_listed_as(item.path, rows)] for item in listing.items]
     listing.metadata = table.take(pa.array(order, pa.int64())).combine_chunks()

@@ -90,7 +90,7 @@ class Exploration:
         return write_page(self, Path(path))
 
     def serve(self, port: int = 0, *, browser: bool = True, announce: Callable[[str], object] = log.info) -> None:
-        """Show the map in a browser until Ctrl-C, from 127.0.0.1 alone.
+        """Show the map in a browser until Ctrl-C (in a notebook: until the cell is interrupted), from 127.0.0.1 alone.
 
         Args:
             port: 0 takes a free one.

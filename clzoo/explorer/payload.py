@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from clzoo.data.held import HELD
 from clzoo.data.listing import CONTAINERS
 from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
@@ -86,9 +87,14 @@ def _columns(store: Store, rows: np.ndarray) -> Iterable[dict[str, Any]]:
     metadata = store.metadata.take(pa.array(rows, pa.int64())) if len(rows) else store.metadata
     for name in metadata.column_names:
         if not (has_labels and name == "label"):
-            yield column(name, metadata[name].to_pylist())
+            yield column(name, _values(metadata[name]))
     sizes = store.items["size"].to_numpy()[rows]
     yield _number("file size", sizes, "bytes of the file")
+
+
+def _values(cells: pa.ChunkedArray) -> list[object]:
+    """A column's cells as Python's, times as texts: Python has none of nanoseconds, nor beyond the year 9999."""
+    return (cells.cast(pa.string()) if pa.types.is_temporal(cells.type) else cells).to_pylist()  # type: ignore[no-any-return]
 
 
 def column(name: str, values: Sequence[object]) -> dict[str, Any]:
@@ -154,9 +160,11 @@ def _sheets_json(sheets: Sheets) -> dict[str, Any]:
 
 def _is_listable(store: Store, path: str) -> bool:
     """Whether a list of paths can name the image: it is a file of this machine, outside of shards."""
-    if is_remote(store.manifest.root) or "://" in store.manifest.root or store.manifest.root.startswith("hf-hub:"):
+    root = store.manifest.root
+    if is_remote(root) or "://" in root or root.startswith("hf-hub:") or store.manifest.source.startswith(HELD):
         return False
-    return not any(parent.suffix.lower() in CONTAINERS for parent in (store.root / path).parents)
+    parents = (store.root / path).parents
+    return not any(parent.suffix.lower() in CONTAINERS and not parent.is_dir() for parent in parents)
 
 
 def _array(values: np.ndarray, kind: str) -> str:

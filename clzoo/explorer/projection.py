@@ -49,7 +49,7 @@ def project(store: Store, rows: np.ndarray, graph: Graph, how: str = "auto") -> 
     """
     check_projection(how)
     places, share = principal_components(store, rows)
-    if how == "pca" or len(rows) < _FEWEST:
+    if how == "pca" or len(rows) < _FEWEST or not np.ptp(places, axis=0).any():  # UMAP makes NaN of a single place
         return _scaled(places), f"PCA, {share:.0%} of the variance"
     if not has_umap():
         log.info('map: PCA, as umap-learn is not installed; UMAP is clearer: pip install "clzoo[explore]"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -11,7 +12,7 @@ import sys
 import webbrowser
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from threading import Lock
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,9 +58,25 @@ def serve(
             announce("no browser could be started: open that address yourself")
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", server_header=False)
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            _run(uvicorn.Server(config), listening)
         except KeyboardInterrupt:  # how it is meant to end
             log.info("ended")
+
+
+def _run(server: Any, listening: socket.socket) -> None:
+    """Until Ctrl-C, which in a notebook is the kernel's interrupt: there this thread has an event loop already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        server.run(sockets=[listening])
+        return
+    thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        thread.join()
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def require_server(port: int) -> None:

@@ -18,7 +18,10 @@ from clzoo.export.parity import Row, parity, table
 from clzoo.files import atomic_path
 from clzoo.graphs.provenance import Provenance
 from clzoo.proof import halves_sha256
-from clzoo.wording import plain
+from clzoo.wording import clzoo_command, plain
+
+MOST_BYTES = 2**31 - 2**20
+"""Of the weights in one .onnx file; the rest is for the graph."""
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -71,10 +74,10 @@ def export_onnx(
             with ranges measured on 100 of them.
 
     Raises:
-        ClzooError: a package is missing; a feature of another length than the encoder's config says; too few images to
-            calibrate with; a file that cannot be written; a graph that
-            differs from torch by more than 1e-4 (fp16: cosine below 0.999, int8: below 0.98) or, where the graph
-            resizes, has a cosine below 0.999 (int8: 0.98) with `Encoder.embed`. Then no file is left.
+        ClzooError: a package is missing; weights of 2 GiB or more; a feature of another length than the encoder's
+            config says; too few images to calibrate with; a file that cannot be written; a graph that differs from
+            torch by more than 1e-4 (fp16: cosine below 0.999, int8: below 0.98) or, where the graph resizes, has a
+            cosine below 0.999 (int8: 0.98) with `Encoder.embed`. Then no file is left.
     """
     out = Path(out)
     _check_arguments(out, dtype, int8)
@@ -82,6 +85,7 @@ def export_onnx(
     encoder.require_weights()
     import onnx
 
+    _require_one_file(encoder, dtype, out)
     reference = Encoder(copy.deepcopy(encoder.module).float(), encoder.config, "cpu")
     reference.probe()  # before the long part: refuses a config that says another length than the network's feature has
     model, pictures, calibration = _model(reference, preprocess, dtype, int8)
@@ -115,6 +119,18 @@ def _require_packages() -> None:
         raise ClzooError(
             f"to export, {', '.join(missing)} must be installed. "
             "Type: pip install onnx onnxscript onnxruntime (or, with an NVIDIA GPU, onnxruntime-gpu)"
+        )
+
+
+def _require_one_file(encoder: Encoder, dtype: str, out: Path) -> None:
+    """Before the long part: a graph is one message of protobuf, which ends at 2 GiB."""
+    size = sum(tensor.numel() * (2 if dtype == "fp16" else 4) for tensor in encoder.module.state_dict().values())
+    if size >= MOST_BYTES:
+        command = clzoo_command("export", encoder.config.name, "--to", "onnx", "--out", out, "--dtype", "fp16")
+        fits = f" With half of the bytes: {command}" if dtype == "fp32" and size / 2 < MOST_BYTES else ""
+        raise ClzooError(
+            f"{encoder.config.name} has {size / 2**30:.2f} GiB of weights in {dtype}; an .onnx file holds less than "
+            f"2 GiB.{fits}"
         )
 
 

@@ -93,8 +93,8 @@ def decode_image(source: Path | bytes) -> Image.Image:
 
     EXIF orientation is applied; an embedded color profile is converted to sRGB (relative colorimetric), a broken one
     ignored; transparency is laid over white; palette, grey and CMYK are converted; grey of 9 to 16 bits keeps its high
-    byte; of an animation the first frame is taken. Metadata that no pixel needs never cost an image. (Our choices; a
-    color-managed browser shows the same.)
+    byte; of an animation the first frame is taken. Metadata that no pixel needs never cost an image, and none stay with
+    it. (Our choices; a color-managed browser shows the same.)
 
     Raises:
         UnreadableImageError: with the reason: missing, empty, truncated, not an image, too many pixels, pixels without
@@ -199,7 +199,7 @@ def _from_pil(image: Image.Image) -> Image.Image:
         unread = bool(getattr(image, "tile", None)) and getattr(image, "fp", None) is not None
         if not unread or not _first_frame(image):
             rgb = _finished(image)
-            return rgb.copy() if rgb is image else rgb
+            return _bare(rgb.copy() if rgb is image else rgb)
         data = _file_of(image)
     return decode_image(data)
 
@@ -232,7 +232,13 @@ def _decoded(data: bytes, orientation: int | None = None, profile: bytes | None 
         if profile is not None:
             image.info["icc_profile"] = profile
         alpha = _alpha_by_key(image, data)
-        return _finished(image, orientation, alpha)
+        return _bare(_finished(image, orientation, alpha))
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """The image without what its file said beside the pixels: Pillow writes comments into the next file, or fails."""
+    image.info = {}
+    return image
 
 
 def _finished(image: Image.Image, orientation: int | None = None, alpha: Image.Image | None = None) -> Image.Image:

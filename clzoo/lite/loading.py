@@ -33,7 +33,7 @@ def load(path_or_name: str | Path, device: str = "cpu", revision: str | None = N
         return _of_entry(_downloaded(text.removeprefix(HUB_PREFIX), revision), device)
     if revision is not None:
         raise ClzooError(f"revision {revision!r} was given with {text}; only repositories of the Hub have revisions.")
-    if text.endswith(".onnx"):
+    if text.lower().endswith(".onnx"):
         return LiteEncoder(Path(text).expanduser(), device)
     if isinstance(path_or_name, Path) or text in (".", "..") or any(s in text for s in ("/", os.sep)):
         return _of_entry(Path(text).expanduser(), device)
@@ -50,7 +50,8 @@ def _of_entry(folder: Path, device: str) -> LiteEncoder:
     """The graph beside a config.json, if it is of the weights that the config records."""
     graph = folder / GRAPH
     if not folder.is_dir():
-        raise ClzooError(f"{folder} does not exist; expected an .onnx file or the folder of a hub entry.")
+        found = "is another file" if folder.exists() else "does not exist"
+        raise ClzooError(f"{folder} {found}; expected an .onnx file or the folder of a hub entry.")
     if not graph.is_file():
         raise ClzooError(
             f"{folder} holds no {GRAPH}. Where torch is installed, type: "

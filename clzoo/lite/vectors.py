@@ -23,7 +23,10 @@ from clzoo.files import parse_json, read_json
 from clzoo.wording import clzoo_command
 
 _ROWS = 16_384  # of vectors that are compared at a time
-_DAMAGES = (OSError, ValueError, TypeError, LookupError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGES = (
+    *(OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 """What NumPy, zipfile and pyarrow raise at files that are damaged or of something else."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from clzoo.data.known_sets import KNOWN
 from clzoo.files import write_text
 from clzoo.metrics import THIS_MODEL, check_metrics, headlines
 from clzoo.page import render
+from clzoo.wording import clzoo_command
 from clzoo.zoo.entries import training_command
 
 log = logging.getLogger("clzoo")
@@ -192,9 +194,10 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "data_name": _data_name(config, metrics),
         "repo_url": _repo_url(source.repo) if source else "",
         "training_command": training_command(config),
-        "address": address,
-        "timm_address": _timm_address(address) if _timm_loads_it(config) else "",
-        "folder": _timm_address(address).partition(":")[2],  # or repository, as transformers is given it
+        "address": _quoted(address),
+        "export_command": clzoo_command("export", address, "--to", "onnx", "--out", "model.onnx", "--preprocess"),
+        "timm_address": _quoted(_timm_address(address)) if _timm_loads_it(config) else "",
+        "folder": _quoted(_timm_address(address).partition(":")[2]),  # or repository, as transformers is given it
         "mean": _numbers(config.preprocessing.mean),
         "std": _numbers(config.preprocessing.std),
         "measured": [_measured(row, metrics) for row in headlines(metrics.get("results", []))],
@@ -206,6 +209,11 @@ def _values(config: ModelConfig, metrics: dict[str, Any], address: str) -> dict[
         "license_note": f" {config.license_note}" if config.license_note else "",
         "provenance": _provenance(config),
     }
+
+
+def _quoted(text: str) -> str:
+    """As a text of Python's, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _timm_address(address: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from in_page import names, passing, saved, screen_of, settled
 from looking import places_of, random_vectors, serving
+from PIL import Image
 from written_stores import write_store
 
 from clzoo import explore, open_store
@@ -55,6 +56,29 @@ def test_pictures_that_are_gone_keep_their_place_with_the_reason(opened, tmp_pat
     page.keyboard.press("n")
     page.wait_for_selector(".neighbors canvas[data-drawn=missing]")
     assert page.get_attribute(".large canvas", "title") == "No such file or directory"
+    assert page.inner_text(".details .bad") == "No picture: No such file or directory"
+
+
+def test_pictures_of_more_sheets_than_are_kept_are_all_there_in_the_end(opened, tmp_path):
+    count = 9 * 256  # at 96 px, where seven decoded sheets are kept
+    for number in range(count):
+        Image.new("RGB", (3, 2), (number % 256, 0, 0)).save(tmp_path / f"{number:06d}.png")
+    store = write_store(
+        tmp_path / "store", random_vectors(count), paths=[f"{n:06d}.png" for n in range(count)], root=tmp_path
+    )
+    page = opened(explore(store, flags=[], projection="pca").write_page(tmp_path / "map.html"))
+    drawn = page.evaluate(
+        """async () => {
+            const places = Array.from({ length: 200 }, (_, n) => Math.floor((n * clzoo.collection.count) / 200));
+            let drawn = 0; // as the map draws: all at once, again whenever something came
+            for (let turn = 0; turn < 200 && drawn < places.length; turn++) {
+                drawn = places.filter((place) => clzoo.source.tile(place)).length;
+                await new Promise((done) => setTimeout(done, 20));
+            }
+            return drawn;
+        }"""
+    )
+    assert drawn == 200
 
 
 @pytest.fixture(scope="module")

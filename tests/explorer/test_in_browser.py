@@ -73,6 +73,9 @@ def test_a_click_shows_the_neighbors_and_theirs_on_another_click_and_the_way_bac
     page.click("#back")
     page.wait_for_selector(".neighbors .tile")
     assert names(page, ".neighbors") == graph.rows[place].tolist()
+    page.click("#tab-filters")
+    page.mouse.click(*screen_of(page, place))  # the same one again
+    assert page.is_visible(".details h2")
 
 
 def test_filters_by_label_column_flag_score_and_name_narrow_the_map_and_are_taken_back(opened, file, view):

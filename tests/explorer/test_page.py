@@ -6,8 +6,10 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from looking import random_vectors
@@ -16,7 +18,7 @@ from written_stores import write_store
 from clzoo import ClzooError, explore
 from clzoo.cli.explore import command
 from clzoo.explorer import exploring, page
-from clzoo.explorer.payload import column, payload
+from clzoo.explorer.payload import _is_listable, _values, column, payload
 
 
 def test_the_policy_allows_this_script_and_this_style_and_no_request(file):
@@ -69,6 +71,15 @@ def test_a_file_that_would_be_too_large_is_refused(tmp_path, monkeypatch, view):
         view.write_page(tmp_path / "map.html")
 
 
+def test_files_outside_of_shards_alone_can_be_listed(tmp_path):
+    folder, vectors = tmp_path / "photos.zip", random_vectors(2)
+    folder.mkdir()
+    store = write_store(tmp_path / "a", vectors, paths=["a.jpg", "train.tar/0.jpg"], root=folder)
+    assert [_is_listable(store, path) for path in store.paths] == [True, False]
+    store.manifest = replace(store.manifest, source="images by id (2 images)")
+    assert not any(_is_listable(store, path) for path in store.paths)
+
+
 def test_columns_of_the_list_are_names_or_numbers(view):
     columns = {each["name"]: each for each in json.loads(payload(view))["columns"]}
     assert list(columns) == ["label", "camera", "exposure", "file size", "label quality", "outlier distance"]
@@ -79,6 +90,14 @@ def test_columns_of_the_list_are_names_or_numbers(view):
 def test_numbers_of_the_list_are_kept_to_the_last_digit():
     seconds = [1_700_000_000 + i for i in range(30)]  # float32 has one value for all of them
     assert numbers(column("taken", seconds)).tolist() == seconds
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.timestamp("us"), pa.duration("ns"), pa.time64("ns")])
+def test_times_that_python_has_none_of_are_shown_as_they_are(kind):
+    largest = 2**62 if kind == pa.timestamp("us") else 12_345_678_901  # beyond the year 9999; of nanoseconds
+    texts = _values(pa.chunked_array([pa.array([largest, None], pa.int64()).cast(kind)]))
+    assert texts[1] is None
+    assert isinstance(texts[0], str)
 
 
 def numbers(column):

@@ -179,6 +179,35 @@ def test_the_command_prints_its_address_and_ends_quietly_at_ctrl_c(place, warm_p
         process.kill()
 
 
+IN_A_NOTEBOOK = """
+import asyncio, sys
+from clzoo import explore
+
+async def cell():
+    view = explore(sys.argv[1], projection="pca", flags=("outliers",))
+    view.serve(browser=False, announce=lambda words: print(words, flush=True))
+
+asyncio.new_event_loop().run_until_complete(cell())  # ipykernel runs cells inside of a loop
+print("the next cell")
+"""
+
+
+def test_in_a_notebook_it_serves_until_the_cell_is_interrupted(place, tmp_path, warm_python):
+    out = tmp_path / "out"
+    process = warm_python.start(("-c", IN_A_NOTEBOOK, str(place / "store")), os.environ, timeout=120, stdout=str(out))
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/[\w-]{22}/ ", out.read_text() if out.exists() else "")):
+            assert process.poll() is None, "it ended"
+            time.sleep(0.05)
+        assert ask(found.group().strip())[0] == 200
+        process.kill(signal.SIGINT)
+        done = process.finish()
+        assert done.returncode == 0, done.stderr
+        assert out.read_text().endswith("the next cell\n")
+    finally:
+        process.kill()
+
+
 def test_without_the_extra_the_error_names_it_and_the_way_without_a_server(place, view, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     monkeypatch.setattr(exploring, "_seen", lambda *_: pytest.fail("neighbors and a map, which take minutes"))

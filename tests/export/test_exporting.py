@@ -15,7 +15,7 @@ from clzoo import Encoder
 from clzoo.cli import main
 from clzoo.config import Preprocessing
 from clzoo.errors import ClzooError
-from clzoo.export import export_onnx
+from clzoo.export import export_onnx, exporting
 
 PICTURES = Path(__file__).parents[2] / "examples" / "pictures"
 TINY_VIT = {
@@ -130,6 +130,17 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(encoder, 
     with pytest.raises(ClzooError, match=message):
         export_onnx(encoder, tmp_path / out, **options)
     assert_empty(tmp_path)
+
+
+def test_weights_that_no_graph_holds_are_refused_before_the_work(encoder, tmp_path, monkeypatch):
+    size = sum(tensor.numel() * 4 for tensor in encoder.module.state_dict().values())
+    monkeypatch.setattr(exporting, "MOST_BYTES", size)
+    monkeypatch.setattr(exporting, "_model", lambda *_: pytest.fail("the long part"))
+    with pytest.raises(ClzooError, match=r"in fp32; an \.onnx file holds less than 2 GiB\. With half .* --dtype fp16$"):
+        export_onnx(encoder, tmp_path / "model.onnx")
+    monkeypatch.setattr(exporting, "MOST_BYTES", size // 2)
+    with pytest.raises(ClzooError, match=r"in fp16; an \.onnx file holds less than 2 GiB\.$"):
+        export_onnx(encoder, tmp_path / "model.onnx", dtype="fp16")
 
 
 def test_a_missing_package_is_named_with_what_installs_it(encoder, tmp_path, monkeypatch):

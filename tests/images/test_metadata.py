@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from clzoo.errors import UnreadableImageError
-from clzoo.images import decode_image
+from clzoo.images import as_rgb, decode_image
 from clzoo.images.metadata import orientation_of, pixels_only
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
@@ -224,6 +224,19 @@ def test_damaged_pixels_are_refused_as_before() -> None:
 def test_the_orientation_is_read_in_both_byte_orders(order: str, value: int) -> None:
     assert orientation_of(exif(order, orientation=value)) == value
     assert orientation_of(exif(order, orientation=value)[:18]) is None
+
+
+@pytest.mark.parametrize("format", ["GIF", "JPEG"])
+def test_nothing_that_a_file_says_beside_its_pixels_goes_into_the_next_one(format: str) -> None:
+    comment = b"where I live" + bytes(70_000 if format == "GIF" else 0)  # longer than a JPEG can hold
+    data = encoded(format, comment=comment)
+    for image in (decode_image(data), as_rgb(Image.open(io.BytesIO(data)))):
+        file = io.BytesIO()
+        image.save(file, "JPEG")
+        assert b"where I live" not in file.getvalue()
+    opened = Image.open(io.BytesIO(data))
+    as_rgb(opened)
+    assert opened.info["comment"] == comment  # the caller's own
 
 
 def test_random_bytes_in_the_metadata_never_raise() -> None:

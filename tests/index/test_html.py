@@ -160,6 +160,12 @@ def test_a_picture_without_a_file_of_its_own_has_no_link(tmp_path, make_store, q
     assert [link["href"] for link in Page(path).of("a")] == [query.as_uri()]
 
 
+def test_of_what_lies_on_the_web_whole_files_alone_have_a_link(tmp_path, make_store, query):
+    store = make_store(np.eye(2), paths=["train.tar/0 #.jpg", "cats/0 #.jpg"], root="https://127.0.0.1/d")
+    path = write_page(tmp_path / "page.html", build_index(store), [query], search(store, np.eye(2)[0], 2))
+    assert [link["href"] for link in Page(path).of("a")] == [query.as_uri(), "https://127.0.0.1/d/cats/0%20%23.jpg"]
+
+
 def test_a_query_that_lies_in_an_archive_is_shown(tmp_path, pictures, encoder, caplog):
     shard = tmp_path / "shard.tar"
     with tarfile.open(shard, "w") as archive:

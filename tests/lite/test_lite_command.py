@@ -68,6 +68,13 @@ def test_a_folder_is_embedded_and_searched_without_anything_else(place):
     assert len(by_image) == 3 and 1 - 1e-4 < by_image[0]["score"] <= 1  # noqa: PT018
 
 
+def test_a_text_file_of_paths_is_embedded_without_anything_else(place):
+    (place / "list.txt").write_text("pictures/red/00.png\npictures/blue/00.png\n")
+    done = alone("embed", place / "list.txt", "--model", place / "model.onnx", "--out", place / "of-list.npz")
+    assert done.returncode == 0, done.stderr
+    assert len(clzoo.lite.open_vectors(place / "of-list.npz").paths) == 2
+
+
 def test_labels_that_a_list_states_come_before_those_of_folders(place):
     listed = place / "listed.csv"
     listed.write_text("path,label\npictures/red/00.png,crimson\npictures/blue/00.png,\n")

@@ -123,6 +123,12 @@ def test_the_example_can_be_typed_as_it_stands(address, clzoo_says, timm_says):
         assert f'{call}("{folder}")' in card
 
 
+def test_what_a_folder_is_called_breaks_no_command():
+    card = render_card(small_config(**PROVEN), EMPTY, address='./my "best" model')
+    assert 'clzoo.load("./my \\"best\\" model")' in card
+    assert "clzoo export './my \"best\" model' --to onnx" in card
+
+
 def test_a_card_with_weights_shows_the_road_without_torch_and_a_recipe_does_not():
     for address in ("hf-hub:me/model", "./model"):
         card = render_card(small_config(**PROVEN, stem_stride=1), EMPTY, address=address)

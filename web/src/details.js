@@ -52,11 +52,17 @@ export function createDetails(collection, source, state, pictures, { onPick, onN
   function picturePart(place) {
     const facts = columns.map((column) => [shown(column.name), valueOf(column, place)]);
     const flagged = flags.filter(({ has }) => has[place]);
+    const gone = el("p", { class: "note bad", hidden: true });
+    const onMissing = (reason) => {
+      gone.textContent = `No picture: ${shown(reason)}`;
+      gone.hidden = false;
+    };
     return el(
       "section",
       {},
       head(),
-      el("div", { class: "large" }, pictures.picture(place, { large: true })),
+      el("div", { class: "large" }, pictures.picture(place, { large: true, onMissing })),
+      gone,
       el("h2", {}, shortName(collection.paths[place])),
       el("p", { class: "path" }, shown(collection.paths[place])),
       flagged.length

@@ -52,6 +52,7 @@ export function build(body, collection, source, state) {
   function onPick(place) {
     onHover(null);
     state.look(place);
+    open("picture"); // also where it was the current one already
     map.reveal(place);
   }
 
@@ -113,7 +114,10 @@ export function build(body, collection, source, state) {
     type: "file",
     accept: "image/*",
     hidden: true,
-    onchange: () => file.files[0] && details.searchWith(file.files[0]),
+    onchange: () => {
+      if (file.files[0]) details.searchWith(file.files[0]);
+      file.value = ""; // the same one may be chosen again
+    },
   });
 
   const head = el(

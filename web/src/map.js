@@ -5,9 +5,11 @@ import { createCamera } from "./camera.js";
 import { css, mixed, page, pointColors, whenThemeChanges } from "./colors.js";
 import { el } from "./dom.js";
 import { MARGIN, disc, drawPoints, shuffled, square } from "./points.js";
+import { KEPT } from "./source.js";
 
 const REACH = 14; // pixels around the pointer in which a point is met
 const MANY = 50_000; // points from which they are drawn as squares while the map moves
+const MOST_PLACED = KEPT - 100; // pictures on the map; the others are for the panel
 const REST = 140; // ms without a movement, after which the map stands still
 
 export function createMap(collection, source, state, { onHover, onPick }) {
@@ -204,6 +206,7 @@ export function createMap(collection, source, state, { onHover, onPick }) {
         }
       }
       if (!isFree) continue;
+      if (found.length === MOST_PLACED) break;
       cells.set(column * 4096 + row, [px, py]);
       found.push(i);
     }

@@ -7,7 +7,7 @@ export function createPictures(collection, source) {
   const waiting = new Set();
 
   function draw(canvas) {
-    const { place, large } = canvas.picture;
+    const { place, large, onMissing } = canvas.picture;
     const reason = source.missing(place);
     const tile = reason ? null : large ? source.large(place) : source.tile(place);
     if (!tile && !reason) return false;
@@ -19,15 +19,16 @@ export function createPictures(collection, source) {
       canvas.classList.add("missing");
       canvas.setAttribute("aria-label", `no picture: ${reason}`);
       canvas.title = reason;
+      onMissing?.(reason);
     }
     canvas.dataset.drawn = tile ? "yes" : "missing";
     return Boolean(reason) || !large || tile.width > 128 || !collection.server; // the large one may still come
   }
 
-  function picture(place, { large = false } = {}) {
+  function picture(place, { large = false, onMissing = null } = {}) {
     const canvas = el("canvas", { width: 8, height: 8, role: "img" });
     canvas.setAttribute("aria-label", shown(collection.paths[place]));
-    canvas.picture = { place, large };
+    canvas.picture = { place, large, onMissing };
     if (!draw(canvas)) waiting.add(canvas);
     return canvas;
   }

@@ -5,51 +5,56 @@
 
 import { bytes } from "./collection.js";
 
-const SHEET_BYTES = 128 << 20; // decoded sheets that are kept
-const KEPT = 1500; // pictures of the server that are kept
+export const KEPT = 1500; // pictures that are kept; a map that shows more of them at a time would never come to rest
+
+const SHEET_BYTES = 64 << 20; // decoded sheets that are kept
 const AT_ONCE = 6; // pictures that are asked for at a time
 
 export function fromFile(collection) {
   const { sheets, graphs } = collection;
-  const decoded = new Map(); // number -> ImageBitmap, or null while it is being decoded; the latest used last
+  const kept = new Map(); // place -> its picture, cut out of its sheet; the latest used last
+  const decoded = new Map(); // number -> ImageBitmap; the latest used last
+  const awaited = new Map(); // number of a sheet that is being decoded -> places that were asked for
   const source = { loaded: () => {}, search: null };
   const perSheet = sheets.across * sheets.across;
   const most = Math.max(4, Math.floor(SHEET_BYTES / (4 * perSheet * sheets.side * sheets.side)));
 
-  function sheet(number) {
-    if (decoded.has(number)) {
-      const image = decoded.get(number);
-      decoded.delete(number);
-      decoded.set(number, image);
-      return image;
-    }
-    decoded.set(number, null);
+  async function decode(number) {
     const text = document.getElementById(`sheet-${number}`).textContent;
-    createImageBitmap(new Blob([bytes(text)], { type: "image/webp" })).then((image) => {
-      decoded.set(number, image);
-      for (const [oldest, old] of decoded) {
-        if (decoded.size <= most) break;
-        if (old && oldest !== number) {
-          decoded.delete(oldest);
-          old.close();
-        }
-      }
-      source.loaded();
-    });
-    return null;
+    const sheet = await createImageBitmap(new Blob([bytes(text)], { type: "image/webp" }));
+    keep(decoded, number, sheet, most);
+    for (const place of awaited.get(number)) cut(sheet, place);
+    awaited.delete(number);
+    source.loaded();
+  }
+
+  // Into a canvas of its own: the sheet may go before the picture does.
+  function cut(sheet, place) {
+    const inside = sheets.place[place] % perSheet;
+    const [width, height] = [sheets.shapes[2 * place], sheets.shapes[2 * place + 1]];
+    const x = (inside % sheets.across) * sheets.side + ((sheets.side - width) >> 1);
+    const y = Math.floor(inside / sheets.across) * sheets.side + ((sheets.side - height) >> 1);
+    const image = new OffscreenCanvas(width, height);
+    image.getContext("2d").drawImage(sheet, x, y, width, height, 0, 0, width, height);
+    keep(kept, place, image, KEPT);
+    return image;
   }
 
   source.missing = (place) => sheets.missing.get(place) ?? null;
   source.tile = (place) => {
     if (sheets.missing.has(place)) return null;
-    const number = sheets.place[place];
-    const image = sheet(Math.floor(number / perSheet));
-    if (!image) return null;
-    const inside = number % perSheet;
-    const [width, height] = [sheets.shapes[2 * place], sheets.shapes[2 * place + 1]];
-    const x = (inside % sheets.across) * sheets.side + ((sheets.side - width) >> 1);
-    const y = Math.floor(inside / sheets.across) * sheets.side + ((sheets.side - height) >> 1);
-    return { image, x, y, width, height };
+    const number = Math.floor(sheets.place[place] / perSheet);
+    let image = used(kept, place);
+    if (!image) {
+      const sheet = used(decoded, number);
+      if (sheet) image = cut(sheet, place);
+      else if (awaited.has(number)) awaited.get(number).add(place);
+      else {
+        awaited.set(number, new Set([place]));
+        decode(number);
+      }
+    }
+    return image ? { image, x: 0, y: 0, width: image.width, height: image.height } : null;
   };
   source.large = source.tile;
   source.neighbors = async (place) =>
@@ -58,6 +63,27 @@ export function fromFile(collection) {
       similarity: Array.from(similarity.subarray(place * k, place * k + k)),
     }));
   return source;
+}
+
+// A map as a cache: the latest used last, the first go where there are more than `most`.
+function used(map, key) {
+  const value = map.get(key);
+  if (value) {
+    map.delete(key);
+    map.set(key, value);
+  }
+  return value;
+}
+
+function keep(map, key, value, most) {
+  map.set(key, value);
+  for (const [oldest, old] of map) {
+    if (map.size <= most) break;
+    if (old && oldest !== key) {
+      map.delete(oldest);
+      old.close?.();
+    }
+  }
 }
 
 export function fromServer() {
@@ -86,14 +112,7 @@ export function fromServer() {
       try {
         const answer = await fetch(`picture/${size}/${place}`);
         if (!answer.ok) throw new Error(await answer.text());
-        kept.set(place, await createImageBitmap(await answer.blob()));
-        for (const [oldest, old] of kept) {
-          if (kept.size <= most) break;
-          if (old && oldest !== place) {
-            kept.delete(oldest);
-            old.close();
-          }
-        }
+        keep(kept, place, await createImageBitmap(await answer.blob()), most);
       } catch (error) {
         missing.set(place, error.message);
       }
@@ -102,14 +121,11 @@ export function fromServer() {
 
     return (place) => {
       if (missing.has(place)) return null;
-      const image = kept.get(place);
+      const image = used(kept, place);
       if (image === undefined) {
         kept.set(place, null);
         waiting.push(place);
         next();
-      } else if (image) {
-        kept.delete(place);
-        kept.set(place, image);
       }
       return image ? { image, x: 0, y: 0, width: image.width, height: image.height } : null;
     };
