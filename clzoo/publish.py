@@ -10,7 +10,7 @@ from typing import Any
 
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import claimed, recognised
-from clzoo.data.opening import has_test_split
+from clzoo.data.opening import has_test_split, selected
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -221,7 +221,8 @@ def _images_of(run: Path, recipe: Recipe, data: str | Path | None) -> TrainingSe
     if (source := read_source(run)) is None:
         log.warning("%s does not say where its images are, so nothing is measured on them; name them by --data", run)
         return None
-    if Path(source).is_absolute() and not Path(source).exists():
+    base = Path(selected(source)[0])  # without #column=NAME or #split=NAME
+    if base.is_absolute() and not base.exists():
         log.warning(
             "the images of %s are no longer in %s, so nothing is measured on them; name them by --data", run, source
         )

@@ -103,6 +103,11 @@ def test_images_that_are_gone_or_changed_are_not_measured_and_the_card_claims_no
         assert "No labelled evaluation" in card
         assert "Nor were the images at hand" in card
         assert said in caplog.text
+    (tmp_path / "list.csv").write_text("file\n" + "\n".join(map(str, sorted(changed.iterdir()))))
+    (run / "data.json").write_text(json.dumps({**data, "source": f"{tmp_path / 'list.csv'}#column=file"}))
+    caplog.clear()
+    publish(run, NAME, None, tmp_path / "listed", device="cpu")
+    assert "was trained on other data" in caplog.text  # not: it is no longer there
     del data["source"]  # as earlier versions wrote it
     (run / "data.json").write_text(json.dumps(data))
     assert content_of(publish(run, NAME, None, tmp_path / "old", device="cpu"))[0]["results"] == []

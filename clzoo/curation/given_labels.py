@@ -13,7 +13,8 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_bytes
 
 _LONGEST = 1 << 30  # bytes
-_MARKS = (",", ";", "\t")  # between the cells; the first that parts the first line
+_MARKS = (",", ";", "\t")  # between the cells
+_LOOKED_AT = 50  # lines by which the mark is told
 
 
 def read_labels(path: str | Path, store: Store) -> list[str | None]:
@@ -65,14 +66,22 @@ def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         number = content[: error.start].count(b"\n") + 1
         raise ClzooError(f"{path} line {number} is not UTF-8 ({error.reason}). Save the file as UTF-8.") from error
-    first, number = text.split("\n", 1)[0], 0
+    number = 0
     try:
-        mark = next((mark for mark in _MARKS if len(next(csv.reader([first], delimiter=mark), [])) > 1), ",")
+        mark = _mark_of(text.split("\n", _LOOKED_AT)[:_LOOKED_AT])
         for number, line in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=mark), start=1):
             if line:
                 yield number, line
     except csv.Error as error:
         raise ClzooError(f"{path} line {number + 1}: {error}; expected path,label.") from error
+
+
+def _mark_of(lines: list[str]) -> str:
+    """What parts all of the first lines into as many cells, and into more than one; else what parts the first."""
+    cells = {mark: [len(line) for line in csv.reader(lines, delimiter=mark) if line] for mark in _MARKS}
+    alike = [mark for mark, found in cells.items() if found and len(set(found)) == 1 and found[0] > 1]
+    first = [mark for mark, found in cells.items() if found and found[0] > 1]
+    return next(iter(alike + first), ",")
 
 
 def _path_and_label(line: list[str], places: tuple[int, int] | None, where: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -198,7 +199,7 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
     used = {name for name in names if name is not None}
     is_table = all(item.label is not None for item in listing.items)
     is_shards = is_table or listing.is_remote or any(item.offset is not None for item in listing.items)
-    classes = sorted(used if is_shards else used | _sub_folders(listing.root))
+    classes = sorted(used | (_empty_classes(listing) if listing.is_folder and not is_shards else set()))
     if is_table:
         numbers = all(name.isdecimal() for name in used)
         classes = (
@@ -212,11 +213,16 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
     return np.array([number[name] for name in names if name is not None], np.int64), tuple(classes), ""
 
 
-def _sub_folders(root: Path) -> set[str]:
-    if not root.is_dir():
-        return set()
-    names = (path.name for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
-    return {name for name in names if printable(name) == name}  # of others no image is taken
+def _empty_classes(listing: Listing) -> set[str]:
+    """Sub-folders without any file, or of images that all failed; one of other files (a run, a store) is no class."""
+    names = (path.name for path in listing.root.iterdir() if path.is_dir() and not is_hidden(path.name))
+    empty = {name for name in names if not _holds_files(listing.root / name)}
+    failed = {failure.path.partition("/")[0] for failure in listing.failures if "/" in failure.path}
+    return {name for name in empty | failed if printable(name) == name}  # of others no image is taken
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(not is_hidden(name) for _, _, files in os.walk(folder) for name in files)
 
 
 def _of_one_folder(listing: Listing, name: str) -> str:

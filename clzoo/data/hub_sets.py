@@ -144,12 +144,18 @@ def list_hub(name: str, split: str | None = None, column: str | None = None) -> 
 def _of_split(listing: Listing, name: str, split: str | None) -> Listing:
     if split is None:
         return listing
-    mine = [split.lower() in re.split(r"[^a-z0-9]+", _file_of(item.path).lower()) for item in listing.items]
+    wanted = f"-{_words(split)}-"
+    mine = [wanted in f"-{_words(_file_of(item.path))}-" for item in listing.items]
     if not any(mine):
         files = sorted({_file_of(item.path) for item in listing.items})
         raise ClzooError(f"{name}: no file is of the split {split}; found {', '.join(files[:5])}.")
     items = [item for item, is_mine in zip(listing.items, mine, strict=True) if is_mine]
     return dataclasses.replace(listing, items=items, ids=listing.ids[np.array(mine)])
+
+
+def _words(text: str) -> str:
+    """data/train_sft-00000-of-00001.parquet -> data-train-sft-00000-of-00001-parquet"""
+    return "-".join(re.split(r"[^a-z0-9]+", text.lower()))
 
 
 def _file_of(path: str) -> str:

@@ -39,6 +39,9 @@ HIDDEN = "hidden"
 HIDDEN_FOLDERS = "hidden folders"
 """The same for folders, which are not searched."""
 
+RUNS = "folders of runs"
+"""The same for folders that `clzoo pretrain` trains in, whose pictures are curves."""
+
 REPLACED = "replaced members"
 """Key of `Listing.ignored` for members of a shard that a later one of the same name replaces."""
 
@@ -94,6 +97,8 @@ class Listing:
     `unreachable` are those paths of `failures` that could not be reached, so nobody knows what lies there or below: an
     update of a store keeps its rows.
 
+    `is_folder`: the root is a folder that was searched as a whole, so that an empty folder in it may be a class.
+
     `class_files` are the members of shards that hold an image's class number (webdataset's `key.cls`); they count as
     ignored too, since nothing but pretraining reads them. So do the archives that are `compressed`.
 
@@ -111,6 +116,7 @@ class Listing:
     ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     classes: dict[str, None] = field(default_factory=dict)
     metadata: pa.Table | None = None
+    is_folder: bool = False
 
     @property
     def is_remote(self) -> bool:

@@ -326,7 +326,6 @@ def _taken(opened: Collection) -> str:
 
 
 def _torchvision_set_in(folder: Path, name: str | None) -> str | None:
-    """`name` if its files are in the folder, or without a name any data set whose files are."""
-    return next(
-        (known for known, files in FOLDERS.items() if name in (None, known) and (folder / files).is_dir()), None
-    )
+    """`name` if its files are in the folder; without a name, or by one of your own, any data set whose files are."""
+    wanted = [name] if name in FOLDERS else list(FOLDERS)
+    return next((known for known in wanted if (folder / FOLDERS[known]).is_dir()), None)

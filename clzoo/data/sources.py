@@ -20,6 +20,7 @@ from clzoo.data.listing import (
     HIDDEN,
     HIDDEN_FOLDERS,
     REPEATED,
+    RUNS,
     Failure,
     Item,
     Listing,
@@ -37,6 +38,9 @@ from clzoo.data.storage import is_remote
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import SUFFIXES
+
+_RUN = {"recipe.yaml", "data.json"}
+"""What `clzoo pretrain` writes into its folder before anything else."""
 
 EXPECTED = "expected a folder of images, a list of paths, or a .tar, .zip or .parquet file"
 
@@ -56,10 +60,11 @@ def list_images(source: str | Path, *, column: str | None = None) -> Listing:
     """
     source = Path(source)
     kind = _kind_of(source, column)
-    listing = Listing(root=(source if kind == "folder" else source.parent).resolve())
+    is_folder = kind == "folder"
+    listing = Listing(root=(source if is_folder else source.parent).resolve(), is_folder=is_folder)
     if kind == "list":
         return _list_paths(listing, source, column)
-    if kind == "folder":
+    if is_folder:
         _add_folder(listing, source, column)
     else:
         _add_shard(listing, str(source), source.name, column)
@@ -196,7 +201,11 @@ def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
                 listing.failures.append(Failure(printable(prefix.rstrip("/")), None, None, "a symlink loop"))
                 continue
             with os.scandir(place) as entries:
-                for entry in entries:
+                found = list(entries)
+                if prefix and {entry.name for entry in found} >= _RUN:
+                    listing.ignored[RUNS] += 1
+                    continue
+                for entry in found:
                     path = prefix + entry.name
                     if is_hidden(entry.name):
                         listing.ignored[HIDDEN_FOLDERS if entry.is_dir(follow_symlinks=False) else HIDDEN] += 1

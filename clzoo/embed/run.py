@@ -122,9 +122,9 @@ class Run:
     def _continued(self, old: Manifest, fresh: Manifest) -> Manifest:
         """The old manifest with what this run may change: a moved source, another compute type."""
         compute = old.compute
-        if len(self.plan.todo) and fresh.compute[0] not in compute:
-            compute = (*compute, *fresh.compute)
-            log.warning("the store's rows were computed in %s; this run adds rows in %s", old.compute[0], compute[-1])
+        if len(self.plan.todo) and fresh.compute[-1] != old.compute[-1]:
+            compute = (*(each for each in compute if each not in fresh.compute), *fresh.compute)  # the newest last
+            log.warning("the store's rows were computed in %s; this run adds rows in %s", old.compute[-1], compute[-1])
         # Terms and network are those of the same weights; older stores do not have them.
         old = replace(old, license=fresh.license, license_note=fresh.license_note, network=fresh.network)
         return replace(old, root=fresh.root, source=fresh.source, compute=compute)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,12 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
 from clzoo.metrics import read_metrics
-from clzoo.zoo.entries import is_run
+from clzoo.zoo.entries import has_encoder, is_run, list_models
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
+
+log = logging.getLogger("clzoo")
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,33 @@ class Subject:
 def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") -> Subject:
     """An Encoder or Subject as it is; a run folder with its newest checkpoint; or anything that `clzoo.load` takes.
 
+    Of a finished run whose checkpoints were deleted it is the encoder that is left.
+
     Raises:
-        ClzooError: what `clzoo.load` raises; a run folder without a checkpoint.
+        ClzooError: what `clzoo.load` raises; a run folder with neither.
     """
     if isinstance(model, Subject):
         return model
     if isinstance(model, Encoder):
         return Subject(model, model.config.name)
-    if is_run(Path(model)):  # a plain word too: ./mine may be typed as mine here
+    if is_run(Path(model)) and model not in list_models():  # ./mine may be typed as mine here
         return _of_run(Path(model), device)
     return _of_entry(model, device)
 
 
 def _of_run(run: Path, device: str) -> Subject:
+    from clzoo.methods import METHODS
+    from clzoo.pretrain.checkpoint import has_checkpoint
     from clzoo.pretrain.run_folder import read_data
     from clzoo.pretrain.trained import load_run
 
-    encoder, recipe, method = load_run(run, device)
     data, classes = read_data(run)
+    if not has_checkpoint(run) and has_encoder(run):
+        log.warning("%s has no checkpoint any more: its encoder is taken, without the heads of its pretraining", run)
+        left = _of_entry(run, device)
+        used = left.recipe is not None and METHODS[left.recipe.method.name].needs_of(left.recipe.method).labels
+        return replace(left, title=str(run), images=data["images"], classes=classes, learned_labels=used)
+    encoder, recipe, method = load_run(run, device)
     return with_heads(encoder, str(run), recipe, method, images=data["images"], classes=classes)
 
 

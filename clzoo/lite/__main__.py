@@ -154,7 +154,12 @@ def _of_source(source: str, run: Callable[..., Any]) -> tuple[list[Item], np.nda
 
 def _search(given: argparse.Namespace) -> None:
     vectors = open_vectors(given.vectors)
-    rows = {query: vectors.row(query) for query in given.queries}
+    embedded = [query for query in given.queries if given.model is not None and Path(query).is_file()]
+    rows = {query: None if query in embedded else vectors.row(query) for query in given.queries}
+    for query, row in rows.items():
+        if row is not None and Path(query).is_file():
+            told = f"{query}: its stored vector is taken; for the file that lies here: --model FILE.onnx"
+            sys.stderr.write(plain(told) + "\n")
     unknown = [query for query, row in rows.items() if row is None]
     found = {query: vectors.embeddings[row] for query, row in rows.items() if row is not None}
     if unknown:

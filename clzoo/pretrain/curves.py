@@ -13,6 +13,7 @@ _PANELS = (
     "uniformity",
     "effective_rank",
     "cone_q_q",
+    "cone_k_k",
     "cone_q_queue",
     "cone_k_queue",
     "repelled_similarity",

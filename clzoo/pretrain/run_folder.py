@@ -22,6 +22,7 @@ from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.temporary import is_temporary, temporary_folder, was_left
 from clzoo.wording import shown
 from clzoo.yaml_text import LONGEST, parse_yaml
+from clzoo.zoo.entries import has_encoder, is_run
 from clzoo.zoo.saving import delete_encoder
 
 log = logging.getLogger("clzoo")
@@ -52,7 +53,8 @@ def claim(
         init: what `--init` names: recorded now if the run was begun by a version that did not record its start.
 
     Raises:
-        ClzooError: the folder belongs to another recipe or other data, or is no run folder.
+        ClzooError: the folder belongs to another recipe or other data, or is no run folder, or a finished run whose
+            checkpoints were deleted.
     """
     fingerprint = images.fingerprint()
     has_steps = has_checkpoint(out)
@@ -75,6 +77,11 @@ def claim(
         _note_source(out, source)
         delete_uncounted(out)
         return
+    if not has_steps and is_run(out) and has_encoder(out):
+        raise ClzooError(
+            f"{out} is a finished run whose checkpoints were deleted: to train there would delete its model too. "
+            "Choose another --out, or delete the folder first."
+        )
     foreign = [path for path in out.iterdir() if path.name not in (LOCK, ADAPTATION) and not is_temporary(path)]
     if foreign and not _is_run(out) and not was_left(out, _CLAIMING):
         raise ClzooError(f"{out} is not empty and is no run folder (it holds {foreign[0].name}). Choose another --out.")

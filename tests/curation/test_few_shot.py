@@ -118,6 +118,18 @@ def test_the_page_says_which_classes_it_does_not_show_whole(store, given, tmp_pa
         assert f"<h2>{label}: {found.labels.count(label)}, of which 4 are shown</h2>" in text
 
 
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_a_mark_is_told_by_all_lines_and_not_by_a_name_that_holds_another(tmp_path, mark):
+    store = write_store(tmp_path / "store", clusters()[0][:3], paths=["a,b;c.jpg", "d.jpg", "e.jpg"])
+    quoted = '"a,b;c.jpg"' if mark in ",;" else "a,b;c.jpg"
+    (tmp_path / "labels.csv").write_text(f"{quoted}{mark}x\nd.jpg{mark}y\n")
+    assert read_labels(tmp_path / "labels.csv", store) == ["x", "y", None]
+    if mark == ";":
+        store = write_store(tmp_path / "other", clusters()[0][:2], paths=["a,b.jpg", "d.jpg"])
+        (tmp_path / "labels.csv").write_text("a,b.jpg;x\nd.jpg;y\n")
+        assert read_labels(tmp_path / "labels.csv", store) == ["x", "y"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

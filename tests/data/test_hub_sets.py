@@ -1,6 +1,8 @@
 """Data sets in the Hub's layout on the local disk. They need the package `datasets` (clzoo[data])."""
 
+import io
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -197,6 +199,24 @@ def test_a_split_and_a_column_are_chosen(datasets, tmp_path):
     assert len(open_source(f"{name}#split=extra&column=image", "train")) == 2
     with pytest.raises(ClzooError, match=r"expected images in left\. Type: .*#column=NAME"):
         open_source(f"{name}#column=left", "train")
+
+
+def test_a_split_of_several_words_is_chosen_by_all_of_them(tmp_path):
+    (tmp_path / "set" / "data").mkdir(parents=True)
+    for split in ("train_sft", "test_sft", "train"):
+        (tmp_path / "set" / "data" / f"{split}-00000-of-00001.zip").write_bytes(zip_of(f"{split}.png"))
+    for split in ("train_sft", "test-sft"):
+        (item,) = open_source(f"hf-hub:{tmp_path / 'set'}#split={split}").listing.items
+        assert item.path.endswith(f"/{split.replace('-', '_')}.png")
+    with pytest.raises(ClzooError, match="no file is of the split sft_train"):
+        open_source(f"hf-hub:{tmp_path / 'set'}#split=sft_train")
+
+
+def zip_of(name):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, encoded(picture(0, 0)))
+    return buffer.getvalue()
 
 
 def test_a_set_on_this_machine_is_embedded_without_the_package(datasets, tmp_path, monkeypatch):

@@ -93,6 +93,30 @@ def test_an_empty_class_folder_keeps_its_number_and_is_named(folder, caplog):
     assert "1 of 3 class folders hold no images: antlion" in caplog.text
 
 
+def test_folders_beside_a_list_of_paths_are_no_classes(folder):
+    (folder / "list.txt").write_text("ant/00.png\nbee/00.png\nbee/01.png\n")
+    before = open_training_set("mine", folder / "list.txt", 16)
+    (folder / "runs").mkdir()  # where clzoo pretrain writes unless it is told otherwise
+    after = open_training_set("mine", folder / "list.txt", 16)
+    assert before.classes == after.classes == ("ant", "bee")
+    assert before.fingerprint() == after.fingerprint()
+
+
+def test_what_clzoo_writes_among_the_images_is_neither_a_class_nor_an_image(folder, caplog):
+    before = open_training_set("mine", folder, 16)
+    (folder / "runs" / "mine").mkdir(parents=True)
+    for name in ("recipe.yaml", "data.json"):
+        (folder / "runs" / "mine" / name).touch()
+    picture(0, 0).save(folder / "runs" / "mine" / "curves.png")
+    (folder / "store").mkdir()
+    (folder / "store" / "manifest.json").touch()
+    with caplog.at_level(logging.INFO, "clzoo"):
+        after = open_training_set("mine", folder, 16)
+    assert before.classes == after.classes == ("ant", "bee")
+    assert before.fingerprint() == after.fingerprint()
+    assert "passed over 1 folders of runs, 1 .json" in caplog.text
+
+
 def test_one_class_is_an_error_only_where_labels_are_needed(tmp_path):
     opened = open_training_set("mine", make_folder(tmp_path / "one", {"ant": 2}), 16)
     assert len(opened) == 2

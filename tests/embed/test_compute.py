@@ -81,6 +81,11 @@ def test_a_store_goes_on_in_the_type_that_it_has(place, monkeypatch, caplog):
     make_folder(place / "pictures", {"grey": 1})
     assert embedded(place, dtype="bf16") == ("fp32", "bf16")
     assert "the store's rows were computed in fp32; this run adds rows in bf16" in caplog.text
+    make_folder(place / "pictures", {"white": 1})
+    assert embedded(place, dtype="fp32") == ("bf16", "fp32")
+    assert "the store's rows were computed in bf16; this run adds rows in fp32" in caplog.text
+    make_folder(place / "pictures", {"black": 1})
+    assert embedded(place) == ("bf16", "fp32")  # the newest stays the newest
 
 
 def test_an_encoder_in_hand_computes_as_its_own_embed_does(place, monkeypatch):

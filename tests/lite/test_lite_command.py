@@ -99,6 +99,21 @@ def test_it_finds_what_clzoo_finds_in_a_store_or_its_export(place, capsys):
     assert capsys.readouterr().out == f"{store.paths[2]}\n  1.0000  {store.paths[2]}  {store.labels[2]}\n"
 
 
+def test_a_query_that_is_a_file_here_is_embedded_where_a_model_is_given(place, tmp_path, monkeypatch, capsys):
+    store = clzoo.open_store(place / "store")
+    exported = export_store(store, tmp_path / "exported.npz")
+    own, other = store.paths[0], store.paths[-1]
+    (tmp_path / own).parent.mkdir(parents=True)
+    shutil.copy(place / "pictures" / other, tmp_path / own)  # another picture by the same name
+    monkeypatch.chdir(tmp_path)
+    assert main(["search", str(exported), own, "--model", str(place / "model.onnx"), "-k", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[own][0]["path"] == other
+    assert main(["search", str(exported), own, "-k", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)[own][0]["path"] == own
+    assert "its stored vector is taken; for the file that lies here: --model" in told.err
+
+
 def test_a_graph_that_prepares_images_otherwise_is_refused(place, tmp_path, capsys):
     larger = small_encoder(preprocessing=Preprocessing(size=64, crop_pct=1.0))
     graph = export_onnx(larger, tmp_path / "larger.onnx").path

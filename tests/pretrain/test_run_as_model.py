@@ -15,7 +15,9 @@ import clzoo
 from clzoo.cli import main
 from clzoo.config import ModelConfig
 from clzoo.errors import ClzooError
+from clzoo.evaluation.subject import find_subject
 from clzoo.pretrain.loop import pretrain
+from clzoo.pretrain.start import open_start
 from clzoo.pretrain.trained import load_run
 from clzoo.zoo import verify
 from clzoo.zoo.weights import read_safetensors
@@ -104,23 +106,41 @@ def test_killed_while_it_is_written_a_run_has_no_encoder_and_the_same_command_wr
     assert not [path.name for path in run.iterdir() if path.name.startswith(".tmp-")]
 
 
-def test_a_run_that_begins_anew_or_goes_on_has_no_encoder_of_an_earlier_one(run, pictures, tmp_path, caplog):
-    anew = tmp_path / "anew"
-    shutil.copytree(run, anew)
-    for path in anew.glob("checkpoint-*"):
+def test_a_finished_run_without_checkpoints_is_judged_and_started_from_and_never_trained_over(run, pictures, tmp_path):
+    left = tmp_path / "left"
+    shutil.copytree(run, left)
+    for path in left.glob("checkpoint-*"):
         path.unlink()
-    other = small_recipe("mocov2_cifar10", "seed=3")
-    assert not pretrain(other, pictures, anew, device="cpu", max_minutes=0)
-    assert not (anew / "config.json").exists()
-    assert not (anew / "model.safetensors").exists()
-    clzoo.load(anew, device="cpu")
-    assert "stopped at step 1 of 8; its newest checkpoint is taken" in caplog.text
-    # A pair that somebody copied into an unfinished run is not believed.
+    encoder = clzoo.load(run, device="cpu")
+    subject = find_subject(left, "cpu")
+    assert subject.encoder.weights_sha256 == open_start(str(left)).encoder.weights_sha256 == encoder.weights_sha256
+    assert (subject.images, subject.classes) == (find_subject(run).images, find_subject(run).classes)
+    for recipe in (small_recipe("mocov2_cifar10"), small_recipe("mocov2_cifar10", "seed=3")):
+        with pytest.raises(ClzooError, match=r"finished run whose checkpoints were deleted.*Choose another --out"):
+            pretrain(recipe, pictures, left, device="cpu", max_minutes=0)
+    assert clzoo.load(left, device="cpu").weights_sha256 == encoder.weights_sha256
+
+
+def test_a_model_that_somebody_copied_into_an_unfinished_run_is_not_believed(run, unfinished, pictures, caplog):
     for name in ("config.json", "model.safetensors"):
-        shutil.copy(run / name, anew / name)
-    assert clzoo.load(anew, device="cpu").weights_sha256 != clzoo.load(run, device="cpu").weights_sha256
-    assert not pretrain(other, pictures, anew, device="cpu", max_minutes=0)
-    assert not (anew / "config.json").exists()
+        shutil.copy(run / name, unfinished / name)
+    assert clzoo.load(unfinished, device="cpu").weights_sha256 != clzoo.load(run, device="cpu").weights_sha256
+    assert "stopped at step 1 of 8; its newest checkpoint is taken" in caplog.text
+    assert not pretrain(small_recipe("simclr_cifar10"), pictures, unfinished, device="cpu", max_minutes=0)
+    assert not (unfinished / "config.json").exists()
+
+
+def test_a_plain_word_is_the_zoos_also_where_a_run_of_that_name_lies_here(run, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    for name in ("simclr-resnet10_w16-cifar10", "mine"):
+        shutil.copytree(run, tmp_path / name)
+    of_zoo = clzoo.load("simclr-resnet10_w16-cifar10", device="cpu").weights_sha256
+    caplog.clear()
+    assert find_subject("simclr-resnet10_w16-cifar10", "cpu").encoder.weights_sha256 == of_zoo
+    assert "to load it, type ./simclr-resnet10_w16-cifar10" in caplog.text
+    of_run = clzoo.load(run, device="cpu").weights_sha256
+    for typed in ("./simclr-resnet10_w16-cifar10", "mine"):
+        assert find_subject(typed, "cpu").encoder.weights_sha256 == of_run
 
 
 @pytest.mark.parametrize("of", ["folder", "file"])
