@@ -50,12 +50,14 @@ class Encoder:
         config: the model's `config.json`.
         device: where the module lives.
         dtype: what it computes in where a call does not say; see `encode`.
+        place: what `clzoo.load` takes to get it again, from any folder; None where it came otherwise.
     """
 
     def __init__(
         self, module: torch.nn.Module, config: ModelConfig, device: str | torch.device = "cpu", dtype: str = "auto"
     ) -> None:
         self.config = config
+        self.place: str | None = None
         self.dtype = dtype
         self.device = resolve_device(device)
         mind_fork(computes=True)

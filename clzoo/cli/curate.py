@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from clzoo.cli.common import max_pixels_option, output_file, quiet_option, report, say
+from clzoo.wording import plain
 
 
 @click.group("curate")
@@ -156,12 +158,14 @@ def outliers(
 @click.option("-n", required=True, type=click.IntRange(min=1), help="How many images.")
 @click.option("--how", type=click.Choice(["typical", "diverse", "balanced"]), default="typical", show_default=True)
 @click.option("--labels", metavar="CSV", help="path,label of the images that have one so far.")
+@click.option("--out", metavar="FILE", type=output_file(), help="Write the paths as they are, for clzoo embed.")
 @job_options
 def select(
     store: Path,
     n: int,
     how: str,
     labels: str | None,
+    out: Path | None,
     images: str | None,
     as_json: bool,
     page: Path | None,
@@ -178,7 +182,12 @@ def select(
 
     opened = open_store(store, images=images)
     known = None if labels is None else read_labels(labels, opened)
-    report(select_images(opened, n, how=how, labels=known), as_json, page)
+    found = select_images(opened, n, how=how, labels=known)
+    if out is not None:
+        say(f"wrote {found.write_list(out)}", err=True)
+    elif not as_json and (odd := [path for path in found.paths if plain(path) != path]):
+        say(f"{len(odd)} names are spelt out, and no list finds them so; as they are: --out FILE", err=True)
+    report(found, as_json, page)
 
 
 @command.command("classify")
@@ -219,11 +228,18 @@ def classify(
     """
     if sum((labels is not None, by_folder, saved is not None)) != 1:
         raise click.UsageError("expected one of --labels CSV, --by-folder and --with FILE.")
+    for read in (labels, saved):
+        if read is not None and any(
+            written is not None and written.resolve() == Path(read).resolve() for written in (target, onnx, out, page)
+        ):
+            raise click.UsageError(f"{read} is read: what is written needs another name.")
     from clzoo.curation import Classifier, classify, classify_images
     from clzoo.curation.given_labels import read_labels
+    from clzoo.curation.pictures import encoder_of
     from clzoo.embed import open_store
     from clzoo.embed.manifest import is_store
 
+    encoder = None
     if saved and not is_store(store):
         if images is not None or onnx is not None:
             raise click.UsageError(f"{store} is no store: --images and --onnx are for one.")
@@ -231,12 +247,14 @@ def classify(
     else:
         opened = open_store(store, images=images)
         given = Classifier.load(saved) if saved else read_labels(labels, opened) if labels else opened.labels
+        encoder = encoder_of(opened, model) if model is not None or onnx is not None else None
         found = classify(opened, given, sure=sure)
-    if onnx is not None:
+        if encoder is not None and encoder.place is not None:
+            found = replace(found, classifier=replace(found.classifier, model=encoder.place))
+    if onnx is not None and encoder is not None:
         from clzoo.curation.onnx_head import export_classifier
-        from clzoo.curation.pictures import encoder_of
 
-        say(f"wrote {export_classifier(found.classifier, encoder_of(opened, model), onnx)}", err=as_json)
+        say(f"wrote {export_classifier(found.classifier, encoder, onnx)}", err=as_json)
     for written in (target and found.classifier.save(target), out and found.write_csv(out)):
         if written:
             say(f"wrote {written}", err=as_json)

@@ -72,7 +72,7 @@ def command(
         print_json(
             {
                 "model": index.description["model"],
-                "root": str(index.store.root),
+                "root": index.store.manifest.root,
                 "results": [
                     {"query": str(image), "label": group, "hits": [hit.as_json() for hit in hits]}
                     for image, group, hits in zip(wanted, labels, results, strict=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from clzoo.cli.common import factory_option, max_pixels_option, print_json, print_table, quiet_option, say, share_option
+from clzoo.errors import ClzooError
 
 
 @click.group("store")
@@ -57,13 +58,23 @@ def export(store: Path, format: str | None, viewer: str | None, out: Path | None
 
         name = store.resolve().name
         if viewer == "embedding-atlas":
-            say(f"wrote {export_atlas(opened, out or Path(f'{name}.parquet'))}: {len(opened)} rows")
+            say(f"wrote {export_atlas(opened, out or _by_default(store, 'parquet'))}: {len(opened)} rows")
         else:
             say(f"wrote {export_projector(opened, out or Path(f'{name}-projector'))}: {len(opened)} rows")
         return
     assert format is not None
-    written = export_store(opened, out or Path(f"{store.resolve().name}.{format}"), format)
+    written = export_store(opened, out or _by_default(store, format), format)
     say(f"wrote {written}: {len(opened)} rows")
+
+
+def _by_default(store: Path, format: str) -> Path:
+    """Where an export goes unless it is told: DIR.FORMAT, where nothing or an earlier export is."""
+    from clzoo.embed.export import is_export
+
+    path = Path(f"{store.resolve().name}.{format}")
+    if path.exists() and not is_export(path):
+        raise ClzooError(f"{path} is there and is no export of a store. Say where it may go: --out FILE")
+    return path
 
 
 @command.command("compact")

@@ -19,7 +19,7 @@ import numpy as np
 from clzoo.curation.folds import FOLDS, METHODS, Labelled, out_of_fold
 from clzoo.curation.page import Section, Tile, write_page
 from clzoo.curation.pairs import unit_vectors
-from clzoo.embed.checks import require_images
+from clzoo.embed.checks import how_to_label, require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
 
@@ -138,8 +138,7 @@ def find_label_errors(
         )
     store = store if isinstance(store, Store) else open_store(store)
     require_images(store)
-    again = store.manifest.command(store.path, "--labels")
-    known = Labelled.of(store.labels, str(store.path), f"The first sub-folder can be the label. Type: {again}")
+    known = Labelled.of(store.labels, str(store.path), how_to_label(store))
     counts = np.bincount(known.labels)
     if counts.min() < 2:
         name = known.classes[int(counts.argmin())]

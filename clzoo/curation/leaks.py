@@ -15,7 +15,7 @@ from clzoo.curation.duplicates import BYTES, NEAR, SAME, hashes_of
 from clzoo.curation.duplicates import PIXELS as SAME_PIXELS
 from clzoo.curation.page import Section, Tile, kinds_table, write_page
 from clzoo.curation.pairs import unit_vectors
-from clzoo.curation.pictures import Pictures, changed_rows, embed_again, on_disk
+from clzoo.curation.pictures import Pictures, changed_rows, embed_again, gone_rows, on_disk
 from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
@@ -143,14 +143,14 @@ def find_leaks(
     check_settings(false_flags, threshold)
     train, test = (each if isinstance(each, Store) else open_store(each) for each in (train, test))
     check_same_encoder(train, test)
-    for store in (train, test):
-        if len(
-            changed := changed_rows(store, on_disk(store))
-        ):  # a certificate would name the new files beside vectors of the old ones
-            raise ClzooError(
-                f"{len(changed)} files of {store.path} are others than those that were embedded, the first is "
-                f"{store.paths[changed[0]]}. {embed_again(store)}"
-            )
+    for store in (train, test):  # a certificate would name the new files beside vectors of the old ones
+        files = on_disk(store)
+        for rows, what in ((changed_rows(store, files), "others than"), (gone_rows(store, files), "no longer among")):
+            if len(rows):
+                raise ClzooError(
+                    f"{len(rows)} files of {store.path} are {what} those that were embedded, the first is "
+                    f"{store.paths[rows[0]]}. {embed_again(store)}"
+                )
     pictures, tested = Pictures(train, "--train-images"), Pictures(test, "--test-images")
     bank, queries = unit_vectors(train), unit_vectors(test)
     calibration, pairs = calibrate(

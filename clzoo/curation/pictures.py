@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import defaultdict
 from contextlib import suppress
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 
 from clzoo.data.content import digest_of
 from clzoo.data.held import HELD
+from clzoo.data.listing import CONTAINERS
 from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import Manifest
 from clzoo.embed.store import Store
@@ -95,18 +98,29 @@ class Pictures:
 
 
 def on_disk(store: Store) -> np.ndarray:
-    """Size, time, device and inode (N, 4), int64, of each row's file now.
+    """Size, time, device and inode (N, 4), int64, of each row's file now; in a shard the row's own size, and no inode.
 
-    -1 where there is none: behind a URL, in a shard, of what a program held, or not there any more.
+    -1 where there is none: behind a URL, of what a program held, or not there any more.
     """
     found = np.full((len(store), 4), -1, np.int64)
     if is_remote(store.manifest.root) or store.manifest.source.startswith(HELD):
         return found
+    times = lru_cache(maxsize=256)(_time_of_shard)
+    sizes = store.items["size"].to_pylist()
     for row, path in enumerate(store.paths):
+        shard = next((str(p) for p in PurePosixPath(path).parents if p.suffix.lower() in CONTAINERS), None)
+        if shard is not None and (time := times(store.root / shard)) is not None:
+            found[row] = (sizes[row], time, -1, -1)
+            continue
         with suppress(OSError):
             now = os.stat(store.root / path)  # noqa: PTH116
             found[row] = (now.st_size, now.st_mtime_ns, *(number & _INT64 for number in (now.st_dev, now.st_ino)))
     return found
+
+
+def _time_of_shard(file: Path) -> int | None:
+    """When it was last written; None where it is a folder that is called so, or not there."""
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def changed_rows(store: Store, files: np.ndarray) -> np.ndarray:
@@ -120,6 +134,13 @@ def changed_rows(store: Store, files: np.ndarray) -> np.ndarray:
     return np.flatnonzero((files[:, 0] >= 0) & is_other)
 
 
+def gone_rows(store: Store, files: np.ndarray) -> np.ndarray:
+    """Rows (k,) whose files are not there any more, where others of the store are, at the place that it records."""
+    is_moved = store.manifest.root != Manifest.load_from(store.path).root
+    gone = files[:, 0] < 0
+    return np.flatnonzero(gone) if not is_moved and not gone.all() else np.empty(0, np.int64)
+
+
 def other_names(store: Store, files: np.ndarray) -> np.ndarray:
     """Rows (k,) that are further names of a file that another row names: links to it, or ways to it through one.
 
@@ -128,7 +149,7 @@ def other_names(store: Store, files: np.ndarray) -> np.ndarray:
     root = os.path.realpath(store.root)
     _, place, count = np.unique(files[:, 2:], axis=0, return_inverse=True, return_counts=True)
     names: dict[str, list[tuple[bool, str, int]]] = defaultdict(list)
-    for row in np.flatnonzero((files[:, 0] >= 0) & (count[place.ravel()] > 1)).tolist():
+    for row in np.flatnonzero((files[:, 3] >= 0) & (count[place.ravel()] > 1)).tolist():
         path = os.path.join(root, store.paths[row])  # noqa: PTH118
         real = os.path.realpath(path)
         names[real].append((path != real, store.paths[row], row))
@@ -137,7 +158,10 @@ def other_names(store: Store, files: np.ndarray) -> np.ndarray:
 
 def embed_again(store: Store) -> str:
     """What to type where a store's files are others by now."""
-    return f"Embed again: {store.manifest.command(store.path)}"
+    manifest, recorded = store.manifest, Manifest.load_from(store.path)
+    if manifest.root != recorded.root and recorded.source in ("", recorded.root):  # where a folder lies now
+        manifest = dataclasses.replace(manifest, source=manifest.root)
+    return f"Embed again: {manifest.command(store.path)}"
 
 
 def encoder_of(store: Store, model: str | Path | Encoder | None = None) -> Encoder:

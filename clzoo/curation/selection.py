@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from clzoo.curation.pairs import unit_vectors
 from clzoo.embed.checks import require_images
 from clzoo.embed.store import Store, open_store
 from clzoo.errors import ClzooError
+from clzoo.files import output_path
 from clzoo.neighbors import nearest
 
 WAYS = {
@@ -47,8 +50,28 @@ class Selection:
         return [self.store.paths[row] for row in self.rows]
 
     def summary(self) -> list[str]:
-        """The paths, a line each: what `clzoo embed` takes as a list, from the folder of the images."""
+        """The paths, a line each: as a list (or by `write_list`) `clzoo embed` takes them, from the images' folder."""
         return self.paths
+
+    def write_list(self, path: str | Path) -> Path:
+        """Write the paths as they are, for `clzoo embed`: a line each, or the column `path` of a .csv.
+
+        Raises:
+            ClzooError: a name that a line cannot hold, or a file that cannot be written.
+        """
+        path, text = Path(path), io.StringIO(newline="")
+        if path.suffix.lower() == ".csv":
+            csv.writer(text, lineterminator="\n").writerows([["path"], *([name] for name in self.paths)])
+        else:
+            if broken := [name for name in self.paths if name.splitlines() != [name.strip()]]:
+                raise ClzooError(
+                    f"{broken[0]!r} holds the end of a line, or begins or ends with a blank: a list of lines cannot "
+                    f"name it. Write a table: {path.with_suffix('.csv')}"
+                )
+            text.writelines(f"{name}\n" for name in self.paths)
+        with output_path(path) as temporary:
+            temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))  # names are bytes on disk
+        return path
 
     def as_json(self) -> dict[str, Any]:
         """What `clzoo curate select --json` prints."""

@@ -19,6 +19,8 @@ EXPECTED = (
 )
 
 
+A_LIST = "a list of paths"
+
 HELD = (A_DATASET, BY_ID) = ("a Dataset", "images by id")
 """What is called so is no file, whatever lies at its paths."""
 
@@ -47,7 +49,7 @@ def list_held(source: Any) -> tuple[Listing, str]:
     elif isinstance(source, Mapping):
         listing, called = _of_pictures(source), BY_ID
     elif isinstance(source, Iterable) and not isinstance(source, bytes | bytearray | Image.Image):
-        return _of_paths(list(source)), "a list of paths"
+        return _of_paths(list(source)), A_LIST
     else:
         raise ClzooError(f"cannot embed the images of a {type(source).__name__}; expected {EXPECTED}.")
     return finished(listing, called), called

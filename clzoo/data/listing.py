@@ -39,8 +39,8 @@ HIDDEN = "hidden"
 HIDDEN_FOLDERS = "hidden folders"
 """The same for folders, which are not searched."""
 
-RUNS = "folders of runs"
-"""The same for folders that `clzoo pretrain` trains in, whose pictures are curves."""
+MADE = "folders that clzoo made"
+"""The same for runs, stores and a projector's files, whose pictures are curves and copies."""
 
 REPLACED = "replaced members"
 """Key of `Listing.ignored` for members of a shard that a later one of the same name replaces."""

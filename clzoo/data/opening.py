@@ -111,7 +111,9 @@ def _whole(source: str | Path) -> Collection:
         if arrays is None:
             raise
         listing = arrays
-    return _listed(listing, f"{Path(base).resolve()}{str(source)[len(str(base)) :]}", str(listing.root))
+    # The paths of a list start from the folder of its name, wherever that leads as a link.
+    place = Path(base).parent.resolve() / Path(base).name if Path(base).is_file() else Path(base).resolve()
+    return _listed(listing, f"{place}{str(source)[len(str(base)) :]}", str(listing.root))
 
 
 def read_stored(root: str, path: str, origin: str = "") -> bytes:

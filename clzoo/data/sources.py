@@ -19,8 +19,8 @@ from clzoo.data.listing import (
     CONTAINERS,
     HIDDEN,
     HIDDEN_FOLDERS,
+    MADE,
     REPEATED,
-    RUNS,
     Failure,
     Item,
     Listing,
@@ -39,8 +39,11 @@ from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import SUFFIXES
 
-_RUN = {"recipe.yaml", "data.json"}
-"""What `clzoo pretrain` writes into its folder before anything else."""
+_MADE = (
+    {"recipe.yaml", "data.json"},  # a run of clzoo pretrain
+    {"manifest.json", "errors.parquet"},  # a store of clzoo embed
+    {"projector_config.pbtxt", "tensors.tsv"},  # of clzoo store export --for tensorboard
+)
 
 EXPECTED = "expected a folder of images, a list of paths, or a .tar, .zip or .parquet file"
 
@@ -202,8 +205,8 @@ def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
                 continue
             with os.scandir(place) as entries:
                 found = list(entries)
-                if prefix and {entry.name for entry in found} >= _RUN:
-                    listing.ignored[RUNS] += 1
+                if prefix and _is_made({entry.name for entry in found}):
+                    listing.ignored[MADE] += 1
                     continue
                 for entry in found:
                     path = prefix + entry.name
@@ -223,6 +226,10 @@ def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
             if not prefix:
                 raise ClzooError(f"{folder} cannot be read: {error.strerror or error}.") from error
             add_unreachable(listing, printable(prefix.rstrip("/")), error.strerror or str(error))
+
+
+def _is_made(names: set[str]) -> bool:
+    return any(names >= made for made in _MADE)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import clzoo
+from clzoo.data.opening import selected
+from clzoo.data.storage import is_remote
 from clzoo.embed.checks import require_finite
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError
@@ -37,17 +40,47 @@ def export_store(store: Store, path: str | Path, format: str | None = None) -> P
         The file written.
 
     Raises:
-        ClzooError: an unknown format; vectors that are not finite, which many readers take in silence.
+        ClzooError: an unknown format; a file that the store was made of; vectors that are not finite, which many
+            readers take in silence.
     """
     path = Path(path)
     format = format or path.suffix.removeprefix(".").lower()
     if format not in FORMATS:
         raise ClzooError(f"{path}: the format is {format!r}, expected one of {', '.join(FORMATS)}.")
+    refuse_source(store, path)
     require_finite(store)
     write = {"csv": _write_csv, "parquet": _write_parquet, "npz": _write_npz}[format]
     with output_path(path) as temporary:
         write(store, temporary)
     return path
+
+
+def refuse_source(store: Store, path: Path) -> None:
+    """Raise ClzooError where a file is the list or the shard that a store was made of, or one of its images."""
+    if not path.exists():
+        return
+    place = path.resolve()
+    made_of = Path(selected(store.manifest.source)[0] if not is_remote(store.manifest.source) else "")
+    inside = place.relative_to(store.root.resolve()).as_posix() if place.is_relative_to(store.root.resolve()) else None
+    names = (str(place), inside)
+    if made_of.resolve() == place or any(
+        name in names or name.startswith((f"{place}/", f"{inside}/")) for name in store.paths
+    ):
+        raise ClzooError(f"{path} is what {store.path} was made of, and would be replaced. Name another: --out FILE")
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is an earlier export: CSV, Parquet or NumPy."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            return b"clzoo.model" in (pq.read_schema(path).metadata or {})
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {"embedding", "weights_sha256"} <= set(arrays.files)
+        with path.open("rb") as file:
+            return file.read(64).startswith(b"path,label,embedding_0")
+    except (OSError, ValueError, zipfile.BadZipFile, pa.ArrowInvalid):
+        return False
 
 
 def _write_csv(store: Store, path: Path) -> None:

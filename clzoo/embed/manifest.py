@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clzoo
+from clzoo.data.held import A_LIST, HELD
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
 from clzoo.images import DECODING
@@ -68,6 +70,7 @@ class Manifest:
     segments: tuple[Segment, ...]
     source: str = ""  # absolute path of what was embedded: a folder, a text file or a shard
     shard: tuple[int, int] | None = None  # (number from 1, count): the share of the source that this store holds
+    merged: bool | None = None  # of shares, and as the merge left it; False: continued since; None: never merged
     license: str = "not stated"  # of the model, whose terms concern what learns from the vectors
     license_note: str = ""
     network: dict[str, Any] | None = None  # what it is built from; None: not recorded, in older stores
@@ -111,6 +114,12 @@ class Manifest:
 
     def command(self, out: Path, *options: str) -> str:
         """What to type to embed the source into a store of this kind: every option that has to be as it was."""
+        if self.source.startswith((*HELD, A_LIST)):
+            return f"clzoo.embed_folder(IMAGES, {self.load!r}, out={str(out)!r})"
+        if self.shard is not None and "--share" not in options:
+            number, count = self.shard
+            out = out.with_name(re.sub(r"-shard-\d+-of-\d+$", "", out.name))
+            options = (*options, "--share", f"{number}/{count}")
         words = ["embed", self.source or self.root, "--model", self.load]
         words += ["--size", str(self.preprocessing["size"]), "--out", str(out)]
         words += [] if self.normalized else ["--no-normalize"]

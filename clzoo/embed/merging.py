@@ -14,7 +14,7 @@ import pyarrow as pa
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals, check_source
-from clzoo.embed.shares import Share
+from clzoo.embed.shares import Share, with_own_name
 from clzoo.embed.store import METADATA, Store, open_store, same_items
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
 from clzoo.errors import ClzooError
@@ -38,7 +38,8 @@ def merge_stores(out: str | Path, folders: Sequence[str | Path], *, allow_remova
 
     Raises:
         ClzooError: a share is missing, unfinished or there twice; shares of different models, settings or sources;
-            `out` is something else, or written by another process, or would lose more than a tenth of its rows.
+            `out` is something else, or written by another process, or was continued since it was merged, or would lose
+            more than a tenth of its rows.
     """
     out = Path(out)
     stores = _checked([Path(folder) for folder in folders])
@@ -48,15 +49,19 @@ def merge_stores(out: str | Path, folders: Sequence[str | Path], *, allow_remova
     try:
         out.mkdir(parents=True, exist_ok=True)
         with store_lock(out):
-            return write_merged(out, stores, allow_removals=allow_removals)
+            return write_merged(out, stores, allow_removals=allow_removals, may_be_continued=False)
     except OSError as error:
         raise ClzooError(
             f"{out} cannot be written: {error.strerror or error}. Nothing half-merged counts; the same command again."
         ) from error
 
 
-def write_merged(out: Path, stores: Sequence[Store], *, allow_removals: bool) -> Store:
-    """As `merge_stores`, of stores that fit together; the caller holds the lock of `out`."""
+def write_merged(out: Path, stores: Sequence[Store], *, allow_removals: bool, may_be_continued: bool = True) -> Store:
+    """As `merge_stores`, of stores that fit together; the caller holds the lock of `out`.
+
+    Args:
+        may_be_continued: the shares know the source as it is now, whatever `out` has learnt since it was merged.
+    """
     manifest = _merged_manifest(stores)
     errors = sorted((error for store in stores for error in known_errors(store)), key=lambda failure: failure.path)
     old = open_store(out) if (out / MANIFEST).is_file() else None
@@ -68,12 +73,17 @@ def write_merged(out: Path, stores: Sequence[Store], *, allow_removals: bool) ->
             log.info("%s holds these rows already", out)
             StoreWriter(out, old.manifest, errors).delete_unnamed()  # of a merge that was killed right after its swap
             return old
+        if old.manifest.merged is False and not may_be_continued:
+            raise ClzooError(
+                f"{out} was continued after its shares were merged, and to merge them again would take that back. "
+                f"Go on with it: {old.manifest.command(out)}; or delete {out} and merge."
+            )
         named = [failure.path for failure in errors]
         gone = set(old.paths).difference(named, *(store.paths for store in stores))
         check_removals(out, len(gone), len(old), allowed=allow_removals)
         manifest = replace(manifest, generation=old.generation, errors_generation=old.manifest.errors_generation)
     # The old store stays whole until the one swap that makes the new one count.
-    writer = StoreWriter(out, manifest, errors=None)
+    writer = StoreWriter(out, replace(manifest, merged=True), errors=None)
     writer.commit((merge(writer, stores),) if any(map(len, stores)) else (), errors, complete=True)
     log.info("%s: %d vectors of %d shares", out, writer.manifest.rows, len(stores))
     return open_store(out)
@@ -117,7 +127,8 @@ def _checked(folders: list[Path]) -> list[Store]:
 
 def _command(store: Store, share: Share) -> str:
     """What to type to embed a share beside another one, if that lies where it was made."""
-    out = store.path.with_name(re.sub(r"-shard-\d+-of-\d+$", "", store.path.name))
+    folder = with_own_name(store.path)
+    out = folder.with_name(re.sub(r"-shard-\d+-of-\d+$", "", folder.name))
     return store.manifest.command(out, "--share", str(share))
 
 

@@ -344,13 +344,11 @@ def _loaded(encoder: Encoder | str | Path, device: str, size: int | None) -> tup
     if isinstance(encoder, Encoder):
         if size not in (None, encoder.config.preprocessing.size):
             raise ClzooError(f"size {size} is for a model that is given by name: clzoo.load(NAME, size={size})")
-        return encoder, encoder.config.name
+        return encoder, encoder.place or encoder.config.name
     from clzoo.loading import load
 
     loaded = load(encoder, device=device, size=size)
-    is_zoo_name = str(encoder) == loaded.config.name
-    local = Path(encoder).exists() and not is_zoo_name
-    return loaded, str(Path(encoder).resolve()) if local else str(encoder)
+    return loaded, loaded.place or str(encoder)
 
 
 def _summary(run: Run, listing: Listing, seconds: float, clock: Clock) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -112,6 +113,14 @@ def says_more_than_paths(listing: Listing, items: pa.Table) -> bool:
     return is_table or any(name.startswith(METADATA) for name in items.column_names)
 
 
+def _labels_by_default(items: pa.Table, listing: Listing) -> list[str | None]:
+    """Labels of rows that the source does not list now: by their folders, where it states none of its own."""
+    if all(item.label is None for item in listing.items):
+        return [label_of(path) for path in items["path"].to_pylist()]
+    stated = f"{METADATA}label"  # of the list, when it still named them
+    return items[stated].to_pylist() if stated in items.column_names else [None] * len(items)
+
+
 def renewed(items: pa.Table, listing: Listing, labels: bool) -> pa.Table:
     """The same items with labels and metadata as the source has them now; what it does not list keeps what it has."""
     ids = items["id"].to_numpy()
@@ -120,9 +129,9 @@ def renewed(items: pa.Table, listing: Listing, labels: bool) -> pa.Table:
     position = order[place] if len(order) else np.zeros(len(ids), np.int64)
     known = listing.ids[position] == ids if len(order) else np.zeros(len(ids), bool)
     named = [
-        (label_of_item(listing.items[at]) if is_known else old or label_of(path)) if labels else None
-        for at, is_known, old, path in zip(
-            position, known, items["label"].to_pylist(), items["path"].to_pylist(), strict=True
+        (label_of_item(listing.items[at]) if is_known else old or of_path) if labels else None
+        for at, is_known, old, of_path in zip(
+            position, known, items["label"].to_pylist(), _labels_by_default(items, listing), strict=True
         )
     ]
     table = items.select(ITEMS_SCHEMA.names)
@@ -211,7 +220,8 @@ def check_source(folder: Path, old: Manifest, new: Manifest) -> None:
         place, _ = selected(old.source)
     except ClzooError:  # a folder with # in its name that is there no more
         place = old.source
-    if old.source != new.source and (is_remote(place) or is_hub(place) or Path(place).exists()):
+    is_link = old.root == new.root and os.path.realpath(place) == os.path.realpath(selected(new.source)[0])
+    if old.source != new.source and not is_link and (is_remote(place) or is_hub(place) or Path(place).exists()):
         raise ClzooError(
             f"{folder} holds the images of {old.source}, this run names {new.source}. Give another --out; or delete "
             f"{folder} to start anew."

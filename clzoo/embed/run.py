@@ -22,6 +22,7 @@ from clzoo.embed.stream import Encoded
 from clzoo.embed.writer import StoreWriter, VectorFile
 from clzoo.encoder import Encoder
 from clzoo.wording import clzoo_command
+from clzoo.zoo.entries import can_be_loaded
 
 log = logging.getLogger("clzoo")
 
@@ -61,7 +62,7 @@ class Run:
         self._vectors: VectorFile | None = None  # of the segment being written
         self._positions: list[np.ndarray] = []  # of its rows, in the listing
         self._started = self._flushed = time.monotonic()
-        self._moved = False  # the source lies elsewhere than the manifest says
+        self._moved = False  # source or model lie elsewhere than the manifest says
 
         store = open_store(folder) if (folder / MANIFEST).is_file() else None
         if store is not None:
@@ -73,8 +74,11 @@ class Run:
             self.writer.commit((), self.failures, complete=False)
         else:
             wanted = store.manifest.labels if labels is None else labels
-            self._moved = (store.manifest.root, store.manifest.source) != (fresh.root, fresh.source)
-            self.writer = StoreWriter(folder, self._continued(store.manifest, fresh), known_errors(store))
+            continued = self._continued(store, fresh)
+            self._moved = any(
+                getattr(store.manifest, key) != getattr(continued, key) for key in ("root", "source", "load")
+            )
+            self.writer = StoreWriter(folder, continued, known_errors(store))
             self._drop_rows(store, wanted)
             if len(self.plan.todo) and len(self.writer.manifest.segments) > _MANY_SEGMENTS:
                 self.writer.commit((merge(self.writer, [self._reopened()]),), self.writer.errors or [], complete=False)
@@ -119,15 +123,21 @@ class Run:
         if len(segments) > 1:
             log.info("%d segments; to merge them: clzoo store compact %s", len(segments), self.writer.folder)
 
-    def _continued(self, old: Manifest, fresh: Manifest) -> Manifest:
-        """The old manifest with what this run may change: a moved source, another compute type."""
-        compute = old.compute
+    def _continued(self, store: Store, fresh: Manifest) -> Manifest:
+        """The old manifest with what this run may change: a moved source or model, another compute type."""
+        old, compute = store.manifest, store.manifest.compute
+        # What nothing is found of has not moved there: its rows are kept because nobody reached them.
+        is_none_found = not np.isin(store.ids, self._listing.ids).any()
+        is_elsewhere = self.plan.alive.any() and not len(self.plan.todo) and is_none_found
+        root, source = (old.root, old.source) if is_elsewhere else (fresh.root, fresh.source)
+        load = fresh.load if not can_be_loaded(old.load) and can_be_loaded(fresh.load) else old.load
         if len(self.plan.todo) and fresh.compute[-1] != old.compute[-1]:
             compute = (*(each for each in compute if each not in fresh.compute), *fresh.compute)  # the newest last
             log.warning("the store's rows were computed in %s; this run adds rows in %s", old.compute[-1], compute[-1])
         # Terms and network are those of the same weights; older stores do not have them.
         old = replace(old, license=fresh.license, license_note=fresh.license_note, network=fresh.network)
-        return replace(old, root=fresh.root, source=fresh.source, compute=compute)
+        merged = None if old.merged is None else False
+        return replace(old, root=root, source=source, load=load, compute=compute, merged=merged)
 
     def _drop_rows(self, store: Store, labels: bool) -> None:
         """Take away the rows of deleted and changed files; renew labels and metadata where they are others now."""

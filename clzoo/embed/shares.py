@@ -32,6 +32,7 @@ class Share(NamedTuple):
 
         Always, even where the user names OUT: one folder for several shares would be emptied by each of them in turn.
         """
+        out = with_own_name(out)
         return out.with_name(f"{out.name}-shard-{self.number}-of-{self.total}")
 
     def owns(self, path: str) -> bool:
@@ -48,6 +49,11 @@ class Share(NamedTuple):
             ids=listing.ids[mine],
             metadata=None if listing.metadata is None else listing.metadata.take(mine),
         )
+
+
+def with_own_name(folder: Path) -> Path:
+    """The folder by a path that ends in its name, as `.` does not."""
+    return folder.resolve() if folder.name in ("", "..") else folder
 
 
 def parse_share(text: str) -> Share:

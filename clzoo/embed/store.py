@@ -59,7 +59,13 @@ def open_store(path: str | Path, *, images: str | Path | None = None) -> Store:
         if images is not None:
             manifest = replace(manifest, root=_place_of(images))
         try:
-            return Store(folder, manifest)
+            store = Store(folder, manifest)
+            if images is not None and any(Path(name).is_absolute() for name in store.paths):
+                raise ClzooError(
+                    f"{folder} names images by absolute paths, so none of them is looked for in {images}. Write their "
+                    f"list anew, and embed it: clzoo embed LIST --out OTHER"
+                )
+            return store
         except FileNotFoundError as error:
             # A writer deletes old files after the swap: then a newer manifest lies there, and we start over.
             if Manifest.load_from(folder).generation == manifest.generation:

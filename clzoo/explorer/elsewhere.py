@@ -13,7 +13,7 @@ from PIL import Image
 
 from clzoo.curation.pictures import Pictures
 from clzoo.embed.checks import require_finite, require_images
-from clzoo.embed.export import parquet_metadata
+from clzoo.embed.export import parquet_metadata, refuse_source
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.explorer.graph import neighbor_graph
@@ -43,6 +43,7 @@ def export_atlas(store: Store, path: str | Path) -> Path:
         ClzooError: an empty store, vectors that are not finite.
     """
     path = Path(path)
+    refuse_source(store, path)
     _check(store)
     rows = np.arange(len(store))
     graph = neighbor_graph(store, rows)

@@ -94,7 +94,7 @@ def _columns(store: Store, rows: np.ndarray) -> Iterable[dict[str, Any]]:
 
 def _values(cells: pa.ChunkedArray) -> list[object]:
     """A column's cells as Python's, times as texts: Python has none of nanoseconds, nor beyond the year 9999."""
-    return (cells.cast(pa.string()) if pa.types.is_temporal(cells.type) else cells).to_pylist()  # type: ignore[no-any-return]
+    return (cells.cast(pa.string()) if pa.types.is_temporal(cells.type) else cells).to_pylist()
 
 
 def column(name: str, values: Sequence[object]) -> dict[str, Any]:

@@ -220,7 +220,13 @@ def refresh_index(store: Store | str | Path, *, factory: str | None = None) -> I
             return open_index(store)
     except ClzooError as error:
         log.info("the index is built again: %s", error)
-    return build_index(store, factory=wanted)
+    if factory is not None or wanted == _default_factory(store):
+        return build_index(store, factory=wanted)
+    try:
+        return build_index(store, factory=wanted)
+    except ClzooError as error:  # of the rows that are left; nobody asks for that kind now
+        log.warning("%s %s is built instead", error, _default_factory(store))
+        return build_index(store, factory=_default_factory(store))
 
 
 def _default_factory(store: Store) -> str:
@@ -323,4 +329,7 @@ def _named_failure(factory: str, store: Store) -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = str(error).rsplit(": ", 1)[-1]
-        raise ClzooError(f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}.") from error
+        flat = clzoo_command("store", "index", store.path, "--factory", "Flat")
+        raise ClzooError(
+            f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}. Another kind, for example: {flat}."
+        ) from error

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from clzoo.embed.checks import how_to_label
 from clzoo.embed.store import METADATA, Store
 from clzoo.errors import ClzooError
 from clzoo.index.vectors import BATCH, normalized
@@ -45,7 +46,7 @@ def rows_where(store: Store, conditions: Sequence[str]) -> np.ndarray:
         if column not in COLUMNS and (of_list := f"{METADATA}{column}") in store.items.column_names:
             column = of_list  # else it is named in full; `row` of the list is not the store's own
         if column == "label" and not any(store.labels):
-            raise ClzooError(f"{store.path} has no labels. Embed its images again with --labels.")
+            raise ClzooError(f"{store.path} has no labels. {how_to_label(store)}")
         try:
             text = pc.cast(store.items[column], "string")
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # a list of values; bytes that are no text

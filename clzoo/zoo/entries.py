@@ -69,6 +69,13 @@ def is_local(text: str) -> bool:
     return is_path(text) and not text.startswith((HUB_PREFIX, TIMM_PREFIX))
 
 
+def can_be_loaded(text: str) -> bool:
+    """Whether a model's name leads somewhere, as far as this machine knows: that a place is there, or a name known."""
+    if is_path(text) and is_local(text):
+        return Path(text).expanduser().exists()
+    return text.startswith((HUB_PREFIX, TIMM_PREFIX)) or text in list_models()
+
+
 def is_run(name_or_path: str | Path) -> bool:
     """Whether this names a run folder: a path that holds a recipe and the state of its training."""
     if not (isinstance(name_or_path, Path) or is_path(str(name_or_path))):

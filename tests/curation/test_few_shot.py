@@ -12,6 +12,7 @@ import tarfile
 import numpy as np
 import pytest
 from patterns import content_of
+from picture_folders import make_folder
 from PIL import Image
 from small_models import small_encoder
 from test_labels import clusters
@@ -383,6 +384,27 @@ def test_images_without_a_store_that_cannot_be_named_are_refused_in_words(both, 
     assert (code, "63 images named" in out) == (0, True)
     np.savez(tmp_path / "gone.npz", **gone)
     assert "If it has moved, say where it is: --model PLACE" in refused(pictures, "--with", tmp_path / "gone.npz")
+
+
+def test_what_is_read_is_never_written_over(store, given, clzoo_says):
+    before = given.read_bytes()
+    for option in ("--out", "--save", "--onnx", "--html"):
+        code, _, err = clzoo_says("curate", "classify", store.path, "--labels", given, option, given)
+        assert (code, "is read: what is written needs another name" in err) == (2, True), option
+    assert given.read_bytes() == before
+
+
+def test_the_model_that_is_named_is_checked_and_kept_with_the_classifier(tmp_path, clzoo_says):
+    made = small_encoder().save_pretrained(tmp_path / "made")
+    make_folder(tmp_path / "pictures", {"red": 4, "blue": 4})
+    clzoo.embed_folder(tmp_path / "pictures", made, tmp_path / "store", labels=True, progress=False)
+    moved = made.rename(tmp_path / "moved")
+    words = ("curate", "classify", tmp_path / "store", "--by-folder", "--quiet")
+    code, _, err = clzoo_says(*words, "--model", tmp_path / "nowhere")
+    assert (code, "nowhere" in err) == (1, True)
+    assert clzoo_says(*words, "--model", moved, "--save", tmp_path / "head.npz")[0] == 0
+    code, _, err = clzoo_says("curate", "classify", tmp_path / "pictures", "--with", tmp_path / "head.npz", "--quiet")
+    assert code == 0, err
 
 
 def test_a_graph_that_is_no_classifier_or_of_another_encoder_or_was_changed_is_refused(

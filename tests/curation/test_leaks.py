@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,24 @@ def test_files_that_changed_since_they_were_embedded_are_refused(tmp_path):
         embed_folder(folder, encoder, tmp_path / name, progress=False)
     Image.new("RGB", (9, 9)).save(folder / "003.png")
     with pytest.raises(ClzooError, match=r"1 files of .*train are .* first is 003.png. Embed again: clzoo"):
+        find_leaks(tmp_path / "train", tmp_path / "test", encoder=encoder)
+
+
+def test_archives_that_were_written_anew_and_files_that_are_gone_are_refused(tmp_path):
+    folder, encoder = make_patterns(tmp_path / "pictures", 8), small_encoder()
+    for name in ("train", "test"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as archive:
+            archive.add(folder, "pictures")
+        embed_folder(tmp_path / f"{name}.tar", encoder, tmp_path / f"{name}-tar", progress=False)
+    Image.new("RGB", (48, 48)).save(folder / "003.png")
+    with tarfile.open(tmp_path / "test.tar", "w") as archive:
+        archive.add(folder, "pictures")
+    with pytest.raises(ClzooError, match=r"8 files of .*test-tar are others than those that were embedded"):
+        find_leaks(tmp_path / "train-tar", tmp_path / "test-tar", encoder=encoder)
+    for name in ("train", "test"):
+        embed_folder(folder, encoder, tmp_path / name, progress=False)
+    (folder / "005.png").unlink()
+    with pytest.raises(ClzooError, match=r"1 files of .*train are no longer among those .* the first is 005.png"):
         find_leaks(tmp_path / "train", tmp_path / "test", encoder=encoder)
 
 

@@ -10,6 +10,7 @@ from written_stores import write_store
 from clzoo import ClzooError, select_images
 from clzoo.cli import main
 from clzoo.curation.selection import WAYS, centered, clusters_of, typicality_of
+from clzoo.data.lists import read_list
 
 SIZES = (200, 60, 15, 5)
 
@@ -102,3 +103,19 @@ def test_standard_output_is_the_list_of_paths_and_nothing_else(store, tmp_path, 
     said = capsys.readouterr()
     assert said.out.splitlines() == select_images(store, 3).paths
     assert f"wrote {tmp_path / 'next.html'}" in said.err
+
+
+def test_a_list_that_is_written_names_the_files_as_they_are_called(tmp_path, clzoo_says):
+    names = ["family \U0001f469\u200d\U0001f467.png", "soft\u00adhyphen.png", "plain.png"]
+    store = write_store(tmp_path / "store", np.random.default_rng(0).normal(size=(3, 8)), paths=names)
+    code, out, err = clzoo_says("curate", "select", store.path, "-n", 3)
+    assert (code, out.count("\\u"), out.count("\\x")) == (0, 1, 1)
+    assert "2 names are spelt out, and no list finds them so; as they are: --out FILE" in err
+    code, out, err = clzoo_says("curate", "select", store.path, "-n", 3, "--out", tmp_path / "next.txt")
+    assert code == 0, err
+    assert sorted((tmp_path / "next.txt").read_text().splitlines()) == sorted(names)
+    broken = write_store(tmp_path / "broken", np.eye(2), paths=["two\nlines.png", " blank.png"])
+    with pytest.raises(ClzooError, match=r"a list of lines cannot name it\. Write a table: .*next\.csv"):
+        select_images(broken, 2).write_list(tmp_path / "next.txt")
+    table = select_images(broken, 2).write_list(tmp_path / "next.csv")
+    assert sorted(read_list(table.read_bytes(), table.name, "next.csv").paths) == sorted(broken.paths)

@@ -189,5 +189,5 @@ def test_of_stl10_the_unlabelled_images_are_part_of_the_whole(stl10):
 def test_files_of_a_known_set_are_found_by_a_name_of_your_own_and_not_by_that_of_another(cifar10):
     root, _, labels = cifar10
     assert np.array_equal(open_source(root, "train", name="my-pictures").labels, labels[:50])
-    with pytest.raises(ClzooError, match="no readable image|holds no images"):
+    with pytest.raises(ClzooError, match=r"no readable image|holds no images"):
         open_source(root, "train", name="stl10")

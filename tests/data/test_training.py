@@ -109,12 +109,17 @@ def test_what_clzoo_writes_among_the_images_is_neither_a_class_nor_an_image(fold
         (folder / "runs" / "mine" / name).touch()
     picture(0, 0).save(folder / "runs" / "mine" / "curves.png")
     (folder / "store").mkdir()
-    (folder / "store" / "manifest.json").touch()
+    for name in ("manifest.json", "errors.parquet"):
+        (folder / "store" / name).touch()
+    (folder / "projector").mkdir()
+    for name in ("projector_config.pbtxt", "tensors.tsv"):
+        (folder / "projector" / name).touch()
+    picture(0, 0).save(folder / "projector" / "sprite.png")
     with caplog.at_level(logging.INFO, "clzoo"):
         after = open_training_set("mine", folder, 16)
     assert before.classes == after.classes == ("ant", "bee")
     assert before.fingerprint() == after.fingerprint()
-    assert "passed over 1 folders of runs, 1 .json" in caplog.text
+    assert "passed over 3 folders that clzoo made" in caplog.text
 
 
 def test_one_class_is_an_error_only_where_labels_are_needed(tmp_path):

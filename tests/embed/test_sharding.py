@@ -41,7 +41,7 @@ def assert_equal_stores(store: Store, single: Store) -> None:
     assert store.complete
     (segment,) = store.manifest.segments
     assert files_of(store.path) == {MANIFEST, "errors.parquet", segment.embeddings, segment.items}
-    ours = {"generation", "errors_generation", "segments"}
+    ours = {"generation", "errors_generation", "segments", "merged"}
     for key, value in vars(single.manifest).items():
         assert key in ours or getattr(store.manifest, key) == value, key
     np.testing.assert_allclose(store.embeddings(), single.embeddings(), atol=1e-3)
