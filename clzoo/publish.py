@@ -82,8 +82,12 @@ def publish(
     if not overwrite and (out / "config.json").is_file():
         raise ClzooError(f"{out} holds an entry already. To replace it add --overwrite, or give another --out.")
     recipe, state = _finished(run, data)
-    _require_fitting(name, recipe)
+    _require_fitting(name, recipe, trained_on(run, recipe).id)
     verdict = _verdict_on(run, accept_verdict)
+    if measured is not None and (protocols is not None or seeds != 1):
+        raise ClzooError(
+            f"{measured} is taken as it is: leave out --protocol and --seeds, or --metrics to measure again."
+        )
     if protocols is not None and data is None:
         raise ClzooError(f"--protocol {protocols} is measured with labels. Name labelled images: --data DIR")
     images = None if measured is not None and data is None else _images_of(run, recipe, data)
@@ -94,6 +98,7 @@ def publish(
     encoder = encoder_of(method, recipe, name, device)
     subject = with_heads(encoder, name, recipe, method, images=fingerprint["images"], classes=classes)
     images_of_run = trained_on(run, recipe)
+    _require_own_title(title, images_of_run)
     encoder.config = replace(encoder.config, data=images_of_run.id)
     _warn_of(name, images_of_run)
     called = title or images_of_run.title
@@ -185,13 +190,16 @@ def _verdict_on(run: Path, accepted: bool) -> dict[str, Any] | None:
         ClzooError: it did not help, or it is not known whether it did, and that is not accepted; or the verdict is on
             other weights.
     """
-    if not (run / ADAPTATION).is_dir():
+    judged = run.resolve().parent.parent if run.resolve().parent.name == ADAPTATION else run  # one of its further seeds
+    if not (judged / ADAPTATION).is_dir():
         return None
-    if not (run / VERDICT).is_file():
-        raise ClzooError(f"{run} was not judged yet. Type the command again that began it: clzoo adapt IMAGES ...")
-    report: dict[str, Any] = read_json(run / VERDICT)
-    if report["weights_sha256"][0] != _weights_of(run):
-        raise ClzooError(f"{run / VERDICT} is on other weights. Type the command again that made it: clzoo adapt ...")
+    if not (judged / VERDICT).is_file():
+        raise ClzooError(f"{judged} was not judged yet. Type the command again that began it: clzoo adapt IMAGES ...")
+    report: dict[str, Any] = read_json(judged / VERDICT)
+    if _weights_of(run) not in report["weights_sha256"]:
+        raise ClzooError(
+            f"{judged / VERDICT} is on other weights. Type the command again that made it: clzoo adapt ..."
+        )
     if report["verdict"] != "helped" and not accepted:
         raise ClzooError(
             f"{run} was not shown to be better than {report['from']}: {report['sentence']}. To publish it all the "
@@ -200,11 +208,22 @@ def _verdict_on(run: Path, accepted: bool) -> dict[str, Any] | None:
     return report
 
 
-def _require_fitting(name: str, recipe: Recipe) -> None:
+def _require_own_title(title: str | None, images: TrainedOn) -> None:
+    """Refuse a title that claims a published data set, where the run was trained on other images."""
+    claim = claimed(title) if title is not None else None
+    if claim is not None and claim is not images.known:
+        raise ClzooError(
+            f"--title {title!r} is the name of a data set of {claim.images['train']:,} and {claim.images['test']:,} "
+            f"images; the run was trained on {images.images:,}, {images.title}. Leave out --title, "
+            "or say what these are."
+        )
+
+
+def _require_fitting(name: str, recipe: Recipe, data: str) -> None:
     if name.count("-") != 2 or not name.startswith(f"{recipe.method.name}-"):
         raise ClzooError(
             f"{name!r} does not fit the run; zoo names are <method>-<backbone>-<data>, here for example "
-            f"{name_for(recipe, recipe.data.name)}."
+            f"{name_for(recipe, data)}."
         )
 
 
@@ -320,5 +339,6 @@ def _with_controls(
             "measured to stand beside it. Leave out --metrics to measure again, or --data."
         )
     log.info("measuring %s of three untrained networks, and of raw pixels", KNN_V1.id)
+    title = evaluation["data"].get("title", title)  # as the model's own rows say
     found = measure_controls(encoder, train, test, ["knn"], seeds=CONTROL_SEEDS)
     return {**evaluation, "results": [*evaluation["results"], *(result.to_json(title, of) for of, result in found)]}

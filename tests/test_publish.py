@@ -139,6 +139,9 @@ def test_what_was_measured_on_other_images_is_not_set_beside_controls_on_these(r
     )
     metrics, _ = content_of(publish(runs["labelled"], NAME, labelled, tmp_path / "entry", measured=same, device="cpu"))
     assert {row["of"] for row in metrics["results"]} > {"this model"}
+    for options in ({"protocols": "linear"}, {"seeds": 3}):
+        with pytest.raises(ClzooError, match="is taken as it is: leave out --protocol and --seeds"):
+            publish(runs["labelled"], NAME, labelled, tmp_path / "mixed", measured=same, device="cpu", **options)
     with pytest.raises(ClzooError, match=r"measured on other test images than .*Leave out --metrics"):
         publish(runs["labelled"], NAME, labelled, tmp_path / "mixed", measured=foreign, device="cpu")
     assert not (tmp_path / "mixed").exists()
@@ -161,6 +164,22 @@ def test_labels_that_a_run_learned_are_not_drawn_to_test_it_on(labelled, small_r
     (published / "metrics.json").unlink()  # as of an entry that does not say how many
     clzoo.evaluate(published, tmp_path / "classes", "knn", device="cpu")
     assert "learned from labels of classes that are called like these" in caplog.text
+    caplog.clear()
+    with pytest.raises(ClzooError, match=r"pretrained on the 48 images of .*classes with their labels"):
+        clzoo.evaluate(str(tmp_path / "run" / "model.safetensors"), tmp_path / "classes", "knn", device="cpu")
+    one = next(path for path in sorted((tmp_path / "classes").rglob("*.png")))
+    shutil.copy(one, one.with_name("one_more.png"))
+    clzoo.evaluate(str(tmp_path / "run"), tmp_path / "classes", "knn", device="cpu")
+    assert "learned from labels of classes that are called like these" in caplog.text
+
+
+def test_labels_that_a_run_learned_are_known_though_an_image_could_not_be_read(labelled, small_recipe, tmp_path):
+    shutil.copytree(labelled / "train", tmp_path / "classes")
+    broken = next(path for path in sorted((tmp_path / "classes").rglob("*.png")))
+    broken.write_bytes(broken.read_bytes()[:200])
+    pretrain(small_recipe("supcon_cifar10"), tmp_path / "classes", tmp_path / "run", device="cpu")
+    with pytest.raises(ClzooError, match=r"pretrained on the 47 images of .*classes with their labels"):
+        clzoo.evaluate(str(tmp_path / "run"), tmp_path / "classes", "knn", device="cpu")
 
 
 def test_labels_without_a_test_split_are_no_labelled_evaluation(labelled, small_recipe, tmp_path, caplog):
@@ -193,8 +212,12 @@ def test_a_recipes_data_set_is_not_claimed_for_other_images(runs, labelled, tmp_
 
 
 def test_a_title_that_claims_a_data_set_is_refused_for_other_images(runs, labelled, tmp_path):
-    with pytest.raises(ClzooError, match=r"'CIFAR-10' is the name of a data set of 50,000 and 10,000 .* 48 and 24"):
+    with pytest.raises(
+        ClzooError, match=r"'CIFAR-10' is the name of a data set of 50,000 and 10,000 .* trained on 48, animals"
+    ):
         publish(runs["labelled"], NAME, labelled, tmp_path / "entry", title="CIFAR-10", device="cpu")
+    with pytest.raises(ClzooError, match="'CIFAR-10' is the name of a data set"):
+        publish(runs["flat"], NAME, None, tmp_path / "entry", title="CIFAR-10", device="cpu")
     assert not (tmp_path / "entry" / "config.json").exists()
     entry = publish(runs["labelled"], NAME, labelled, tmp_path / "entry", title="six noises", device="cpu")
     assert {row["dataset"] for row in content_of(entry)[0]["results"]} == {"six noises"}

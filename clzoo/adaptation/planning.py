@@ -117,7 +117,10 @@ def planned(
     plan = read_json(path) if path.is_file() else None
     arguments = job.arguments
     before = arguments if plan is None else plan["arguments"]
-    if differing := [key for key, value in arguments.items() if before.get(key) != value]:
+    differing = [key for key, value in arguments.items() if before.get(key) != value]
+    if "weights_sha256" not in differing:  # the same start by another path
+        differing = [key for key in differing if key != "from"]
+    if differing:
         key = differing[0]
         raise ClzooError(
             f"{job.folder.parent} is an adaptation with {key} {before.get(key)}, now {arguments[key]}. "

@@ -48,7 +48,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.evaluation.features import extract
 from clzoo.evaluation.opening import title_of
-from clzoo.files import write_json
+from clzoo.files import read_json, write_json
 from clzoo.hardware import describe_hardware, describe_versions
 from clzoo.methods import METHODS
 from clzoo.pretrain.data_names import as_id
@@ -56,6 +56,7 @@ from clzoo.pretrain.flattening import unevenness
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, move_end
+from clzoo.pretrain.start import whole_name
 from clzoo.zoo import load
 
 log = logging.getLogger("clzoo")
@@ -129,7 +130,7 @@ def adapt(
         log.warning("%s", limit)
     job = Job(
         encoder,
-        str(start),
+        whole_name(str(start)),
         images,
         whole,
         parts,
@@ -170,10 +171,18 @@ def adapt(
         adapted = [load(place, encoder.device) for place in folders]
         before = measure_before(encoder, train, held, job.folder, job.arguments, labels=labels)
         verdict, report = _judged(job, before, adapted, plan, elsewhere)
+        if elsewhere is None:
+            report["elsewhere"] = _elsewhere_before(folder, report)
         write_json(folder / VERDICT, report)
         write_page(folder / "verdict.html", report)
         clock.book(AFTER)
         return Adaptation(folder, verdict, report, has_encoder=True, took=str(clock))
+
+
+def _elsewhere_before(folder: Path, report: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier verdict on the same weights says of a general set: not asked for again, it still holds."""
+    before = read_json(folder / VERDICT) if (folder / VERDICT).is_file() else {}
+    return before.get("elsewhere") if before.get("weights_sha256") == report["weights_sha256"] else None
 
 
 def place_of(images: str | Path, out: str | Path | None) -> Path:

@@ -54,10 +54,11 @@ def survey(collection: Collection, parts: Parts, encoder: Encoder) -> Survey:
     """
     count, origin = len(collection), collection.origin
     if parts.distinct < FEWEST:
+        model = encoder.place or encoder.config.name
         copies = f", of which {parts.distinct} differ" if parts.distinct < count else ""
         raise ClzooError(
             f"{origin} has {count} images{copies}; adaptation takes at least {FEWEST} different ones. Add images, or "
-            f"use the encoder as it is: {clzoo_command('embed', origin, '--model', encoder.config.name)}"
+            f"use the encoder as it is: {clzoo_command('embed', origin, '--model', model)}"
         )
     rows = np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).round().astype(np.int64))
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -74,6 +74,7 @@ def command(
     """
     from clzoo.distributed import processes, rank
     from clzoo.errors import ClzooError
+    from clzoo.pretrain.checkpoint import has_checkpoint
     from clzoo.pretrain.loop import pretrain
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
     from clzoo.pretrain.stopping import was_asked
@@ -89,8 +90,8 @@ def command(
             f"Type: {clzoo_command('pretrain', recipe, '--data', 'DIR')}, where DIR/train/<class>/ holds the images."
         )
     out = out or Path("runs") / path.stem
-    if resume and not (out / "recipe.yaml").is_file():
-        raise ClzooError(f"--resume: {out} holds no run. Start one without --resume.")
+    if resume and not ((out / "recipe.yaml").is_file() and has_checkpoint(out)):
+        raise ClzooError(f"--resume: {out} holds no checkpoint of a run. Start one without --resume.")
     if repo_id is None and (private or push_every is not None):
         raise click.UsageError(f"{'--private' if private else '--push-every-epochs'} needs --push ORG/NAME.")
     if workers is not None and engine != "ray":

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +40,15 @@ HIDDEN_FOLDERS = "hidden folders"
 """The same for folders, which are not searched."""
 
 MADE = "folders that clzoo made"
-"""The same for runs, stores and a projector's files, whose pictures are curves and copies."""
+"""The same for runs, stores, reports and a projector's files, whose pictures are curves, plots and copies."""
+
+_MADE = (
+    {"recipe.yaml", "data.json"},  # a run of clzoo pretrain
+    {"manifest.json", "errors.parquet"},  # a store of clzoo embed
+    {"metrics.json", "report.html"},  # of clzoo evaluate
+    {"metrics.json", "compare.html"},
+    {"projector_config.pbtxt", "tensors.tsv"},  # of clzoo store export --for tensorboard
+)
 
 REPLACED = "replaced members"
 """Key of `Listing.ignored` for members of a shard that a later one of the same name replaces."""
@@ -143,6 +151,11 @@ class Listing:
             unreachable=unreachable,
             ids=ids,
         )
+
+
+def is_made(names: Set[str]) -> bool:
+    """Whether a folder of these names is one that clzoo wrote; see `MADE`."""
+    return any(names >= made for made in _MADE)
 
 
 def finished(listing: Listing, source: str | Path) -> Listing:

@@ -29,6 +29,7 @@ from clzoo.data.listing import (
     ignore,
     is_hidden,
     is_image,
+    is_made,
     printable,
 )
 from clzoo.data.lists import keep_table, read_list
@@ -38,12 +39,6 @@ from clzoo.data.storage import is_remote
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import SUFFIXES
-
-_MADE = (
-    {"recipe.yaml", "data.json"},  # a run of clzoo pretrain
-    {"manifest.json", "errors.parquet"},  # a store of clzoo embed
-    {"projector_config.pbtxt", "tensors.tsv"},  # of clzoo store export --for tensorboard
-)
 
 EXPECTED = "expected a folder of images, a list of paths, or a .tar, .zip or .parquet file"
 
@@ -205,7 +200,7 @@ def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
                 continue
             with os.scandir(place) as entries:
                 found = list(entries)
-                if prefix and _is_made({entry.name for entry in found}):
+                if prefix and is_made({entry.name for entry in found}):
                     listing.ignored[MADE] += 1
                     continue
                 for entry in found:
@@ -226,10 +221,6 @@ def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
             if not prefix:
                 raise ClzooError(f"{folder} cannot be read: {error.strerror or error}.") from error
             add_unreachable(listing, printable(prefix.rstrip("/")), error.strerror or str(error))
-
-
-def _is_made(names: set[str]) -> bool:
-    return any(names >= made for made in _MADE)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from clzoo.data.collection import Collection
-from clzoo.data.listing import CONTAINERS, Listing, is_hidden, is_image
+from clzoo.data.listing import CONTAINERS, Listing, is_hidden, is_image, is_made
 from clzoo.data.storage import is_remote, join
 from clzoo.errors import ClzooError
 
@@ -246,6 +246,9 @@ def _first_image_below(folder: Path, *, direct: bool) -> bool:
         depth = len(Path(place).relative_to(folder).parts)
         if depth >= _DEPTH:
             names.clear()
+        if is_made({*names, *files}):
+            names.clear()
+            continue
         visible = (name for name in files if not is_hidden(name))
         if any(_is_shard(name) or (is_image(name) and (direct or depth > 0)) for name in visible):
             return True

@@ -78,6 +78,10 @@ def write_folder(
                     path.write_bytes(figures.png(figure))
             body.append((section, {name: Markup(figures.svg(figure)) for name, figure in section.plots.items()}))
         write_text(folder / page, render("report.html", title=title, facts=facts, sections=body))
+        written = {f"{name}.png" for section in sections for name in section.plots}
+        for plot in (folder / "plots").glob("*.png"):
+            if plot.name not in written:  # of an earlier evaluation
+                plot.unlink()
     except OSError as error:
         raise ClzooError(f"{folder} cannot be written: {error}. Give another --out.") from error
     return folder

@@ -28,24 +28,21 @@ def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) ->
     Raises:
         ClzooError: they are, and it learned from their labels: its accuracy on them would say nothing.
     """
-    if subject.recipe is None or subject.classes is None:
-        return False
-    place = places_by_name(train.classes, subject.classes)
-    if place is None:
+    if subject.recipe is None:
         return False
     named = "--data train=DIR,test=DIR"
-    if subject.images is None:
-        if subject.learned_labels:
-            log.warning(
-                "%s learned from labels of classes that are called like these; if it was from these images, the "
-                "accuracy says nothing. Name images that it has not seen: %s", subject.title, named,
-            )  # fmt: skip
+    place = None if subject.classes is None else places_by_name(train.classes, subject.classes)
+    if place is None or subject.images is None:
+        if subject.learned_labels and (subject.classes is None or place is not None):
+            _warn_of_labels(subject, named)
         return False
     assert train.labels is not None
     assert test.labels is not None
     counts = np.zeros(len(place), np.int64)  # in the order of the classes that pretraining knew, as subsets count
     counts[place] = np.bincount(np.concatenate([train.labels, test.labels]), minlength=len(place))
-    if _count(counts, subject.recipe, test) != subject.images:
+    if _count(counts, subject.recipe, test) not in (subject.images, subject.images + subject.skipped):
+        if subject.learned_labels:
+            _warn_of_labels(subject, named)
         return False
     if subject.learned_labels:
         raise ClzooError(
@@ -57,6 +54,14 @@ def saw_in_pretraining(subject: Subject, train: Collection, test: Collection) ->
         "For others: %s", subject.title, test.origin, named,
     )  # fmt: skip
     return True
+
+
+def _warn_of_labels(subject: Subject, named: str) -> None:
+    what = "labels that it does not name" if subject.classes is None else "labels of classes that are called like these"
+    log.warning(
+        "%s learned from %s; if it was from these images, the accuracy says nothing. Name images that it has not seen: "
+        "%s", subject.title, what, named,
+    )  # fmt: skip
 
 
 def _count(counts: np.ndarray, recipe: Recipe, test: Collection) -> int:

@@ -16,7 +16,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
 from clzoo.metrics import read_metrics
-from clzoo.zoo.entries import has_encoder, is_run, list_models
+from clzoo.zoo.entries import has_encoder, is_local, is_run, list_models
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -34,7 +34,7 @@ class Subject:
         projector: (N, D) -> (N, d), in eval mode, on the encoder's device.
         filter: Hydra's gates, of a method of ours.
         aside: what else a checkpoint held, by name: in it the gates of converted weights may lie.
-        images: how many images it was pretrained on; None if not recorded.
+        images: how many images it was pretrained on; None if not recorded. skipped: how many more could not be read.
         classes: names of the classes it was pretrained on, in the order of their gates; None if not recorded.
         learned_labels: whether its method used them.
     """
@@ -46,6 +46,7 @@ class Subject:
     filter: FeatureFilter | None = None
     aside: dict[str, torch.Tensor] = field(default_factory=dict)
     images: int | None = None
+    skipped: int = 0
     classes: tuple[str, ...] | None = None
     learned_labels: bool = False
 
@@ -76,7 +77,6 @@ def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") ->
 
 
 def _of_run(run: Path, device: str) -> Subject:
-    from clzoo.methods import METHODS
     from clzoo.pretrain.checkpoint import has_checkpoint
     from clzoo.pretrain.run_folder import read_data
     from clzoo.pretrain.trained import load_run
@@ -85,14 +85,15 @@ def _of_run(run: Path, device: str) -> Subject:
     if not has_checkpoint(run) and has_encoder(run):
         log.warning("%s has no checkpoint any more: its encoder is taken, without the heads of its pretraining", run)
         left = _of_entry(run, device)
-        used = left.recipe is not None and METHODS[left.recipe.method.name].needs_of(left.recipe.method).labels
-        return replace(left, title=str(run), images=data["images"], classes=classes, learned_labels=used)
+        return replace(left, title=str(run))
     encoder, recipe, method = load_run(run, device)
-    return with_heads(encoder, str(run), recipe, method, images=data["images"], classes=classes)
+    found = with_heads(encoder, str(run), recipe, method, images=data["images"], classes=classes)
+    return replace(found, skipped=data.get("skipped", 0))
 
 
 def _of_entry(model: str | Path, device: str) -> Subject:
     from clzoo.pretrain.recipe_files import load_recipe
+    from clzoo.pretrain.run_folder import read_data
     from clzoo.pretrain.start import class_names
     from clzoo.zoo.locating import locate, pretraining_state, read_encoder
 
@@ -105,7 +106,16 @@ def _of_entry(model: str | Path, device: str) -> Subject:
     if recipe is not None and tensors:
         method = _rebuilt(recipe, encoder, tensors, beside)
         return with_heads(encoder, encoder.config.name, recipe, method, _images_of(beside), classes)
-    return Subject(encoder, encoder.config.name, recipe, aside=tensors, classes=classes)
+    subject = Subject(encoder, encoder.config.name, recipe, aside=tensors, classes=classes)
+    if recipe is None or not (isinstance(model, Path) or is_local(model)):  # of the zoo's it is known what they saw
+        return subject
+    from clzoo.methods import METHODS
+
+    subject = replace(subject, learned_labels=METHODS[recipe.method.name].needs_of(recipe.method).labels)
+    if not is_run(beside):
+        return subject
+    data, names = read_data(beside)
+    return replace(subject, images=data["images"], skipped=data.get("skipped", 0), classes=names)
 
 
 def _images_of(entry: Path) -> int | None:

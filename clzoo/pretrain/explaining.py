@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from clzoo.data.opening import selected
 from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
@@ -26,6 +27,7 @@ from clzoo.pretrain.loop import autocast
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_source, require_same_data
+from clzoo.pretrain.trained import without_checkpoint
 
 QUERIES = 8
 
@@ -53,10 +55,12 @@ def explain_batch(
         raise ClzooError(f"{run} is no run folder. Name one that clzoo pretrain wrote.")
     recipe, state, target = load_recipe(run / "recipe.yaml"), load_checkpoint(run), resolve_device(device)
     if state is None:
-        raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
+        raise without_checkpoint(run)
     source = data if data is not None else read_source(run)
     if source is None:
         raise ClzooError(f"{run} does not record where its images are. Say it: --data DIR")
+    if data is None and Path(base := selected(source)[0]).is_absolute() and not Path(base).exists():
+        raise ClzooError(f"the images of {run} are no longer in {source}. Say where they are now: --data DIR")
     images = drawn_by(images_of(recipe, source), state)
     require_same_data(run, images.fingerprint(), "Name those images with --data.")
     method = build_method(recipe, images.class_count).to(target)

@@ -237,6 +237,12 @@ def require_same_data(run: Path, fingerprint: dict[str, Any], next_step: str) ->
     raise ClzooError(f"{run} was trained on other data: {found}, now {fingerprint}. {next_step}")
 
 
+def step_of_state(out: Path) -> int | None:
+    """Of which step state.json tells; None where there is none."""
+    path = out / "state.json"
+    return read_json(path)["step"] if path.is_file() else None
+
+
 def write_state(out: Path, recipe: Recipe, step: int, total_steps: int, seconds: float, device: str) -> None:
     """How far the run is, for people and for `clzoo publish`; an encoder that is of a later step goes first."""
     if step < total_steps:

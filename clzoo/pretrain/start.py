@@ -57,18 +57,27 @@ def with_start(recipe: Recipe, init: str | None, out: Path) -> tuple[Recipe, Beg
     Raises:
         ClzooError: a start that cannot be loaded; two starts; another license in the recipe than the encoder has.
     """
-    if recipe.start is not None and init not in (None, recipe.start.name):
+    if recipe.start is not None and init is not None and whole_name(init) != whole_name(recipe.start.name):
         raise ClzooError(f"the recipe starts from {recipe.start.name}, found --init {init}. Leave out one of them.")
     place = init if recipe.start is None else recipe.start.name
     goes_on = has_checkpoint(out) and (out / "recipe.yaml").is_file()
     kept = load_recipe(out / "recipe.yaml").start if goes_on else None
-    if kept is not None and place in (None, kept.name) and (recipe.start is None or _agree(recipe.start, kept)):
+    if (
+        kept is not None
+        and (place is None or whole_name(place) == whole_name(kept.name))
+        and (recipe.start is None or _agree(recipe.start, kept))
+    ):
         return recipe.model_copy(update={"start": kept}), None
     if place is None:
         return recipe, None
     begun = open_start(place)
-    start = start_of(begun.encoder, place) if recipe.start is None else _completed(recipe.start, begun.encoder)
+    start = _completed(recipe.start, begun.encoder) if recipe.start else start_of(begun.encoder, whole_name(place))
     return recipe.model_copy(update={"start": start}), None if goes_on else begun
+
+
+def whole_name(place: str) -> str:
+    """A start by the path that leads to it from any folder; a name as it is."""
+    return str(Path(place).expanduser().resolve()) if is_local(place) else place
 
 
 def start_of(encoder: Encoder, place: str) -> Start:
@@ -89,7 +98,8 @@ def start_of(encoder: Encoder, place: str) -> Start:
 def _agree(given: Start, kept: Start) -> bool:
     """Whether a run that recorded `kept` was begun by a recipe that says `given`, the rest of it left out."""
     said = {key: value for key, value in given if value != Start.model_fields[key].default}
-    return said == {key: getattr(kept, key) for key in said}
+    found = {key: getattr(kept, key) for key in said}
+    return {**said, "name": whole_name(given.name)} == {**found, "name": whole_name(kept.name)}
 
 
 def _completed(given: Start, encoder: Encoder) -> Start:

@@ -23,7 +23,7 @@ from clzoo.pretrain.finite import FiniteLosses
 from clzoo.pretrain.flattening import flat_weights
 from clzoo.pretrain.optim import create_optimizer, learning_rate_share, load_optimizer
 from clzoo.pretrain.recipe import Recipe
-from clzoo.pretrain.run_folder import write_state
+from clzoo.pretrain.run_folder import step_of_state, write_state
 from clzoo.pretrain.sharding import shard, whole
 from clzoo.pretrain.trained import encoder_of
 
@@ -79,6 +79,11 @@ class TrainState:
             kept["weights"] = torch.from_numpy(flat_weights(encoder, images))
             self.method.train(was_training)
         return kept
+
+    def state_is_told(self, steps: Steps) -> None:
+        """Write state.json anew where a kill kept it behind the newest checkpoint; of all, one process."""
+        if rank() == 0 and self.first_step and step_of_state(self.out) != self.first_step:
+            write_state(self.out, self.recipe, self.first_step, steps.total, self._seconds_before, str(self.device))
 
     def moves(self, step: int) -> bool:
         """Whether a step moves the weights; the others add to its gradients."""

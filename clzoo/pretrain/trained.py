@@ -22,7 +22,7 @@ from clzoo.pretrain.data_names import trained_on
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data
-from clzoo.zoo.entries import is_run
+from clzoo.zoo.entries import has_encoder, is_run
 from clzoo.zoo.saving import save_encoder, save_entry
 from clzoo.zoo.weights import build_encoder
 
@@ -99,7 +99,7 @@ def convert_checkpoint(path: Path, out: Path, architecture: str | None = None) -
         raise ClzooError(f"{out} exists already and is not an empty folder. Name another one with --out.")
     state = load_checkpoint(run) if path.is_dir() else load_checkpoint_file(path)
     if state is None:
-        raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
+        raise without_checkpoint(run)
     encoder = encoder_of_state(run, recipe, state["method"], str(path))
     encoder.config = dataclasses.replace(encoder.config, name=out.resolve().name)
     save_checkpoint_entry(encoder, recipe, state["step"], out)
@@ -136,6 +136,16 @@ def started_from(recipe: Recipe) -> dict[str, str]:
     return {} if start is None else {"continued from": start.model or start.name}
 
 
+def without_checkpoint(run: Path) -> ClzooError:
+    """What to say of a folder without checkpoints to those who need one."""
+    if is_run(run) and has_encoder(run):
+        return ClzooError(
+            f"the checkpoints of {run} were deleted, and with them what its training held beside the encoder. The "
+            f"encoder is there: clzoo.load({str(run)!r}), clzoo evaluate, export and push take it."
+        )
+    return ClzooError(f"{run} holds no checkpoint; is it a run folder?")
+
+
 def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:
     """The method of a run's newest checkpoint.
 
@@ -144,7 +154,7 @@ def load_method(run: Path, recipe: Recipe, classes: int | None) -> Any:
     """
     state = load_checkpoint(run)
     if state is None:
-        raise ClzooError(f"{run} holds no checkpoint; is it a run folder?")
+        raise without_checkpoint(run)
     method = build_method(recipe, classes)
     method.load_state_dict(state["method"])
     return method

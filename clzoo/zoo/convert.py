@@ -319,7 +319,12 @@ def _terms_beside(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, Any
         return {}
     if config is None or config.weights_sha256 not in (weights_sha256(tensors), halves_sha256(tensors)):
         return {}
-    return {key: getattr(config, key) for key in ("license", "license_note", "derived_from")}
+    own = f"{config.name} ({config.source.repo})" if config.source else config.name
+    return {
+        "license": config.license,
+        "license_note": config.license_note,
+        "derived_from": config.derived_from or own,
+    }
 
 
 def assumptions(config: ModelConfig) -> list[str]:

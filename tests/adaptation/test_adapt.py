@@ -189,6 +189,8 @@ def test_the_same_command_says_the_same_and_another_one_is_refused(adapted, pict
     assert "random network" in printed
     assert f"Verdict: {kept['sentence']}." in printed
     assert f"clzoo publish {adapted.folder} simclr-resnet10t_" in printed
+    adapt(pictures, start=os.path.relpath(start), labels=True, seeds=2, out=adapted.folder, device="cpu")
+    assert read_json(adapted.folder / "verdict.json") == kept  # also of a start by another path, and of a general set
     with pytest.raises(ClzooError, match="an adaptation with seeds 2, now 3"):
         adapt(pictures, seeds=3, start=start, labels=True, out=adapted.folder, device="cpu")
 
@@ -222,6 +224,8 @@ def test_what_was_not_shown_to_help_is_published_with_consent_and_says_so(adapte
         assert "continued from" in card
         report["weights_sha256"][0] = "0" * 64
         (adapted.folder / "verdict.json").write_text(json.dumps(report))
+        with pytest.raises(ClzooError, match=r"no evidence \(-3.1 .*--accept-verdict"):  # of one of its further seeds
+            publish(adapted.folder / "adaptation" / "seed-1", name, None, tmp_path / "seed", device="cpu")
         with pytest.raises(ClzooError, match="is on other weights"):
             publish(adapted.folder, name, None, tmp_path / "other", device="cpu", accept_verdict=True)
         (adapted.folder / "verdict.json").unlink()

@@ -54,6 +54,10 @@ def test_a_report_is_replaced_whatever_lies_hidden_beside_it(evaluation, tmp_pat
     for _ in range(2):
         evaluation.write(folder)
     assert {".DS_Store", "metrics.json", "report.html"} <= {path.name for path in folder.iterdir()}
+    (folder / "plots").mkdir(exist_ok=True)
+    (folder / "plots" / "spectrum.png").touch()  # of an earlier one, by another protocol
+    evaluation.write(folder)
+    assert not (folder / "plots" / "spectrum.png").exists()
 
 
 def test_controls_stand_beside_the_number_of_their_protocol(evaluation):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,15 @@ def test_the_page_is_one_file_that_runs_nothing(runs, tmp_path, name, capsys):
     assert page.count("<section>") == 3
     assert ("gates are open" in page) == name.startswith("hydra")
     assert ("the query, mixed" in page) == name.startswith("reco")
+
+
+def test_images_that_moved_are_asked_for_and_nothing_is_offered_in_their_place(runs, pictures, tmp_path):
+    run = shutil.copytree(runs["cacr_cifar10"], tmp_path / "run")
+    data = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps({**data, "source": str(tmp_path / "gone")}))
+    with pytest.raises(ClzooError, match=r"are no longer in .*gone\. Say where they are now: --data DIR"):
+        explain_batch(run, device="cpu")
+    assert explain_batch(run, pictures, device="cpu").queries
 
 
 def test_other_images_no_run_and_a_silent_loss_are_refused(runs, pictures, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from clzoo.errors import ClzooError
 from clzoo.evaluation.subject import find_subject
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.start import open_start
-from clzoo.pretrain.trained import load_run
+from clzoo.pretrain.trained import convert_checkpoint, load_run
 from clzoo.zoo import verify
 from clzoo.zoo.weights import read_safetensors
 
@@ -106,6 +106,29 @@ def test_killed_while_it_is_written_a_run_has_no_encoder_and_the_same_command_wr
     assert not [path.name for path in run.iterdir() if path.name.startswith(".tmp-")]
 
 
+def test_a_state_that_a_kill_left_behind_its_checkpoint_is_told_anew(run, pictures, tmp_path):
+    killed = shutil.copytree(run, tmp_path / "killed")
+    whole = json.loads((killed / "state.json").read_text())
+    for left in ({**whole, "step": 4, "finished": False}, None):  # between the checkpoint and its state
+        if left is None:
+            (killed / "state.json").unlink()
+        else:
+            (killed / "state.json").write_text(json.dumps(left))
+        assert pretrain(small_recipe("mocov2_cifar10"), pictures, killed, device="cpu")
+        told = json.loads((killed / "state.json").read_text())
+        assert {key: told[key] for key in ("step", "finished")} == {"step": whole["step"], "finished": True}
+
+
+def test_resume_goes_on_with_checkpoints_alone(run, pictures, tmp_path, clzoo_says):
+    begun = tmp_path / "begun"  # killed before its first checkpoint
+    begun.mkdir()
+    for name in ("recipe.yaml", "data.json"):
+        shutil.copy(run / name, begun / name)
+    words = ("pretrain", begun / "recipe.yaml", "--data", pictures, "--out", begun, "--resume", "--device", "cpu")
+    code, _, err = clzoo_says(*words)
+    assert (code, "holds no checkpoint of a run. Start one without --resume" in err) == (1, True)
+
+
 def test_a_finished_run_without_checkpoints_is_judged_and_started_from_and_never_trained_over(run, pictures, tmp_path):
     left = tmp_path / "left"
     shutil.copytree(run, left)
@@ -118,6 +141,8 @@ def test_a_finished_run_without_checkpoints_is_judged_and_started_from_and_never
     for recipe in (small_recipe("mocov2_cifar10"), small_recipe("mocov2_cifar10", "seed=3")):
         with pytest.raises(ClzooError, match=r"finished run whose checkpoints were deleted.*Choose another --out"):
             pretrain(recipe, pictures, left, device="cpu", max_minutes=0)
+    with pytest.raises(ClzooError, match=r"the checkpoints of .* were deleted.*The encoder is there"):
+        convert_checkpoint(left, tmp_path / "converted")
     assert clzoo.load(left, device="cpu").weights_sha256 == encoder.weights_sha256
 
 

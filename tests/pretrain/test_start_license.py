@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import shutil
 
 import pytest
@@ -78,6 +79,15 @@ def test_the_run_records_its_start_and_its_encoder_has_the_license(run, start):
     assert terms(config) == NOT_FOR_SALE
     assert config.derived_from == CALLED
     assert ModelConfig.load(run / "config.json") == config
+
+
+def test_a_start_is_known_from_every_folder(start, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(start.parent)
+    assert not pretrain(recipe(), pictures, tmp_path / "run", device="cpu", init="./start", max_minutes=0)
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").start.name == str(start)
+    monkeypatch.chdir(tmp_path)
+    for place in (str(start), f"{start}/", os.path.relpath(start)):
+        assert not pretrain(recipe(), pictures, tmp_path / "run", device="cpu", init=place, max_minutes=0)
 
 
 def test_the_published_card_states_license_and_origin_and_no_place_on_this_machine(run, start, tmp_path):
