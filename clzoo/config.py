@@ -118,7 +118,7 @@ class ModelConfig:
             return "second connected layer"
         if self.architecture.startswith("resnet") and self.global_pool == "token":  # CLIP's
             return "attention pool"
-        return _FEATURES.get(self.global_pool, f"timm's global_pool {self.global_pool!r}")
+        return _FEATURES.get(self.global_pool, f"global_pool {self.global_pool!r} of timm")
 
     def to_json(self) -> dict[str, Any]:
         """The content of `config.json`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clzoo.device import resolve_device
 from clzoo.encoder import Encoder
-from clzoo.zoo.entries import has_encoder, is_local, is_run
+from clzoo.zoo.entries import has_encoder, is_run, whole_name
 from clzoo.zoo.locating import locate, read_encoder
 
 if TYPE_CHECKING:
@@ -66,6 +66,6 @@ def load(
         only_torch = backend == "auto" and dtype not in ("auto", "fp32")  # a graph computes in fp32
         encoder = with_backend(encoder, "torch" if only_torch else backend, cache_dir=cache_dir)
     encoder.dtype = encoder.compute_dtype(dtype) if dtype != "auto" else dtype
-    is_place = isinstance(name_or_path, Path) or is_local(name_or_path)
-    encoder.place = str(Path(name_or_path).expanduser().resolve() if is_place else name_or_path)
+    if revision is None:
+        encoder.place = whole_name(name_or_path)
     return encoder

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import claimed, recognised
-from clzoo.data.opening import has_test_split, selected
+from clzoo.data.opening import has_test_split, place_of
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -73,8 +74,9 @@ def publish(
         accept_verdict: publish an adaptation too that was not shown to help; the card says so in either case.
 
     Raises:
-        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, `protocols`
-            without labelled data, `measured` of other weights or of other test images than the controls' would be;
+        ClzooError: an unfinished run, other data than the run's, a name that does not fit the recipe, a title that
+            claims a published data set, `protocols` without labelled data or beside `measured`, `measured` of other
+            weights or of other test images than the controls' would be;
             `out` holds an entry and `overwrite` is not set;
             an adaptation that was not shown to help and `accept_verdict` is not set, or a verdict on other weights.
     """
@@ -98,7 +100,7 @@ def publish(
     encoder = encoder_of(method, recipe, name, device)
     subject = with_heads(encoder, name, recipe, method, images=fingerprint["images"], classes=classes)
     images_of_run = trained_on(run, recipe)
-    _require_own_title(title, images_of_run)
+    _require_own_title(title, images_of_run, names)
     encoder.config = replace(encoder.config, data=images_of_run.id)
     _warn_of(name, images_of_run)
     called = title or images_of_run.title
@@ -190,7 +192,9 @@ def _verdict_on(run: Path, accepted: bool) -> dict[str, Any] | None:
         ClzooError: it did not help, or it is not known whether it did, and that is not accepted; or the verdict is on
             other weights.
     """
-    judged = run.resolve().parent.parent if run.resolve().parent.name == ADAPTATION else run  # one of its further seeds
+    around = run.resolve().parent
+    is_further_seed = around.name == ADAPTATION and run.name.startswith("seed-") and (around / "plan.json").is_file()
+    judged = around.parent if is_further_seed else run
     if not (judged / ADAPTATION).is_dir():
         return None
     if not (judged / VERDICT).is_file():
@@ -208,13 +212,14 @@ def _verdict_on(run: Path, accepted: bool) -> dict[str, Any] | None:
     return report
 
 
-def _require_own_title(title: str | None, images: TrainedOn) -> None:
+def _require_own_title(title: str | None, images: TrainedOn, names: Sequence[str] | None) -> None:
     """Refuse a title that claims a published data set, where the run was trained on other images."""
     claim = claimed(title) if title is not None else None
-    if claim is not None and claim is not images.known:
+    is_unnamed = claim is not None and not names and images.images in claim.images.values()  # nobody knows
+    if claim is not None and claim is not images.known and not is_unnamed:
         raise ClzooError(
             f"--title {title!r} is the name of a data set of {claim.images['train']:,} and {claim.images['test']:,} "
-            f"images; the run was trained on {images.images:,}, {images.title}. Leave out --title, "
+            f"images; the run was trained on {images.images:,} images, {images.title}. Leave out --title, "
             "or say what these are."
         )
 
@@ -240,7 +245,7 @@ def _images_of(run: Path, recipe: Recipe, data: str | Path | None) -> TrainingSe
     if (source := read_source(run)) is None:
         log.warning("%s does not say where its images are, so nothing is measured on them; name them by --data", run)
         return None
-    base = Path(selected(source)[0])  # without #column=NAME or #split=NAME
+    base = Path(place_of(source))
     if base.is_absolute() and not base.exists():
         log.warning(
             "the images of %s are no longer in %s, so nothing is measured on them; name them by --data", run, source

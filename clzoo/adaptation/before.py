@@ -84,7 +84,13 @@ def is_measured_for(arguments: dict[str, Any], folder: Path) -> bool:
         ClzooError: what lies there is damaged.
     """
     path = folder / f"{_FILE}.json"
-    return path.is_file() and bool(read_json(path).get("arguments") == arguments)
+    return path.is_file() and not differing(read_json(path).get("arguments") or {}, arguments)
+
+
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Which arguments of an adaptation are others now; of one start, known by its weights, the path is none."""
+    found = [key for key in {**now, **before} if before.get(key) != now.get(key)]
+    return found if "weights_sha256" in found else [key for key in found if key != "from"]
 
 
 def forget(folder: Path) -> None:

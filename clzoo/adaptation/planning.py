@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clzoo.adaptation.before import forget, is_measured_for, seconds_per_image
+from clzoo.adaptation.before import differing, forget, is_measured_for, seconds_per_image
 from clzoo.adaptation.clock import PLANNED, Clock
 from clzoo.adaptation.pilots import SHARE, Scored, Setting, best_of, measure_of, pilot_steps, run_pilot, settings_of
 from clzoo.adaptation.recipes import (
@@ -117,13 +117,10 @@ def planned(
     plan = read_json(path) if path.is_file() else None
     arguments = job.arguments
     before = arguments if plan is None else plan["arguments"]
-    differing = [key for key, value in arguments.items() if before.get(key) != value]
-    if "weights_sha256" not in differing:  # the same start by another path
-        differing = [key for key in differing if key != "from"]
-    if differing:
-        key = differing[0]
+    if other := differing(before, arguments):
+        key = other[0]
         raise ClzooError(
-            f"{job.folder.parent} is an adaptation with {key} {before.get(key)}, now {arguments[key]}. "
+            f"{job.folder.parent} is an adaptation with {key} {before.get(key)}, now {arguments.get(key)}. "
             "Choose another --out."
         )
     if plan is None:

@@ -56,8 +56,8 @@ from clzoo.pretrain.flattening import unevenness
 from clzoo.pretrain.loop import pretrain
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, move_end
-from clzoo.pretrain.start import whole_name
 from clzoo.zoo import load
+from clzoo.zoo.entries import whole_name
 
 log = logging.getLogger("clzoo")
 

@@ -15,7 +15,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
     if not console.is_terminal:
         console.width = 400  # never wrap or cut a name in a pipe
     console.print(table)
+
+
+def refuse_written_over(read: Iterable[str | Path | None], written: Iterable[Path | None]) -> None:
+    """A usage error where a file that is read would be written over."""
+    places = {path.resolve() for path in written if path is not None}
+    for path in (path for path in read if path is not None):
+        if Path(path).resolve() in places:
+            raise click.UsageError(f"{path} is read: what is written needs another name.")
 
 
 def report(found: Any, as_json: bool, page: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from clzoo.cli.common import max_pixels_option, output_file, quiet_option, report, say
+from clzoo.cli.common import max_pixels_option, output_file, quiet_option, refuse_written_over, report, say
 from clzoo.wording import plain
 
 
@@ -158,7 +158,12 @@ def outliers(
 @click.option("-n", required=True, type=click.IntRange(min=1), help="How many images.")
 @click.option("--how", type=click.Choice(["typical", "diverse", "balanced"]), default="typical", show_default=True)
 @click.option("--labels", metavar="CSV", help="path,label of the images that have one so far.")
-@click.option("--out", metavar="FILE", type=output_file(), help="Write the paths as they are, for clzoo embed.")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=output_file(),
+    help="Write the paths as they are: a list for clzoo embed, in the folder of the images.",
+)
 @job_options
 def select(
     store: Path,
@@ -180,13 +185,14 @@ def select(
     from clzoo.curation.given_labels import read_labels
     from clzoo.embed import open_store
 
+    refuse_written_over((labels,), (out, page))
     opened = open_store(store, images=images)
     known = None if labels is None else read_labels(labels, opened)
     found = select_images(opened, n, how=how, labels=known)
     if out is not None:
         say(f"wrote {found.write_list(out)}", err=True)
     elif not as_json and (odd := [path for path in found.paths if plain(path) != path]):
-        say(f"{len(odd)} names are spelt out, and no list finds them so; as they are: --out FILE", err=True)
+        say(f"{len(odd)} of these names have characters that are spelt out; --out FILE has them as they are", err=True)
     report(found, as_json, page)
 
 
@@ -228,11 +234,7 @@ def classify(
     """
     if sum((labels is not None, by_folder, saved is not None)) != 1:
         raise click.UsageError("expected one of --labels CSV, --by-folder and --with FILE.")
-    for read in (labels, saved):
-        if read is not None and any(
-            written is not None and written.resolve() == Path(read).resolve() for written in (target, onnx, out, page)
-        ):
-            raise click.UsageError(f"{read} is read: what is written needs another name.")
+    refuse_written_over((labels, saved), (target, onnx, out, page))
     from clzoo.curation import Classifier, classify, classify_images
     from clzoo.curation.given_labels import read_labels
     from clzoo.curation.pictures import encoder_of

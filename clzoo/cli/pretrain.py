@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Push checkpoints too, to the branch `checkpoints`.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if there is none.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --out; an error if it has no checkpoint.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved recipe and its sizes, and train nothing.")
 @max_pixels_option
 @quiet_option
@@ -78,6 +78,7 @@ def command(
     from clzoo.pretrain.loop import pretrain
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
     from clzoo.pretrain.stopping import was_asked
+    from clzoo.zoo.entries import has_encoder, is_run
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, overrides)
@@ -91,7 +92,11 @@ def command(
         )
     out = out or Path("runs") / path.stem
     if resume and not ((out / "recipe.yaml").is_file() and has_checkpoint(out)):
-        raise ClzooError(f"--resume: {out} holds no checkpoint of a run. Start one without --resume.")
+        from clzoo.pretrain.trained import without_checkpoint
+
+        is_left = is_run(out) and has_encoder(out)
+        start = ClzooError(f"--resume: {out} holds no checkpoint of a run. Start one without --resume.")
+        raise without_checkpoint(out) if is_left else start
     if repo_id is None and (private or push_every is not None):
         raise click.UsageError(f"{'--private' if private else '--push-every-epochs'} needs --push ORG/NAME.")
     if workers is not None and engine != "ray":

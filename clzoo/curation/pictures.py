@@ -8,7 +8,7 @@ import os
 from collections import defaultdict
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 
 from clzoo.data.content import digest_of
 from clzoo.data.held import HELD
-from clzoo.data.listing import CONTAINERS
+from clzoo.data.listing import shard_of
 from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import Manifest
 from clzoo.embed.store import Store
@@ -108,9 +108,9 @@ def on_disk(store: Store) -> np.ndarray:
     times = lru_cache(maxsize=256)(_time_of_shard)
     sizes = store.items["size"].to_pylist()
     for row, path in enumerate(store.paths):
-        shard = next((str(p) for p in PurePosixPath(path).parents if p.suffix.lower() in CONTAINERS), None)
-        if shard is not None and (time := times(store.root / shard)) is not None:
-            found[row] = (sizes[row], time, -1, -1)
+        shard = shard_of(path, lambda place: times(store.root / place) is not None)
+        if shard is not None:
+            found[row] = (sizes[row], times(store.root / shard), -1, -1)
             continue
         with suppress(OSError):
             now = os.stat(store.root / path)  # noqa: PTH116

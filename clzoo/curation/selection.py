@@ -57,17 +57,20 @@ class Selection:
         """Write the paths as they are, for `clzoo embed`: a line each, or the column `path` of a .csv.
 
         Raises:
-            ClzooError: a name that a line cannot hold, or a file that cannot be written.
+            ClzooError: a name that such a list cannot hold, or a file that cannot be written.
         """
         path, text = Path(path), io.StringIO(newline="")
-        if path.suffix.lower() == ".csv":
+        is_table = path.suffix.lower() == ".csv"
+        for name in self.paths:
+            if name.strip() != name:
+                raise ClzooError(
+                    f"{name!r} begins or ends with a blank: no list can name it. Rename it, and embed again."
+                )
+            if not is_table and len(name.splitlines()) > 1:
+                raise ClzooError(f"{name!r} holds the end of a line. Write a table: {path.with_suffix('.csv')}")
+        if is_table:
             csv.writer(text, lineterminator="\n").writerows([["path"], *([name] for name in self.paths)])
         else:
-            if broken := [name for name in self.paths if name.splitlines() != [name.strip()]]:
-                raise ClzooError(
-                    f"{broken[0]!r} holds the end of a line, or begins or ends with a blank: a list of lines cannot "
-                    f"name it. Write a table: {path.with_suffix('.csv')}"
-                )
             text.writelines(f"{name}\n" for name in self.paths)
         with output_path(path) as temporary:
             temporary.write_bytes(text.getvalue().encode("utf-8", "surrogateescape"))  # names are bytes on disk

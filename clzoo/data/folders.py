@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from clzoo.data.collection import EXPECTED_LABELS, Collection, FileImages
-from clzoo.data.listing import CONTAINERS, Listing, is_hidden, label_of_item, printable
+from clzoo.data.listing import CONTAINERS, Listing, is_hidden, is_made, label_of_item, printable
 from clzoo.data.samples import numbered_labels, one_image_each
 from clzoo.data.sources import is_list, list_images
 from clzoo.data.splits import (
@@ -30,6 +30,7 @@ from clzoo.errors import ClzooError
 
 log = logging.getLogger("clzoo")
 
+_RUNS = "runs"  # where clzoo pretrain writes unless it is told otherwise
 _NO_CLASSES = frozenset({"images", "image", "imgs", "img", "jpegimages", "jpegs"})  # names of the one folder of a split
 
 
@@ -199,7 +200,7 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
     used = {name for name in names if name is not None}
     is_table = all(item.label is not None for item in listing.items)
     is_shards = is_table or listing.is_remote or any(item.offset is not None for item in listing.items)
-    classes = sorted(used | (_empty_classes(listing) if listing.is_folder and not is_shards else set()))
+    classes = sorted(used | (_empty_classes(listing, used) if listing.is_folder and not is_shards else set()))
     if is_table:
         numbers = all(name.isdecimal() for name in used)
         classes = (
@@ -213,16 +214,15 @@ def _by_folder(listing: Listing) -> tuple[np.ndarray | None, tuple[str, ...], st
     return np.array([number[name] for name in names if name is not None], np.int64), tuple(classes), ""
 
 
-def _empty_classes(listing: Listing) -> set[str]:
-    """Sub-folders without any file, or of images that all failed; one of other files (a run, a store) is no class."""
+def _empty_classes(listing: Listing, used: set[str]) -> set[str]:
+    """The other sub-folders, but those in which clzoo wrote runs, stores or reports."""
     names = (path.name for path in listing.root.iterdir() if path.is_dir() and not is_hidden(path.name))
-    empty = {name for name in names if not _holds_files(listing.root / name)}
-    failed = {failure.path.partition("/")[0] for failure in listing.failures if "/" in failure.path}
-    return {name for name in empty | failed if printable(name) == name}  # of others no image is taken
+    others = {name for name in names if name not in used and printable(name) == name}  # of others no image is taken
+    return {name for name in others if name != _RUNS and not _holds_made(listing.root / name)}
 
 
-def _holds_files(folder: Path) -> bool:
-    return any(not is_hidden(name) for _, _, files in os.walk(folder) for name in files)
+def _holds_made(folder: Path) -> bool:
+    return any(is_made({*names, *files}) for _, names, files in os.walk(folder))
 
 
 def _of_one_folder(listing: Listing, name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from clzoo.config import HUB_PREFIX
 from clzoo.data.collection import Collection
 from clzoo.data.content import Stamp, stamp_of
-from clzoo.data.listing import CONTAINERS, Listing
+from clzoo.data.listing import Listing, shard_of
 from clzoo.data.parquet import ALSO_LABELS, LABELS
 from clzoo.data.remote import list_remote
 from clzoo.data.sources import list_images
@@ -159,7 +159,7 @@ def _words(text: str) -> str:
 
 
 def _file_of(path: str) -> str:
-    return next((str(p) for p in PurePosixPath(path).parents if p.suffix.lower() in CONTAINERS), path)
+    return shard_of(path) or path
 
 
 def open_hub_set(name: str, split: str, part: str | None = None, column: str | None = None) -> Collection:

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,11 +43,14 @@ MADE = "folders that clzoo made"
 """The same for runs, stores, reports and a projector's files, whose pictures are curves, plots and copies."""
 
 _MADE = (
-    {"recipe.yaml", "data.json"},  # a run of clzoo pretrain
+    {"recipe.yaml", "data.json", "state.json"},  # a run of clzoo pretrain
+    {"recipe.yaml", "data.json", ".lock"},  # one before its first checkpoint
     {"manifest.json", "errors.parquet"},  # a store of clzoo embed
-    {"metrics.json", "report.html"},  # of clzoo evaluate
-    {"metrics.json", "compare.html"},
-    {"projector_config.pbtxt", "tensors.tsv"},  # of clzoo store export --for tensorboard
+    {"metrics.json", "report.html", "plots"},  # of clzoo evaluate
+    {"metrics.json", "report.html", "arrays.npz"},
+    {"metrics.json", "compare.html", "plots"},
+    {"metrics.json", "compare.html", "arrays.npz"},
+    {"projector_config.pbtxt", "tensors.tsv", "sprite.png"},  # of clzoo store export --for tensorboard
 )
 
 REPLACED = "replaced members"
@@ -234,6 +237,14 @@ def label_of(path: str) -> str | None:
             break
     is_elsewhere = path.startswith("/") or is_remote(path)
     return parts[0] if len(parts) > 1 and not is_elsewhere else None
+
+
+def shard_of(path: str, is_one: Callable[[str], bool] = lambda _: True) -> str | None:
+    """The part of an item's path that names its shard, the outermost that `is_one`; None outside of shards."""
+    if not any(f"{suffix}/" in path.lower() for suffix in CONTAINERS):  # of most: a Path costs more than that
+        return None
+    above = [parent.as_posix() for parent in reversed(PurePosixPath(path).parents)]
+    return next((place for place in above if place.lower().endswith(CONTAINERS) and is_one(place)), None)
 
 
 def has_container_suffix(name: str) -> bool:

@@ -27,7 +27,8 @@ from clzoo.data.folders import (
 )
 from clzoo.data.held import list_held
 from clzoo.data.hub_sets import hub_splits, list_hub, open_hub_set
-from clzoo.data.listing import Item, Listing, in_words, taken
+from clzoo.data.known_sets import claimed
+from clzoo.data.listing import CONTAINERS, Item, Listing, in_words, is_hidden, taken
 from clzoo.data.lists import TABLES
 from clzoo.data.packed import find_packs, open_pack
 from clzoo.data.remote import has_list_suffix, list_remote, read_remote
@@ -36,6 +37,7 @@ from clzoo.data.splits import KIND, first_labelled, listed_splits, shard_word, s
 from clzoo.data.storage import is_remote
 from clzoo.data.torchvision_sets import FOLDERS, open_torchvision_set
 from clzoo.errors import ClzooError, UnreadableImageError
+from clzoo.images import SUFFIXES
 from clzoo.wording import clzoo_command
 
 log = logging.getLogger("clzoo")
@@ -84,6 +86,14 @@ def selected(source: str | Path) -> tuple[str | Path, dict[str, str]]:
     if "split" in chosen and not is_hub(base):
         raise ClzooError(f"{source}: a split is chosen of Hub data sets alone. Name its folder or file: {base}/NAME")
     return base, chosen
+
+
+def place_of(source: str | Path) -> str | Path:
+    """Where a recorded source lies: what its end chooses is left out, unless it is of the folder's own name."""
+    try:
+        return selected(source)[0]
+    except ClzooError:  # of a folder with # in its name that is there no more
+        return source
 
 
 def _held(source: Any) -> Collection:
@@ -328,6 +338,21 @@ def _taken(opened: Collection) -> str:
 
 
 def _torchvision_set_in(folder: Path, name: str | None) -> str | None:
-    """`name` if its files are in the folder; without a name, or by one of your own, any data set whose files are."""
-    wanted = [name] if name in FOLDERS else list(FOLDERS)
+    """`name` if its files are in the folder, or without a name any data set whose files are.
+
+    By a name that no published set has, too, where nothing else is in the folder.
+    """
+    is_own = name is not None and name not in FOLDERS and claimed(name) is None
+    wanted = [name] if name in FOLDERS else list(FOLDERS) if name is None or (is_own and _holds_sets(folder)) else []
     return next((known for known in wanted if (folder / FOLDERS[known]).is_dir()), None)
+
+
+def _holds_sets(folder: Path) -> bool:
+    """Whether a folder holds nothing but torchvision's sets, and the archives that they came in."""
+    if not folder.is_dir():
+        return False
+    visible = [path for path in folder.iterdir() if not is_hidden(path.name)]
+    folders = {path.name for path in visible if path.is_dir()}
+    return folders <= set(FOLDERS.values()) and not any(
+        path.suffix.lower() in (*CONTAINERS, *SUFFIXES) for path in visible if path.name not in folders
+    )

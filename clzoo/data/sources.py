@@ -8,6 +8,7 @@ Names that begin with a dot are no data: `.ipynb_checkpoints`, `.thumbnails`, th
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from functools import lru_cache
@@ -39,6 +40,8 @@ from clzoo.data.storage import is_remote
 from clzoo.data.zips import ZipItem, read_zip_members
 from clzoo.errors import ClzooError, UnreadableImageError
 from clzoo.images import SUFFIXES
+
+log = logging.getLogger("clzoo")
 
 EXPECTED = "expected a folder of images, a list of paths, or a .tar, .zip or .parquet file"
 
@@ -202,6 +205,7 @@ def _add_folder(listing: Listing, folder: Path, column: str | None) -> None:
                 found = list(entries)
                 if prefix and is_made({entry.name for entry in found}):
                     listing.ignored[MADE] += 1
+                    log.info("%s is passed over: clzoo wrote it", printable(prefix))
                     continue
                 for entry in found:
                     path = prefix + entry.name

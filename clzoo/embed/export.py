@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import clzoo
-from clzoo.data.opening import selected
+from clzoo.data.opening import place_of
 from clzoo.data.storage import is_remote
 from clzoo.embed.checks import require_finite
 from clzoo.embed.store import Store
@@ -59,13 +59,12 @@ def refuse_source(store: Store, path: Path) -> None:
     """Raise ClzooError where a file is the list or the shard that a store was made of, or one of its images."""
     if not path.exists():
         return
-    place = path.resolve()
-    made_of = Path(selected(store.manifest.source)[0] if not is_remote(store.manifest.source) else "")
-    inside = place.relative_to(store.root.resolve()).as_posix() if place.is_relative_to(store.root.resolve()) else None
-    names = (str(place), inside)
-    if made_of.resolve() == place or any(
-        name in names or name.startswith((f"{place}/", f"{inside}/")) for name in store.paths
-    ):
+    places, root = {path.resolve(), path.absolute()}, store.root.resolve()
+    names = {place.as_posix() for place in places}
+    names |= {place.relative_to(root).as_posix() for place in places if place.is_relative_to(root)}
+    below = tuple(f"{name}/" for name in names)
+    made_of = "" if is_remote(store.manifest.source) else place_of(store.manifest.source)
+    if Path(made_of).resolve() in places or any(name in names or name.startswith(below) for name in store.paths):
         raise ClzooError(f"{path} is what {store.path} was made of, and would be replaced. Name another: --out FILE")
 
 
@@ -79,8 +78,8 @@ def is_export(path: Path) -> bool:
                 return {"embedding", "weights_sha256"} <= set(arrays.files)
         with path.open("rb") as file:
             return file.read(64).startswith(b"path,label,embedding_0")
-    except (OSError, ValueError, zipfile.BadZipFile, pa.ArrowInvalid):
-        return False
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, pa.ArrowInvalid):
+        return False  # damaged, or of something else
 
 
 def _write_csv(store: Store, path: Path) -> None:

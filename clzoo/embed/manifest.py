@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import clzoo
 from clzoo.data.held import A_LIST, HELD
+from clzoo.embed.shares import with_own_name
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
 from clzoo.images import DECODING
@@ -115,9 +116,13 @@ class Manifest:
     def command(self, out: Path, *options: str) -> str:
         """What to type to embed the source into a store of this kind: every option that has to be as it was."""
         if self.source.startswith((*HELD, A_LIST)):
-            return f"clzoo.embed_folder(IMAGES, {self.load!r}, out={str(out)!r})"
+            said = {"out": str(out), "size": self.preprocessing["size"], "normalize": self.normalized}
+            said |= {"labels": self.labels or "--labels" in options}
+            said |= {"store_dtype": next(name for name, stored in STORE_DTYPES.items() if stored == self.dtype)}
+            return f"clzoo.embed_folder(IMAGES, {self.load!r}, {', '.join(f'{k}={v!r}' for k, v in said.items())})"
         if self.shard is not None and "--share" not in options:
             number, count = self.shard
+            out = with_own_name(out)
             out = out.with_name(re.sub(r"-shard-\d+-of-\d+$", "", out.name))
             options = (*options, "--share", f"{number}/{count}")
         words = ["embed", self.source or self.root, "--model", self.load]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from clzoo.data.listing import Failure
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals, check_source
@@ -73,9 +74,9 @@ def write_merged(out: Path, stores: Sequence[Store], *, allow_removals: bool, ma
             log.info("%s holds these rows already", out)
             StoreWriter(out, old.manifest, errors).delete_unnamed()  # of a merge that was killed right after its swap
             return old
-        if old.manifest.merged is False and not may_be_continued:
+        if old.manifest.merged is False and not may_be_continued and _knows_more(old, stores, errors):
             raise ClzooError(
-                f"{out} was continued after its shares were merged, and to merge them again would take that back. "
+                f"{out} was continued after its shares were merged, and holds what none of them does. "
                 f"Go on with it: {old.manifest.command(out)}; or delete {out} and merge."
             )
         named = [failure.path for failure in errors]
@@ -162,6 +163,20 @@ def _check_columns(stores: Sequence[Store]) -> None:
 def _merged_manifest(stores: Sequence[Store]) -> Manifest:
     compute = tuple(dict.fromkeys(kind for store in stores for kind in store.manifest.compute))
     return replace(stores[0].manifest, generation=0, errors_generation=0, segments=(), compute=compute, shard=None)
+
+
+def _knows_more(old: Store, stores: Sequence[Store], errors: Sequence[Failure]) -> bool:
+    """Whether a store has labels, or images as they are now, that none of the shares has."""
+    if old.manifest.labels and not stores[0].manifest.labels:
+        return True
+    known = {row for store in stores for row in _stamps(store)}
+    failed = {failure.path for failure in errors}
+    return any(stamp not in known and stamp[0] not in failed for stamp in _stamps(old))
+
+
+def _stamps(store: Store) -> Iterator[tuple[str, int, int]]:
+    columns = (store.items[name].to_pylist() for name in ("path", "size", "mtime_ns"))
+    return zip(*columns, strict=True)
 
 
 def _same_rows(old: Store, stores: Sequence[Store]) -> bool:

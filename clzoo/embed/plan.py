@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clzoo.data.listing import Item, Listing, label_of, label_of_item
-from clzoo.data.opening import is_hub, selected
+from clzoo.data.opening import is_hub, place_of
 from clzoo.data.storage import is_remote
 from clzoo.embed.manifest import STORE_DTYPES, Manifest, preprocessing_of
 from clzoo.embed.shares import Share
@@ -118,7 +118,8 @@ def _labels_by_default(items: pa.Table, listing: Listing) -> list[str | None]:
     if all(item.label is None for item in listing.items):
         return [label_of(path) for path in items["path"].to_pylist()]
     stated = f"{METADATA}label"  # of the list, when it still named them
-    return items[stated].to_pylist() if stated in items.column_names else [None] * len(items)
+    values = items[stated].to_pylist() if stated in items.column_names else [None] * len(items)
+    return [None if value is None else str(value).strip() or None for value in values]
 
 
 def renewed(items: pa.Table, listing: Listing, labels: bool) -> pa.Table:
@@ -216,11 +217,8 @@ def check_source(folder: Path, old: Manifest, new: Manifest) -> None:
     Raises:
         ClzooError: another collection; says what to type.
     """
-    try:
-        place, _ = selected(old.source)
-    except ClzooError:  # a folder with # in its name that is there no more
-        place = old.source
-    is_link = old.root == new.root and os.path.realpath(place) == os.path.realpath(selected(new.source)[0])
+    place = place_of(old.source)
+    is_link = old.root == new.root and os.path.realpath(place) == os.path.realpath(place_of(new.source))
     if old.source != new.source and not is_link and (is_remote(place) or is_hub(place) or Path(place).exists()):
         raise ClzooError(
             f"{folder} holds the images of {old.source}, this run names {new.source}. Give another --out; or delete "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def open_store(path: str | Path, *, images: str | Path | None = None) -> Store:
             manifest = replace(manifest, root=_place_of(images))
         try:
             store = Store(folder, manifest)
-            if images is not None and any(Path(name).is_absolute() for name in store.paths):
+            if images is not None and len(store) and all(map(os.path.isabs, store.paths)):
                 raise ClzooError(
                     f"{folder} names images by absolute paths, so none of them is looked for in {images}. Write their "
                     f"list anew, and embed it: clzoo embed LIST --out OTHER"

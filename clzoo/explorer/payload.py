@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from clzoo.data.held import HELD
-from clzoo.data.listing import CONTAINERS
+from clzoo.data.listing import shard_of
 from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.explorer.exploring import Exploration, Seen
@@ -163,8 +163,7 @@ def _is_listable(store: Store, path: str) -> bool:
     root = store.manifest.root
     if is_remote(root) or "://" in root or root.startswith("hf-hub:") or store.manifest.source.startswith(HELD):
         return False
-    parents = (store.root / path).parents
-    return not any(parent.suffix.lower() in CONTAINERS and not parent.is_dir() for parent in parents)
+    return shard_of(path, lambda place: not (store.root / place).is_dir()) is None
 
 
 def _array(values: np.ndarray, kind: str) -> str:

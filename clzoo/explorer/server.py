@@ -73,7 +73,8 @@ def _run(server: Any, listening: socket.socket) -> None:
     thread = Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
-        thread.join()
+        while thread.is_alive():
+            thread.join(0.5)  # without a time no interrupt comes through on Windows
     finally:
         server.should_exit = True
         thread.join()

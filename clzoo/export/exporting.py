@@ -85,7 +85,7 @@ def export_onnx(
     encoder.require_weights()
     import onnx
 
-    _require_one_file(encoder, dtype, out)
+    _require_one_file(encoder, out, dtype, preprocess, is_int8=int8 is not None)
     reference = Encoder(copy.deepcopy(encoder.module).float(), encoder.config, "cpu")
     reference.probe()  # before the long part: refuses a config that says another length than the network's feature has
     model, pictures, calibration = _model(reference, preprocess, dtype, int8)
@@ -122,12 +122,14 @@ def _require_packages() -> None:
         )
 
 
-def _require_one_file(encoder: Encoder, dtype: str, out: Path) -> None:
+def _require_one_file(encoder: Encoder, out: Path, dtype: str, preprocess: bool, *, is_int8: bool) -> None:
     """Before the long part: a graph is one message of protobuf, which ends at 2 GiB."""
     size = sum(tensor.numel() * (2 if dtype == "fp16" else 4) for tensor in encoder.module.state_dict().values())
     if size >= MOST_BYTES:
-        command = clzoo_command("export", encoder.config.name, "--to", "onnx", "--out", out, "--dtype", "fp16")
-        fits = f" With half of the bytes: {command}" if dtype == "fp32" and size / 2 < MOST_BYTES else ""
+        words = ("--out", out, "--dtype", "fp16", *(["--preprocess"] if preprocess else []))
+        command = clzoo_command("export", encoder.place or encoder.config.name, "--to", "onnx", *words)
+        may_fit = dtype == "fp32" and not is_int8 and size / 2 < MOST_BYTES
+        fits = f" With half of the bytes: {command}" if may_fit else ""
         raise ClzooError(
             f"{encoder.config.name} has {size / 2**30:.2f} GiB of weights in {dtype}; an .onnx file holds less than "
             f"2 GiB.{fits}"

@@ -224,7 +224,7 @@ def refresh_index(store: Store | str | Path, *, factory: str | None = None) -> I
         return build_index(store, factory=wanted)
     try:
         return build_index(store, factory=wanted)
-    except ClzooError as error:  # of the rows that are left; nobody asks for that kind now
+    except _UnfitKindError as error:  # the rows that are left; nobody asks for that kind now
         log.warning("%s %s is built instead", error, _default_factory(store))
         return build_index(store, factory=_default_factory(store))
 
@@ -323,6 +323,10 @@ def trained(index: Any, factory: str, store: Store) -> Any:
     return index
 
 
+class _UnfitKindError(ClzooError):
+    """FAISS does not build this kind of index of these vectors."""
+
+
 @contextmanager
 def _named_failure(factory: str, store: Store) -> Iterator[None]:
     try:
@@ -330,6 +334,6 @@ def _named_failure(factory: str, store: Store) -> Iterator[None]:
     except RuntimeError as error:
         reason = str(error).rsplit(": ", 1)[-1]
         flat = clzoo_command("store", "index", store.path, "--factory", "Flat")
-        raise ClzooError(
+        raise _UnfitKindError(
             f"faiss cannot build {factory!r} from {len(store)} vectors: {reason}. Another kind, for example: {flat}."
         ) from error

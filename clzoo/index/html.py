@@ -7,13 +7,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
-from clzoo.data.listing import CONTAINERS
+from clzoo.data.listing import shard_of
 from clzoo.data.storage import is_remote
 from clzoo.embed.store import Store
 from clzoo.errors import ClzooError, UnreadableImageError
@@ -185,7 +185,7 @@ def _link(store: Store, hit: Hit) -> str | None:
     """Where a browser finds a stored image; None inside a shard, or where a browser cannot go."""
     root = store.manifest.root
     if is_remote(root):
-        if any(parent.suffix.lower() in CONTAINERS for parent in PurePosixPath(hit.path).parents):
+        if shard_of(hit.path) is not None:
             return None
         return f"{root.rstrip('/')}/{quote(hit.path)}" if root.startswith(("http://", "https://")) else None
     file = (store.root / hit.path).absolute()

@@ -50,7 +50,7 @@ def _of_entry(folder: Path, device: str) -> LiteEncoder:
     """The graph beside a config.json, if it is of the weights that the config records."""
     graph = folder / GRAPH
     if not folder.is_dir():
-        found = "is another file" if folder.exists() else "does not exist"
+        found = "is no folder" if folder.exists() else "does not exist"
         raise ClzooError(f"{folder} {found}; expected an .onnx file or the folder of a hub entry.")
     if not graph.is_file():
         raise ClzooError(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from clzoo.data.opening import selected
+from clzoo.data.opening import place_of
 from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
@@ -59,7 +59,7 @@ def explain_batch(
     source = data if data is not None else read_source(run)
     if source is None:
         raise ClzooError(f"{run} does not record where its images are. Say it: --data DIR")
-    if data is None and Path(base := selected(source)[0]).is_absolute() and not Path(base).exists():
+    if data is None and Path(place_of(source)).is_absolute() and not Path(place_of(source)).exists():
         raise ClzooError(f"the images of {run} are no longer in {source}. Say where they are now: --data DIR")
     images = drawn_by(images_of(recipe, source), state)
     require_same_data(run, images.fingerprint(), "Name those images with --data.")

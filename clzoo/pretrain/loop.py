@@ -118,7 +118,7 @@ def _train(
 ) -> bool:
     """`pretrain` from the moment that the run stands: step after step, to the end or to where it is stopped."""
     recipe = run.recipe
-    run.state_is_told(steps)
+    run.tell_state(steps)
     batches = feed(run.images, recipe, steps, run.first_step, run.device)
     losses = FiniteLosses(run.device, run.out, recipe)
     forecast = Forecast(recipe, run.images, steps, run.first_step, run.device)

@@ -17,7 +17,7 @@ from clzoo.errors import ClzooError
 from clzoo.files import read_json
 from clzoo.pretrain.recipe import Recipe
 from clzoo.temporary import temporary_folder
-from clzoo.zoo.entries import is_local
+from clzoo.zoo.entries import whole_name
 
 RESTARTS = 3
 """How often a run is started anew when a process dies; it has its checkpoints, so this bounds a fault that stays."""
@@ -56,7 +56,7 @@ def pretrain_on_ray(
             "recipe": _with_whole_path(recipe).model_dump(mode="json"),
             "data": place,
             "out": str(out.resolve()),
-            "init": None if init is None else _whole_path(init),
+            "init": None if init is None else whole_name(init),
             "device": "cuda" if on_gpu else "cpu",
             "max_minutes": max_minutes,
         }
@@ -85,15 +85,10 @@ def pretrain_on_ray(
     return bool(read_json(out / "state.json")["finished"])
 
 
-def _whole_path(model: str) -> str:
-    """A model's name, or its place from whatever folder: Ray's workers are in another."""
-    return str(Path(model).expanduser().resolve()) if is_local(model) else model
-
-
 def _with_whole_path(recipe: Recipe) -> Recipe:
     if recipe.start is None:
         return recipe
-    return recipe.model_copy(update={"start": recipe.start.model_copy(update={"name": _whole_path(recipe.start.name)})})
+    return recipe.model_copy(update={"start": recipe.start.model_copy(update={"name": whole_name(recipe.start.name)})})
 
 
 def _in_a_worker(told: dict[str, Any]) -> None:

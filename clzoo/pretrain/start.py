@@ -22,7 +22,7 @@ from clzoo.pretrain.recipe import Recipe, Start
 from clzoo.pretrain.recipe_files import load_recipe
 from clzoo.pretrain.run_folder import read_data
 from clzoo.wording import cut
-from clzoo.zoo.entries import PRETRAINING_STATE, has_encoder, is_local, is_run
+from clzoo.zoo.entries import PRETRAINING_STATE, has_encoder, is_local, is_run, whole_name
 from clzoo.zoo.locating import locate, pretraining_state, read_encoder
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
@@ -73,11 +73,6 @@ def with_start(recipe: Recipe, init: str | None, out: Path) -> tuple[Recipe, Beg
     begun = open_start(place)
     start = _completed(recipe.start, begun.encoder) if recipe.start else start_of(begun.encoder, whole_name(place))
     return recipe.model_copy(update={"start": start}), None if goes_on else begun
-
-
-def whole_name(place: str) -> str:
-    """A start by the path that leads to it from any folder; a name as it is."""
-    return str(Path(place).expanduser().resolve()) if is_local(place) else place
 
 
 def start_of(encoder: Encoder, place: str) -> Start:

@@ -80,8 +80,8 @@ class TrainState:
             self.method.train(was_training)
         return kept
 
-    def state_is_told(self, steps: Steps) -> None:
-        """Write state.json anew where a kill kept it behind the newest checkpoint; of all, one process."""
+    def tell_state(self, steps: Steps) -> None:
+        """Write state.json anew where a kill left it behind the newest checkpoint; one process of all writes it."""
         if rank() == 0 and self.first_step and step_of_state(self.out) != self.first_step:
             write_state(self.out, self.recipe, self.first_step, steps.total, self._seconds_before, str(self.device))
 

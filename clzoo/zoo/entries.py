@@ -69,6 +69,12 @@ def is_local(text: str) -> bool:
     return is_path(text) and not text.startswith((HUB_PREFIX, TIMM_PREFIX))
 
 
+def whole_name(name_or_path: str | Path) -> str:
+    """A model's place by the path that leads to it from any folder; a name as it is."""
+    is_place = isinstance(name_or_path, Path) or is_local(name_or_path)
+    return str(Path(name_or_path).expanduser().resolve() if is_place else name_or_path)
+
+
 def can_be_loaded(text: str) -> bool:
     """Whether a model's name leads somewhere, as far as this machine knows: that a place is there, or a name known."""
     if is_path(text) and is_local(text):

@@ -133,7 +133,7 @@ def test_archives_that_were_written_anew_and_files_that_are_gone_are_refused(tmp
         embed_folder(tmp_path / f"{name}.tar", encoder, tmp_path / f"{name}-tar", progress=False)
     Image.new("RGB", (48, 48)).save(folder / "003.png")
     with tarfile.open(tmp_path / "test.tar", "w") as archive:
-        archive.add(folder, "pictures")
+        archive.add(folder, "set.zip")  # a folder that is called like an archive
     with pytest.raises(ClzooError, match=r"8 files of .*test-tar are others than those that were embedded"):
         find_leaks(tmp_path / "train-tar", tmp_path / "test-tar", encoder=encoder)
     for name in ("train", "test"):

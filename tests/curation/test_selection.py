@@ -110,12 +110,15 @@ def test_a_list_that_is_written_names_the_files_as_they_are_called(tmp_path, clz
     store = write_store(tmp_path / "store", np.random.default_rng(0).normal(size=(3, 8)), paths=names)
     code, out, err = clzoo_says("curate", "select", store.path, "-n", 3)
     assert (code, out.count("\\u"), out.count("\\x")) == (0, 1, 1)
-    assert "2 names are spelt out, and no list finds them so; as they are: --out FILE" in err
+    assert "2 of these names have characters that are spelt out; --out FILE" in err
     code, out, err = clzoo_says("curate", "select", store.path, "-n", 3, "--out", tmp_path / "next.txt")
     assert code == 0, err
     assert sorted((tmp_path / "next.txt").read_text().splitlines()) == sorted(names)
-    broken = write_store(tmp_path / "broken", np.eye(2), paths=["two\nlines.png", " blank.png"])
-    with pytest.raises(ClzooError, match=r"a list of lines cannot name it\. Write a table: .*next\.csv"):
+    broken = write_store(tmp_path / "broken", np.eye(2), paths=["two\nlines.png", "one.png"])
+    with pytest.raises(ClzooError, match=r"holds the end of a line\. Write a table: .*next\.csv"):
         select_images(broken, 2).write_list(tmp_path / "next.txt")
     table = select_images(broken, 2).write_list(tmp_path / "next.csv")
     assert sorted(read_list(table.read_bytes(), table.name, "next.csv").paths) == sorted(broken.paths)
+    blank = write_store(tmp_path / "blank", np.eye(2), paths=[" blank.png", "one.png"])
+    with pytest.raises(ClzooError, match="begins or ends with a blank: no list can name it"):
+        select_images(blank, 2).write_list(table)

@@ -85,8 +85,8 @@ def test_what_is_laid_out_as_splits_is_one_and_what_lies_beside_is_said(
     assert f"beside the splits {', '.join(name.split('/')[0] for name in names[2:] or names[1:])} is passed" in warned
 
 
-@pytest.mark.parametrize("made", [("recipe.yaml", "data.json"), ("metrics.json", "report.html")])
-def test_what_clzoo_wrote_beside_a_split_is_no_class(tmp_path: Path, made: tuple[str, str]) -> None:
+@pytest.mark.parametrize("made", [("recipe.yaml", "data.json", "state.json"), ("metrics.json", "report.html")])
+def test_what_clzoo_wrote_beside_a_split_is_no_class(tmp_path: Path, made: tuple[str, ...]) -> None:
     fill(tmp_path, "train/ant/0.png", "train/bee/0.png", "runs/mine/curves.png", "runs/mine/plots/0.png")
     for name in made:
         (tmp_path / "runs" / "mine" / name).touch()

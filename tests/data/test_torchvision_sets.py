@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from picture_folders import noise
+from picture_folders import make_folder, noise
 from torchvision import datasets
 
 from clzoo.data.opening import open_source, read_stored
@@ -191,3 +191,6 @@ def test_files_of_a_known_set_are_found_by_a_name_of_your_own_and_not_by_that_of
     assert np.array_equal(open_source(root, "train", name="my-pictures").labels, labels[:50])
     with pytest.raises(ClzooError, match=r"no readable image|holds no images"):
         open_source(root, "train", name="stl10")
+    for name in ("ant", "bee"):
+        make_folder(root / "train", {name: 2})
+    assert open_source(root, "train", name="my-pictures").classes == ("ant", "bee")  # what is there comes first

@@ -104,8 +104,13 @@ def test_folders_beside_a_list_of_paths_are_no_classes(folder):
 
 def test_what_clzoo_writes_among_the_images_is_neither_a_class_nor_an_image(folder, caplog):
     before = open_training_set("mine", folder, 16)
-    (folder / "runs" / "mine").mkdir(parents=True)
-    for name in ("recipe.yaml", "data.json"):
+    (folder / "runs").mkdir()
+    assert open_training_set("mine", folder, 16).classes == (
+        "ant",
+        "bee",
+    )  # no class for a while
+    (folder / "runs" / "mine").mkdir()
+    for name in ("recipe.yaml", "data.json", "state.json"):
         (folder / "runs" / "mine" / name).touch()
     picture(0, 0).save(folder / "runs" / "mine" / "curves.png")
     (folder / "store").mkdir()
@@ -120,6 +125,12 @@ def test_what_clzoo_writes_among_the_images_is_neither_a_class_nor_an_image(fold
     assert before.classes == after.classes == ("ant", "bee")
     assert before.fingerprint() == after.fingerprint()
     assert "passed over 3 folders that clzoo made" in caplog.text
+
+
+def test_a_folder_of_ones_own_that_is_called_so_is_searched(folder):
+    for name in ("recipe.yaml", "data.json"):  # of a kitchen
+        (folder / "ant" / name).touch()
+    assert len(open_training_set("mine", folder, 16)) == 6
 
 
 def test_one_class_is_an_error_only_where_labels_are_needed(tmp_path):
