@@ -342,7 +342,7 @@ def _torchvision_set_in(folder: Path, name: str | None) -> str | None:
 
     By a name that no published set has, too, where nothing else is in the folder.
     """
-    is_own = name is not None and name not in FOLDERS and claimed(name) is None
+    is_own = name is not None and claimed(name) is None and name != "in100"
     wanted = [name] if name in FOLDERS else list(FOLDERS) if name is None or (is_own and _holds_sets(folder)) else []
     return next((known for known in wanted if (folder / FOLDERS[known]).is_dir()), None)
 
