@@ -109,8 +109,8 @@ def on_disk(store: Store) -> np.ndarray:
     sizes = store.items["size"].to_pylist()
     for row, path in enumerate(store.paths):
         shard = shard_of(path, lambda place: times(store.root / place) is not None)
-        if shard is not None:
-            found[row] = (sizes[row], times(store.root / shard), -1, -1)
+        if shard is not None and (time := times(store.root / shard)) is not None:
+            found[row] = (sizes[row], time, -1, -1)
             continue
         with suppress(OSError):
             now = os.stat(store.root / path)  # noqa: PTH116
