@@ -213,7 +213,7 @@ def test_a_recipes_data_set_is_not_claimed_for_other_images(runs, labelled, tmp_
 
 def test_a_title_that_claims_a_data_set_is_refused_for_other_images(runs, labelled, tmp_path):
     with pytest.raises(
-        ClzooError, match=r"'CIFAR-10' is the name of a data set of 50,000 and 10,000 .* trained on 48, animals"
+        ClzooError, match=r"'CIFAR-10' is the name of a data set of 50,000 and 10,000 .* trained on 48 images, animals"
     ):
         publish(runs["labelled"], NAME, labelled, tmp_path / "entry", title="CIFAR-10", device="cpu")
     with pytest.raises(ClzooError, match="'CIFAR-10' is the name of a data set"):

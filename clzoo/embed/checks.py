@@ -32,7 +32,10 @@ def require_finite(store: Store) -> None:
 def how_to_label(store: Store) -> str:
     """What to do where a store's images have no labels, or of one class alone."""
     if store.manifest.labels:
-        return "Its source has no sub-folders of several names, and states no labels: embed a CSV with path,label."
+        return (
+            "Its source has no sub-folders of several names, and states no labels. A table with path,label does: "
+            "clzoo embed LIST.csv --labels"
+        )
     return f"The first sub-folder can be the label. Type: {store.manifest.command(store.path, '--labels')}"
 
 
