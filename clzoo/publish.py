@@ -11,7 +11,7 @@ from typing import Any
 
 from clzoo.config import ModelConfig
 from clzoo.data.known_sets import claimed, recognised
-from clzoo.data.opening import has_test_split, place_of
+from clzoo.data.opening import has_test_split
 from clzoo.data.training import TrainingSet
 from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
@@ -28,7 +28,7 @@ from clzoo.pretrain.data_names import TrainedOn, trained_on
 from clzoo.pretrain.feed import images_of
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, read_data, read_source, require_same_data
+from clzoo.pretrain.run_folder import ADAPTATION, VERDICT, is_gone, read_data, read_source, require_same_data
 from clzoo.pretrain.start import save_pretraining_state
 from clzoo.pretrain.trained import encoder_of, load_method, started_from
 from clzoo.wording import clzoo_command
@@ -84,7 +84,8 @@ def publish(
     if not overwrite and (out / "config.json").is_file():
         raise ClzooError(f"{out} holds an entry already. To replace it add --overwrite, or give another --out.")
     recipe, state = _finished(run, data)
-    _require_fitting(name, recipe, trained_on(run, recipe).id)
+    images_of_run = trained_on(run, recipe)
+    _require_fitting(name, recipe, images_of_run.id)
     verdict = _verdict_on(run, accept_verdict)
     if measured is not None and (protocols is not None or seeds != 1):
         raise ClzooError(
@@ -99,7 +100,6 @@ def publish(
     round_weights(method.backbone, dtype)
     encoder = encoder_of(method, recipe, name, device)
     subject = with_heads(encoder, name, recipe, method, images=fingerprint["images"], classes=classes)
-    images_of_run = trained_on(run, recipe)
     _require_own_title(title, images_of_run, names)
     encoder.config = replace(encoder.config, data=images_of_run.id)
     _warn_of(name, images_of_run)
@@ -245,8 +245,7 @@ def _images_of(run: Path, recipe: Recipe, data: str | Path | None) -> TrainingSe
     if (source := read_source(run)) is None:
         log.warning("%s does not say where its images are, so nothing is measured on them; name them by --data", run)
         return None
-    base = Path(place_of(source))
-    if base.is_absolute() and not base.exists():
+    if is_gone(source):
         log.warning(
             "the images of %s are no longer in %s, so nothing is measured on them; name them by --data", run, source
         )

@@ -130,7 +130,7 @@ def adapt(
         log.warning("%s", limit)
     job = Job(
         encoder,
-        whole_name(str(start)),
+        whole_name(start),
         images,
         whole,
         parts,

@@ -77,8 +77,8 @@ def command(
     from clzoo.pretrain.checkpoint import has_checkpoint
     from clzoo.pretrain.loop import pretrain
     from clzoo.pretrain.recipe_files import find_recipe, load_recipe
+    from clzoo.pretrain.run_folder import is_encoder_alone
     from clzoo.pretrain.stopping import was_asked
-    from clzoo.zoo.entries import has_encoder, is_run
 
     path = find_recipe(recipe)
     loaded = load_recipe(path, overrides)
@@ -94,9 +94,9 @@ def command(
     if resume and not ((out / "recipe.yaml").is_file() and has_checkpoint(out)):
         from clzoo.pretrain.trained import without_checkpoint
 
-        is_left = is_run(out) and has_encoder(out)
-        start = ClzooError(f"--resume: {out} holds no checkpoint of a run. Start one without --resume.")
-        raise without_checkpoint(out) if is_left else start
+        if is_encoder_alone(out):
+            raise without_checkpoint(out)
+        raise ClzooError(f"--resume: {out} holds no checkpoint of a run. Start one without --resume.")
     if repo_id is None and (private or push_every is not None):
         raise click.UsageError(f"{'--private' if private else '--push-every-epochs'} needs --push ORG/NAME.")
     if workers is not None and engine != "ray":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import clzoo
 from clzoo.data.held import A_LIST, HELD
-from clzoo.embed.shares import with_own_name
+from clzoo.embed.shares import folder_of_whole
 from clzoo.errors import ClzooError
 from clzoo.files import read_json, write_json
 from clzoo.images import DECODING
@@ -122,9 +121,7 @@ class Manifest:
             return f"clzoo.embed_folder(IMAGES, {self.load!r}, {', '.join(f'{k}={v!r}' for k, v in said.items())})"
         if self.shard is not None and "--share" not in options:
             number, count = self.shard
-            out = with_own_name(out)
-            out = out.with_name(re.sub(r"-shard-\d+-of-\d+$", "", out.name))
-            options = (*options, "--share", f"{number}/{count}")
+            out, options = folder_of_whole(out), (*options, "--share", f"{number}/{count}")
         words = ["embed", self.source or self.root, "--model", self.load]
         words += ["--size", str(self.preprocessing["size"]), "--out", str(out)]
         words += [] if self.normalized else ["--no-normalize"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from clzoo.data.listing import Failure
 from clzoo.embed.compact import items_in_order, known_errors, merge, rows_in_order
 from clzoo.embed.manifest import MANIFEST, Manifest
 from clzoo.embed.plan import check_removals, check_source
-from clzoo.embed.shares import Share, with_own_name
+from clzoo.embed.shares import Share, folder_of_whole
 from clzoo.embed.store import METADATA, Store, open_store, same_items
 from clzoo.embed.writer import StoreWriter, check_folder, store_lock
 from clzoo.errors import ClzooError
@@ -128,9 +127,7 @@ def _checked(folders: list[Path]) -> list[Store]:
 
 def _command(store: Store, share: Share) -> str:
     """What to type to embed a share beside another one, if that lies where it was made."""
-    folder = with_own_name(store.path)
-    out = folder.with_name(re.sub(r"-shard-\d+-of-\d+$", "", folder.name))
-    return store.manifest.command(out, "--share", str(share))
+    return store.manifest.command(folder_of_whole(store.path), "--share", str(share))
 
 
 def _check_same(store: Store, first: Store, keys: Sequence[str]) -> None:

@@ -56,6 +56,12 @@ def with_own_name(folder: Path) -> Path:
     return folder.resolve() if folder.name in ("", "..") else folder
 
 
+def folder_of_whole(share: Path) -> Path:
+    """Where the whole store lies of which `share` is the folder of one (`Share.folder`); itself of any other."""
+    folder = with_own_name(share)
+    return folder.with_name(re.sub(r"-shard-\d+-of-\d+$", "", folder.name))
+
+
 def parse_share(text: str) -> Share:
     """The value of `--share`: "1/4" is the first of four shares, "4/4" the last.
 

@@ -16,7 +16,7 @@ from clzoo.encoder import Encoder
 from clzoo.errors import ClzooError
 from clzoo.methods.hydra import FeatureFilter, classes_in, gates_of, read_filter
 from clzoo.metrics import read_metrics
-from clzoo.zoo.entries import has_encoder, is_local, is_run, list_models
+from clzoo.zoo.entries import is_local, is_run, list_models
 
 if TYPE_CHECKING:
     from clzoo.pretrain.recipe import Recipe
@@ -77,15 +77,13 @@ def find_subject(model: Encoder | Subject | str | Path, device: str = "auto") ->
 
 
 def _of_run(run: Path, device: str) -> Subject:
-    from clzoo.pretrain.checkpoint import has_checkpoint
-    from clzoo.pretrain.run_folder import read_data
+    from clzoo.pretrain.run_folder import is_encoder_alone, read_data
     from clzoo.pretrain.trained import load_run
 
     data, classes = read_data(run)
-    if not has_checkpoint(run) and has_encoder(run):
+    if is_encoder_alone(run):
         log.warning("%s has no checkpoint any more: its encoder is taken, without the heads of its pretraining", run)
-        left = _of_entry(run, device)
-        return replace(left, title=str(run))
+        return replace(_of_entry(run, device), title=str(run))
     encoder, recipe, method = load_run(run, device)
     found = with_heads(encoder, str(run), recipe, method, images=data["images"], classes=classes)
     return replace(found, skipped=data.get("skipped", 0))

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from clzoo.data.opening import place_of
 from clzoo.data.training import TrainingSet
 from clzoo.device import resolve_device
 from clzoo.errors import ClzooError
@@ -26,7 +25,7 @@ from clzoo.pretrain.feed import Steps, drawn_by, feed, images_of, progress, samp
 from clzoo.pretrain.loop import autocast
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import read_source, require_same_data
+from clzoo.pretrain.run_folder import is_gone, read_source, require_same_data
 from clzoo.pretrain.trained import without_checkpoint
 
 QUERIES = 8
@@ -59,7 +58,7 @@ def explain_batch(
     source = data if data is not None else read_source(run)
     if source is None:
         raise ClzooError(f"{run} does not record where its images are. Say it: --data DIR")
-    if data is None and Path(place_of(source)).is_absolute() and not Path(place_of(source)).exists():
+    if data is None and is_gone(str(source)):
         raise ClzooError(f"the images of {run} are no longer in {source}. Say where they are now: --data DIR")
     images = drawn_by(images_of(recipe, source), state)
     require_same_data(run, images.fingerprint(), "Name those images with --data.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from clzoo.config import HUB_PREFIX
+from clzoo.data.opening import place_of
 from clzoo.data.storage import is_remote
 from clzoo.data.training import TrainingSet
 from clzoo.errors import ClzooError
@@ -77,7 +78,7 @@ def claim(
         _note_source(out, source)
         delete_uncounted(out)
         return
-    if not has_steps and is_run(out) and has_encoder(out):
+    if is_encoder_alone(out):
         raise ClzooError(
             f"{out} is a finished run whose checkpoints were deleted: to train there would delete its model too. "
             "Choose another --out, or delete the folder first."
@@ -235,6 +236,17 @@ def require_same_data(run: Path, fingerprint: dict[str, Any], next_step: str) ->
             f"these are the same images cannot be told. Begin the run anew, or end it with that version. {next_step}"
         )
     raise ClzooError(f"{run} was trained on other data: {found}, now {fingerprint}. {next_step}")
+
+
+def is_encoder_alone(run: Path) -> bool:
+    """Whether of a finished run the encoder is left, and no checkpoint: people delete those when the disk is full."""
+    return is_run(run) and has_encoder(run) and not has_checkpoint(run)
+
+
+def is_gone(source: str) -> bool:
+    """Whether a run's images were files of this machine, as `read_source` names them, and are not there any more."""
+    place = Path(place_of(source))
+    return place.is_absolute() and not place.exists()
 
 
 def step_of_state(out: Path) -> int | None:

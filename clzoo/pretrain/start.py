@@ -20,9 +20,9 @@ from clzoo.files import atomic_path, parse_json
 from clzoo.pretrain.checkpoint import has_checkpoint
 from clzoo.pretrain.recipe import Recipe, Start
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import read_data
+from clzoo.pretrain.run_folder import is_encoder_alone, read_data
 from clzoo.wording import cut
-from clzoo.zoo.entries import PRETRAINING_STATE, has_encoder, is_local, is_run, whole_name
+from clzoo.zoo.entries import PRETRAINING_STATE, is_local, is_run, whole_name
 from clzoo.zoo.locating import locate, pretraining_state, read_encoder
 
 _NAMES = "class_names"  # in the file's metadata, as JSON
@@ -44,7 +44,8 @@ class Begun:
 
 def open_start(name_or_path: str) -> Begun:
     """Load an encoder to start from: a zoo name, a folder, a run, or another name that `clzoo.load` takes."""
-    found = _run(name_or_path) if is_run(name_or_path) and _has_checkpoint(name_or_path) else _entry(name_or_path)
+    has_heads = is_run(name_or_path) and not is_encoder_alone(Path(name_or_path).expanduser())
+    found = _run(name_or_path) if has_heads else _entry(name_or_path)
     return Begun(name_or_path, *found)
 
 
@@ -163,11 +164,6 @@ def start_from(
         name_or_path,
         " and queue" if hasattr(method, "queue") else "",
     )
-
-
-def _has_checkpoint(run: str) -> bool:
-    """Of a finished run whose checkpoints were deleted, the encoder is left, as in an entry without its heads."""
-    return has_checkpoint(Path(run).expanduser()) or not has_encoder(Path(run).expanduser())
 
 
 def _run(folder: str) -> tuple[Encoder, dict[str, torch.Tensor], tuple[str, ...] | None]:

@@ -21,8 +21,8 @@ from clzoo.pretrain.checkpoint import load_checkpoint, load_checkpoint_file
 from clzoo.pretrain.data_names import trained_on
 from clzoo.pretrain.recipe import Recipe
 from clzoo.pretrain.recipe_files import load_recipe
-from clzoo.pretrain.run_folder import read_data
-from clzoo.zoo.entries import has_encoder, is_run
+from clzoo.pretrain.run_folder import is_encoder_alone, read_data
+from clzoo.zoo.entries import is_run
 from clzoo.zoo.saving import save_encoder, save_entry
 from clzoo.zoo.weights import build_encoder
 
@@ -138,7 +138,7 @@ def started_from(recipe: Recipe) -> dict[str, str]:
 
 def without_checkpoint(run: Path) -> ClzooError:
     """What to say of a folder without checkpoints to those who need one."""
-    if is_run(run) and has_encoder(run):
+    if is_encoder_alone(run):
         return ClzooError(
             f"the checkpoints of {run} were deleted, and with them what its training held beside the encoder. The "
             f"encoder is there: clzoo.load({str(run)!r}), clzoo evaluate, export and push take it."
